@@ -1,0 +1,117 @@
+"""The command line: python -m diffusion_lib train | sample.
+
+python -m diffusion_lib train mnist --budget quick --out runs/a
+python -m diffusion_lib sample runs/a --n 64 --out a.png
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion_lib import config, files, predictions, runs, samplers, schedules, viz
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt as interrupt:
+        notes = " ".join(getattr(interrupt, "__notes__", []))
+        print(f"\ninterrupted. {notes} The same command goes on from there.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        notes = " ".join(getattr(error, "__notes__", []))
+        print(f"error: {error} {notes}".rstrip(), file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a preset into a run folder, or go on with it."""
+    experiment = config.choose(options.preset, config.PRESETS, "preset")
+    budget = (
+        config.choose(options.budget, config.BUDGETS, "budget")
+        if options.budget
+        else config.budget()
+    )
+    experiment = budget(experiment)
+    if options.schedule:
+        experiment = replace(experiment, schedule=config.resolve(options.schedule, schedules))
+    if options.prediction:
+        experiment = replace(experiment, prediction=config.resolve(options.prediction, predictions))
+    if options.steps is not None:
+        experiment = replace(experiment, train=replace(experiment.train, num_steps=options.steps))
+    if options.seed is not None:
+        experiment = replace(experiment, train=replace(experiment.train, seed=options.seed))
+    device = _device(options.device)
+    images = experiment.dataset(options.data, True).images
+    held_out = experiment.dataset(options.data, False).images
+    run = runs.train(experiment, images, held_out, options.out, device)
+    for name, value in run.describe().items():
+        print(f"{name}: {value}")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Sample images from a run into an .npz or .png file."""
+    out = Path(options.out or Path(options.run) / "samples.png")
+    if out.suffix not in (".npz", ".png"):
+        raise ValueError(f"--out {out}: the name must end in .npz (an array) or .png (a grid)")
+    sampler = config.resolve(options.sampler, samplers)
+    run = runs.load(options.run, _device(options.device))
+    shape = run.image_shape
+    images = runs.sample(run.denoiser, shape, options.n, options.seed, sampler, options.steps)
+    with files.replacing(out) as temporary, temporary.open("wb") as file:
+        if out.suffix == ".npz":
+            np.savez(file, images.permute(0, 2, 3, 1).numpy())  # arr_0, uint8 [N, H, W, C]
+        else:
+            viz.grid(images).save(file, format="PNG")
+    print(out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="train | sample")
+
+    command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
+    command.set_defaults(command=train)
+    command.add_argument("preset", help=", ".join(config.PRESETS))
+    command.add_argument("--out", required=True, help="folder of the run, such as runs/a")
+    command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    command.add_argument("--budget", help=f"how long: {', '.join(config.BUDGETS)}")
+    command.add_argument("--steps", type=int, help="optimizer updates, in place of the budget's")
+    command.add_argument("--seed", type=int, help="of the weights and of everything drawn")
+    command.add_argument("--schedule", help=", ".join(schedules.__all__))
+    command.add_argument("--prediction", help=", ".join(predictions.__all__))
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+
+    command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)
+    command.set_defaults(command=sample)
+    command.add_argument("run", help="folder of a run")
+    command.add_argument("--n", type=int, default=64, help="number of images")
+    command.add_argument("--sampler", default="ddpm", help=", ".join(samplers.__all__))
+    command.add_argument("--steps", type=int, help="network evaluations an image; T if not given")
+    command.add_argument("--seed", type=int, default=0, help="image i is a function of (seed, i)")
+    command.add_argument("--out", help=".npz or .png; RUN/samples.png if not given")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+    return parser
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return config.device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}). cpu always can.") from error
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main())

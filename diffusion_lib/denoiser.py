@@ -1,0 +1,141 @@
+"""The denoiser: a network plus the meaning of its output."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lib import files, predictions
+from diffusion_lib.predictions import Prediction
+from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.unet import UNet, UNetConfig
+
+_FORMAT = "diffusion_lib denoiser 1"
+
+
+class Denoised(NamedTuple):
+    """Both halves of a noisy image: x_t = signal_t * x_0 + noise_t * eps.  Each [B, C, H, W]."""
+
+    x_0: Tensor
+    eps: Tensor
+
+
+class Denoiser(nn.Module):
+    """Splits a noisy image into its predicted image and noise.
+
+    Samplers call only this, so none of them knows what the network predicts.
+
+    Args:
+        network: maps (x_t [B, C, H, W], t - 1 [B]) to an output of x_t's shape; 0-based times, as
+            in Ho's code and every released checkpoint.  Only this class knows of that.
+        schedule: the forward process that the network is trained on.
+        prediction: what the output stands for, see `predictions`.
+        clip: bound put on x_0_hat, or None; images live in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        prediction: Prediction = predictions.eps,
+        clip: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+        self.clip = clip
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Denoised:
+        """(x_0_hat, eps_hat) of noisy images x_t [B, C, H, W] at times t [B] in 1..T."""
+        signal, noise = self.schedule(t)
+        x_0, eps = predictions.solve(self.prediction, self.output(x_t, t), x_t, signal, noise)
+        if self.clip is not None:
+            # At high noise an eps-prediction multiplies the network's error by noise / signal, up
+            # to 157 (linear) or 20 290 (cosine): bound x_0 first, then let eps agree with it.
+            x_0 = x_0.clamp(-self.clip, self.clip)
+            eps = (x_t - signal * x_0) / noise
+        return Denoised(x_0, eps)
+
+    def output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the network returns, float32 [B, C, H, W], for x_t [B, C, H, W], t [B] in 1..T."""
+        return self.network(x_t, t - 1).float()
+
+    def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What an ideal network would return for x_0 and eps [B, C, H, W] mixed at t [B]."""
+        c_x, c_eps = self.prediction(*self.schedule(t))
+        return c_x * x_0 + c_eps * eps
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that `load` needs no other information for.
+
+        Raises:
+            TypeError: the network is not a `UNet`, so its shape could not be told from a file.
+            OSError: it could not be written; a file that was there before is untouched.
+        """
+        if not isinstance(self.network, UNet):
+            raise TypeError(
+                f"only a UNet can be saved with its shape; this network is a "
+                f"{type(self.network).__name__}. Save its state_dict() yourself."
+            )
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        description = {
+            "network": asdict(self.network.config),
+            "prediction": self.prediction.__name__,
+            "clip": self.clip,
+        }
+        files.write_tensors(
+            path,
+            {**tensors, "betas": self.schedule.betas},
+            {"format": _FORMAT, "denoiser": json.dumps(description)},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Denoiser":
+        """Read what `save` wrote: on the CPU, in evaluation mode.  Never executes what it reads.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file; a truncated or foreign one; a prediction
+                type of the user's own, whose function no file can hold.
+        """
+        tensors, metadata = files.read_tensors(path, _FORMAT)
+        try:
+            description = json.loads(metadata["denoiser"])
+            prediction = description["prediction"]
+            schedule = NoiseSchedule(tensors.pop("betas"))
+            network = UNet(UNetConfig(**description["network"]))
+            clip = description["clip"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not describe a denoiser ({error})") from error
+        if prediction not in predictions.__all__:
+            raise ValueError(
+                f"{path} was trained to predict {prediction!r}, which is not one of "
+                f"{', '.join(predictions.__all__)}. Add that function to predictions.py."
+            )
+        load_weights(
+            network, {name.removeprefix("network."): x for name, x in tensors.items()}, path
+        )
+        return cls(network, schedule, getattr(predictions, prediction), clip).eval()
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy weights into a module; if one does not fit, the module stays as it was.
+
+    Raises:
+        ValueError: a missing, unexpected or differently shaped weight, named together with
+            `path`.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        here = list(own[name].shape) if name in own else "nothing"
+        there = list(weights[name].shape) if name in weights else "nothing"
+        if here != there:
+            raise ValueError(
+                f"{path} belongs to another network: {name} is {there} there, {here} here"
+            )
+    with torch.no_grad():
+        module.load_state_dict(weights)

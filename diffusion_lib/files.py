@@ -1,0 +1,84 @@
+"""Files that are either whole or absent, and never executed.
+
+Tensors are kept as safetensors: a JSON header and raw numbers, so that reading one cannot run
+code.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write to the yielded path; on success it takes the place of `path` in one step.
+
+    Whatever goes wrong before that (a full disk, an interrupt, a crash) leaves the old file as it
+    was.
+
+    Raises:
+        OSError: the file could not be written; the message says that the old one is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        kept = f"The previous {path.name} is untouched. " if path.exists() else ""
+        raise OSError(
+            f"could not write {path}: {error}. {kept}Free some space or choose another folder, "
+            "then run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace `path` by `text`, or leave it as it was."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Replace `path` by a safetensors file, or leave it as it was."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, dict(metadata))
+
+
+def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, on the CPU, and metadata of a safetensors file that says it is of this `format`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a truncated file, another kind of file, or a safetensors file of another
+            format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = metadata.get("format")
+            if found != format:
+                raise ValueError(
+                    f"{path} is not a {format!r} file: its format is {found!r}. "
+                    "Was another file of the run meant?"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file ({error}). It was not loaded; "
+            "restore it from a copy, or delete it to start again."
+        ) from error

@@ -1,0 +1,53 @@
+"""What the network is trained to output.
+
+Every target in common use is a mix of image and noise,
+
+    target = c_x * x_0 + c_eps * eps,
+
+so a prediction type is one function from the scales (signal, noise) to (c_x, c_eps).  Together
+with x_t = signal * x_0 + noise * eps it is a 2 x 2 linear system, and `solve` is the only place
+in the library that inverts it.
+
+To add a prediction type, write one such function and list it in `__all__`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["eps", "x_0", "v"]
+
+Prediction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def eps(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The noise [DDPM eq. 14]."""
+    return torch.zeros_like(signal), torch.ones_like(noise)
+
+
+def x_0(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The clean image [DDPM section 3.2]."""
+    return torch.ones_like(signal), torch.zeros_like(noise)
+
+
+def v(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """v = signal * eps - noise * x_0 [Salimans & Ho 2022, appendix D]."""
+    return -noise, signal
+
+
+def solve(
+    prediction: Prediction, output: Tensor, x_t: Tensor, signal: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The pair (x_0_hat, eps_hat), each [B, C, H, W], that a network output stands for.
+
+    Args:
+        output: what the network returned for x_t, [B, C, H, W].
+        x_t: the noisy images, [B, C, H, W].
+        signal, noise: their scales, [B, 1, 1, 1].
+    """
+    c_x, c_eps = prediction(signal, noise)
+    determinant = signal * c_eps - noise * c_x
+    x_0_hat = (c_eps * x_t - noise * output) / determinant
+    eps_hat = (signal * output - c_x * x_t) / determinant
+    return x_0_hat, eps_hat

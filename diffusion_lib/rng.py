@@ -1,0 +1,54 @@
+"""Random numbers as functions of a key.
+
+Every random draw of the library comes from a key such as (seed, step) or (seed, image), never
+from how much was drawn before.  So a resumed run equals an uninterrupted one, the runs of a
+comparison see the same batches, times and noise, and image i does not depend on how many others
+are sampled beside it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Generator = torch.Generator | Sequence[torch.Generator] | None
+
+
+def seed(*key: int) -> int:
+    """A 32-bit seed from non-negative integers; any change of the key gives an unrelated seed."""
+    if any(part < 0 for part in key):
+        raise ValueError(f"a seed must not be negative; got {key[0] if len(key) == 1 else key}")
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for a key."""
+    return torch.Generator(device).manual_seed(seed(*key))
+
+
+def per_image(key: int, n: int, first: int = 0) -> list[torch.Generator]:
+    """Generators of the images first .. first + n - 1, on the CPU so that devices agree."""
+    return [generator(key, image) for image in range(first, first + n)]
+
+
+def normal(
+    shape: Sequence[int], generator: Generator = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal numbers, shape [B, ...], on `device`.
+
+    Args:
+        generator: one for the whole batch, or a sequence of B, one for each image, or None for
+            torch's global one.
+
+    Raises:
+        ValueError: a sequence of another length than B.
+    """
+    if generator is None:
+        return torch.randn(*shape, device=device)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(*shape, generator=generator, device=generator.device).to(device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for {shape[0]} images; one each is needed")
+    images = [torch.randn(*shape[1:], generator=g, device=g.device) for g in generator]
+    return torch.stack(images).to(device)

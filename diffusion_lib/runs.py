@@ -1,0 +1,269 @@
+"""Runs on disk: a folder that notebooks and the command line train, resume, load and sample alike.
+
+experiment.json        the experiment and a fingerprint of its images
+training.safetensors   everything that training needs to go on exactly
+ema.safetensors        the denoiser with averaged weights; `Denoiser.load` takes nothing else
+log.jsonl              one JSON object a line: a "device" line for each start, then losses by step
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lib import config, data, files, losses, rng, samplers, viz
+from diffusion_lib.config import Experiment
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.samplers import DenoiserLike, SampleStep
+from diffusion_lib.training import Trainer
+from diffusion_lib.unet import UNet
+
+SECONDS_BETWEEN_SAVES = 30.0
+_LOG_EVERY = 10  # steps
+_HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 25 steps apart
+_HELD_OUT_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained (or partly trained) run.
+
+    Attributes:
+        folder: where it lies.
+        denoiser: with the averaged weights, in evaluation mode.
+        log: the records of log.jsonl.
+    """
+
+    folder: Path
+    denoiser: Denoiser
+    log: list[dict[str, Any]]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        network = self.denoiser.network
+        assert isinstance(network, UNet)  # nothing else can be saved
+        return network.config.image_shape
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of "loss" or "held_out" in the log, for `viz.curve`."""
+        points = [(record["step"], record[name]) for record in self.log if name in record]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def describe(self) -> dict[str, Any]:
+        """What made it, for `viz.table`: device, images, steps, minutes, last held-out loss."""
+        starts = [record for record in self.log if "device" in record]
+        steps = [record for record in self.log if "seconds" in record]
+        held_out = self.series("held_out")[1]
+        return {
+            "run": self.folder.name,
+            "device": ", then ".join(dict.fromkeys(start["device"] for start in starts)),
+            "training images": f"{starts[-1]['images']:,}" if starts else "unknown",
+            "steps": f"{steps[-1]['step']:,}" if steps else "0",
+            "minutes of training": steps[-1]["seconds"] / 60 if steps else 0.0,
+            "held-out loss": held_out[-1] if held_out else "not measured",
+        }
+
+
+def train(
+    experiment: Experiment,
+    images: Tensor,
+    held_out: Tensor,
+    folder: str | Path | None = None,
+    device: torch.device | None = None,
+) -> Run:
+    """Train an experiment, go on with a run that was stopped, or load one that is finished.
+
+    Shows a progress bar.  Saves every half minute, at the end, and when interrupted (Ctrl-C, the
+    stop button of a notebook); the same call then goes on where it stopped.
+
+    Args:
+        images: to train on, uint8 [N, C, H, W].
+        held_out: never trained on, uint8 [M, C, H, W]; 256 of them measure the averaged weights
+            as it goes.
+        folder: None makes one under "runs", named after the experiment: a changed experiment
+            trains anew there.
+        device: None takes the GPU if there is one.
+
+    Raises:
+        ValueError: the folder belongs to another experiment or other images; a damaged file in
+            it.
+        TypeError, ValueError: images that do not fit the network.
+        FloatingPointError: the loss is no longer finite; the state before that is saved.
+        OSError: the run could not be written; the previous checkpoint is whole.
+    """
+    device = device or config.device()
+    shape = experiment.network.image_shape
+    data.check(images, shape)
+    data.check(held_out, shape)
+    fingerprint = (
+        f"{len(images)} images, sha256 {hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]}"
+    )
+    folder = Path(folder or Path("runs") / experiment.name(fingerprint))
+    _claim(folder, experiment, fingerprint)
+
+    trainer = experiment.trainer(device)
+    state = folder / "training.safetensors"
+    if state.exists():
+        trainer.load(state)
+    log = _cut_log(folder, trainer.step)
+    if trainer.step < experiment.train.num_steps:
+        _train(trainer, experiment, images, held_out, folder, log)
+    else:
+        trainer.ema.save(folder / "ema.safetensors")  # a kill may have come between the two files
+    return load(folder, device)
+
+
+def load(folder: str | Path, device: torch.device | None = None) -> Run:
+    """Read a run.
+
+    Raises:
+        FileNotFoundError: no run is there, or it has not been saved yet.
+        ValueError: a damaged file.
+    """
+    folder = Path(folder)
+    if not (folder / "ema.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no trained run (ema.safetensors is missing). "
+            f"Train one: python -m diffusion_lib train mnist --out {folder}"
+        )
+    denoiser = Denoiser.load(folder / "ema.safetensors").to(device or config.device())
+    return Run(folder, denoiser, _read_log(folder))
+
+
+def sample(
+    denoiser: DenoiserLike,
+    image_shape: tuple[int, int, int],
+    n: int,
+    seed: int = 0,
+    sampler: Callable[..., Iterator[SampleStep]] = samplers.ddpm,
+    num_steps: int | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Sample n images, uint8 [n, C, H, W] on the CPU, with a progress bar.
+
+    Image i depends on (seed, i) alone, not on n or on the batch it is sampled in.
+
+    Args:
+        sampler: one of `samplers`, or a function like those.
+        num_steps: network evaluations an image; all T if None.
+
+    Raises:
+        ValueError: n < 1, or more steps than T.
+    """
+    if n < 1:
+        raise ValueError(f"at least 1 image must be sampled; got n = {n}")
+    schedule = denoiser.schedule
+    timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
+    batches = []
+    for first in range(0, n, batch_size):
+        size = min(batch_size, n - first)
+        generators = rng.per_image(seed, size, first)
+        x_T = rng.normal((size, *image_shape), generators, schedule.signal.device)
+        steps = sampler(denoiser, x_T, timesteps, generator=generators)
+        name = f"images {first + 1} to {first + size} of {n}"
+        x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
+        batches.append(data.to_uint8(x_0).cpu())
+    return torch.cat(batches)
+
+
+def _train(
+    trainer: Trainer,
+    experiment: Experiment,
+    images: Tensor,
+    held_out: Tensor,
+    folder: Path,
+    log: list[dict[str, Any]],
+) -> None:
+    total = experiment.train.num_steps
+    moment = max(25, total // _HELD_OUT_MOMENTS)
+    x_held_out = data.to_float(held_out[:_HELD_OUT_IMAGES]).to(trainer.device)
+    before = max((record["seconds"] for record in log if "seconds" in record), default=0.0)
+    start = saved = time.monotonic()
+
+    def save() -> None:
+        trainer.save(folder / "training.safetensors")
+        trainer.ema.save(folder / "ema.safetensors")
+
+    _write_log(
+        folder, {"device": _name(trainer.device), "torch": torch.__version__, "images": len(images)}
+    )
+    try:
+        for step in viz.progress(trainer.run(images), total, "training"):
+            last = step.step == total
+            if step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last:
+                record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+                if step.step % moment == 0 or last:
+                    loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
+                    record["held_out"] = float(loss)
+                record["seconds"] = round(before + time.monotonic() - start, 3)
+                _write_log(folder, record)
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                save()
+                saved = time.monotonic()
+    except (KeyboardInterrupt, FloatingPointError) as error:
+        save()
+        error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
+        raise
+    save()
+
+
+def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
+    """Write experiment.json, or make sure that the one in the folder is this experiment's."""
+    path = folder / "experiment.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
+        record = json.loads(experiment.to_json()) | {"images": fingerprint}
+        files.write_text(path, json.dumps(record, indent=2) + "\n")
+        return
+    try:
+        record = json.loads(path.read_text())
+        images = record.pop("images")
+        different = experiment.differences(json.dumps(record))
+    except (KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
+    if images != fingerprint:
+        different.append(f"training images: {images} there, {fingerprint} here")
+    if different:
+        raise ValueError(
+            f"{folder} belongs to another experiment ({'; '.join(different)}). "
+            "Choose another folder, or the settings of the run that is there."
+        )
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _write_log(folder: Path, record: dict[str, Any]) -> None:
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of the log; a last line that a kill cut short is left out."""
+    path = folder / "log.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _cut_log(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Drop what was logged after the checkpoint at `step`: those steps are trained again."""
+    records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
+    files.write_text(folder / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    return records

@@ -1,0 +1,164 @@
+"""Reverse processes.  A sampler is a generator: it yields its state after every step.
+
+    for step in ddim(denoiser, x_T, denoiser.schedule.timesteps(50)):
+        ...                                     # progress bars, animations, early stops: the
+        caller's
+
+Every sampler here goes from time t to an earlier time s by
+
+    x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed^2) * eps_hat + added * z,    z ~ N(0, I),
+
+the mean of which is that of q(x_s | x_t, x_0) where removed^2 = beta_tilde.  They differ in the
+two variances.
+
+To add a sampler, write one generator function (denoiser, x_T, timesteps, ..., generator) and list
+it in `__all__`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion_lib import rng
+from diffusion_lib.denoiser import Denoised
+from diffusion_lib.rng import Generator
+from diffusion_lib.schedules import NoiseSchedule
+
+__all__ = ["ddpm", "ddim"]
+
+Variance = Callable[[NoiseSchedule, int, int], float]
+
+
+class DenoiserLike(Protocol):
+    """All that a sampler needs: `Denoiser`, a wrapper around one, or a formula."""
+
+    schedule: NoiseSchedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised: ...
+
+
+class SampleStep(NamedTuple):
+    """State of a sampler."""
+
+    t: int  # time reached
+    x_t: Tensor  # state at that time, [B, C, H, W]
+    x_0: Tensor  # the prediction that led there, [B, C, H, W]
+
+
+def beta_tilde(schedule: NoiseSchedule, t: int, s: int) -> float:
+    """Variance of q(x_s | x_t, x_0), s < t [DDPM eq. 7]: right if all data were one point."""
+    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[[t, s]].tolist()
+    return (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+
+
+def beta(schedule: NoiseSchedule, t: int, s: int) -> float:
+    """Variance of q(x_t | x_s), s < t [DDPM section 3.2]: right if the data were N(0, I).
+
+    0 for s = 0: the clean image gets no more noise, as in Ho's code.
+    """
+    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[[t, s]].tolist()
+    return 1 - alpha_bar_t / alpha_bar_s if s > 0 else 0.0
+
+
+def ddpm(
+    denoiser: DenoiserLike,
+    x_T: Tensor,
+    timesteps: Sequence[int] | None = None,
+    variance: Variance = beta_tilde,
+    generator: Generator = None,
+) -> Iterator[SampleStep]:
+    """Ancestral sampling [DDPM algorithm 2]; may be strided [Improved DDPM section 4].
+
+    Args:
+        denoiser: splits x_t into x_0_hat and eps_hat.
+        x_T: standard normal noise, [B, C, H, W].
+        timesteps: strictly decreasing, from at most T to 0; all T steps if None.
+        variance: sigma_t^2 of the noise that a step adds, `beta_tilde` or `beta`.
+        generator: see `rng.normal`.
+
+    Raises:
+        ValueError: timesteps that do not go down to 0, or leave 0..T.
+    """
+    if timesteps is None:
+        timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
+    return _reverse(denoiser, x_T, timesteps, beta_tilde, variance, generator)
+
+
+def ddim(
+    denoiser: DenoiserLike,
+    x_T: Tensor,
+    timesteps: Sequence[int],
+    eta: float = 0.0,
+    generator: Generator = None,
+) -> Iterator[SampleStep]:
+    """DDIM [Song 2021, eq. 12 and 16].  eta = 0 is deterministic; eta = 1 is `ddpm`.
+
+    Args:
+        denoiser: splits x_t into x_0_hat and eps_hat.
+        x_T: standard normal noise, [B, C, H, W].
+        timesteps: strictly decreasing, from at most T to 0, such as `schedule.timesteps(50)`.
+        eta: the added noise's standard deviation, in units of DDPM's.
+        generator: see `rng.normal`.
+
+    Raises:
+        ValueError: eta outside [0, 1]; timesteps that do not go down to 0, or leave 0..T.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], from deterministic to DDPM; got {eta}")
+
+    def variance(schedule: NoiseSchedule, t: int, s: int) -> float:
+        return eta**2 * beta_tilde(schedule, t, s)
+
+    return _reverse(denoiser, x_T, timesteps, variance, variance, generator)
+
+
+def final(steps: Iterable[SampleStep]) -> Tensor:
+    """Run a sampler to its end, keeping one state in memory; returns the images [B, C, H, W]."""
+    return deque(steps, maxlen=1).pop().x_t
+
+
+def _reverse(
+    denoiser: DenoiserLike,
+    x_T: Tensor,
+    timesteps: Sequence[int],
+    removed: Variance,
+    added: Variance,
+    generator: Generator,
+) -> Iterator[SampleStep]:
+    """Check the arguments now rather than at the first step, then hand over to the generator."""
+    T = denoiser.schedule.num_timesteps
+    times = list(timesteps)
+    if len(times) < 2 or times[0] > T or times[-1] != 0 or any(t <= s for t, s in pairwise(times)):
+        raise ValueError(
+            f"timesteps must fall strictly from at most T = {T} to 0; got "
+            f"{times[:3]} ... {times[-2:]}. "
+            "schedule.timesteps(num_steps) makes such a list."
+        )
+    return _steps(denoiser, x_T, times, removed, added, generator)
+
+
+@torch.no_grad()
+def _steps(
+    denoiser: DenoiserLike,
+    x_T: Tensor,
+    timesteps: list[int],
+    removed: Variance,
+    added: Variance,
+    generator: Generator,
+) -> Iterator[SampleStep]:
+    schedule = denoiser.schedule
+    x_t = x_T
+    for t, s in pairwise(timesteps):
+        x_0, eps = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        # The scales of a step are plain float64 numbers: exact, and nothing waits for a GPU.
+        alpha_bar_s = float(schedule.alpha_bar[s])
+        kept = 1 - alpha_bar_s - removed(schedule, t, s)  # >= 0 up to rounding
+        x_t = sqrt(alpha_bar_s) * x_0 + sqrt(max(kept, 0.0)) * eps
+        if (fresh := added(schedule, t, s)) > 0:
+            x_t = x_t + sqrt(fresh) * rng.normal(x_t.shape, generator, x_t.device)
+        yield SampleStep(s, x_t, x_0)

@@ -1,0 +1,144 @@
+"""Noise schedules: how fast the forward process turns an image into noise.
+
+    q(x_t | x_0) = N(x_t; signal_t * x_0, noise_t^2 * I)          [DDPM eq. 4]
+
+    alpha_bar_t = (1 - beta_1) (1 - beta_2) ... (1 - beta_t)
+    signal_t = sqrt(alpha_bar_t),  noise_t = sqrt(1 - alpha_bar_t),  t = 0, 1, ..., T
+
+Entry 0 of every table is the clean image (signal_0 = 1, noise_0 = 0), so t counts exactly as in
+the papers and no caller needs a special case for the first or the last step.
+
+To add a schedule, write one function that returns a `NoiseSchedule` and list it in `__all__`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["linear", "cosine"]
+
+
+class NoiseSchedule(nn.Module):
+    """Variance-preserving schedule given by its betas.
+
+    Args:
+        betas: beta_1 .. beta_T, the share of variance that each step replaces by noise, shape
+            [T], each in (0, 1].
+
+    Attributes:
+        betas, alpha_bar: the exact tables, float64 on the CPU, [T] and [T + 1].
+        signal, noise: float32 buffers that follow the module's device, [T + 1].
+
+    Raises:
+        ValueError: no betas, or one outside (0, 1].
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__()
+        betas = torch.as_tensor(betas).to("cpu", torch.float64)
+        if betas.ndim != 1 or len(betas) < 1:
+            raise ValueError(
+                f"betas must be a list of T >= 1 numbers; got shape {list(betas.shape)}"
+            )
+        inside = (betas > 0) & (betas <= 1)  # also False for NaN
+        if not inside.all():
+            t = int((~inside).nonzero()[0]) + 1
+            raise ValueError(f"every beta must lie in (0, 1]; beta_{t} is {betas[t - 1]:g}")
+        self.betas = betas
+        # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
+        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        self.register_buffer("signal", self.alpha_bar.sqrt().float(), persistent=False)
+        self.register_buffer("noise", (1 - self.alpha_bar).sqrt().float(), persistent=False)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return len(self.betas)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(signal_t, noise_t), each [B, 1, 1, 1], for t [B] in 0..T."""
+        return self.signal[t][:, None, None, None], self.noise[t][:, None, None, None]
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), [B]; infinite at t = 0."""
+        return (self.signal[t] / self.noise[t]) ** 2
+
+    def add_noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = signal_t * x_0 + noise_t * eps [DDPM eq. 4].  Images [B, C, H, W], t [B]."""
+        signal, noise = self(t)
+        return signal * x_0 + noise * eps
+
+    def timesteps(self, num_steps: int) -> list[int]:
+        """`num_steps` + 1 evenly spaced times, T first and 0 last: a sampler takes `num_steps`.
+
+        Raises:
+            ValueError: num_steps outside 1..T.
+        """
+        T = self.num_timesteps
+        if not 1 <= num_steps <= T:
+            raise ValueError(
+                f"{num_steps} sampling steps, but this schedule has T = {T}: choose 1 to {T} steps"
+            )
+        return [(T * left + num_steps // 2) // num_steps for left in range(num_steps, -1, -1)]
+
+    def describe(self) -> dict[str, float]:
+        """A diagnosis of the forward process.
+
+        Returns:
+            T: number of steps.
+            alpha_bar_T: share of the image's power left in x_T; sampling starts from pure noise,
+                so it should be about 0.
+            amplification_T: 1 / sqrt(alpha_bar_T), by which an error of an eps-prediction grows
+                in x_0_hat.
+            snr_1: signal-to-noise ratio after the first step.
+            share_snr_below_0.01: share of the steps that go from noise to noise.
+            L_T_bits_per_dim: KL(q(x_T | x_0) || N(0, I)) for pixels with x_0^2 = 1 [DDPM eq. 5].
+        """
+        alpha_bar = self.alpha_bar[1:]
+        snr = alpha_bar / (1 - alpha_bar)
+        last = float(alpha_bar[-1])
+        return {
+            "T": self.num_timesteps,
+            "alpha_bar_T": last,
+            "amplification_T": last**-0.5 if last > 0 else math.inf,
+            "snr_1": float(snr[0]),
+            "share_snr_below_0.01": float((snr < 0.01).double().mean()),
+            "L_T_bits_per_dim": -math.log1p(-last) / (2 * math.log(2)),
+        }
+
+
+def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
+    """beta rises linearly [DDPM section 4], scaled by 1000 / T so that x_T is noise for every T.
+
+    Raises:
+        ValueError: T < 1, or so small that the scaled betas leave (0, 1] (T < 20 by default).
+    """
+    _check_length(T)
+    if beta_T * 1000 / T > 1:
+        raise ValueError(
+            f"linear(T={T}) would need beta_T = {beta_T * 1000 / T:g} > 1 to reach noise: "
+            f"use T >= {math.ceil(1000 * beta_T)}, or schedules.cosine"
+        )
+    scale = 1000 / T
+    return NoiseSchedule(torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64))
+
+
+def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """alpha_bar follows a squared cosine; betas are cut at `max_beta` [Improved DDPM eq. 17].
+
+    Raises:
+        ValueError: T < 1.
+    """
+    _check_length(T)
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def _check_length(T: int) -> None:
+    if T < 1:
+        raise ValueError(f"T must be at least 1; got {T}")

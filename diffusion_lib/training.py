@@ -1,0 +1,250 @@
+"""The training loop: AdamW, warm-up, gradient clipping, a moving average, exact resume.
+
+Step n draws its batch, times, noise and dropout from (seed, n) alone.  So a run that was saved,
+stopped and loaded ends with the weights of one that never stopped, bit for bit on a CPU.
+"""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from diffusion_lib import data, files, losses, rng
+from diffusion_lib.denoiser import Denoiser, load_weights
+from diffusion_lib.unet import UNet
+
+_FORMAT = "diffusion_lib training state 1"
+
+# The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
+_TIMES_AND_NOISE, _DROPOUT = 2, 3
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.  The defaults are those of DDPM's CIFAR-10 run [DDPM appendix B].
+
+    Args:
+        num_steps: optimizer updates.
+        batch_size: images in each.
+        learning_rate: of AdamW, reached after `warmup_steps` of linear growth.
+        weight_decay: AdamW's; the paper uses none.
+        grad_clip: bound on the norm of the whole gradient.
+        ema_decay: of the moving average, after its own warm-up: min(ema_decay, (1 + n) / (10 +
+            n)) at step n.
+        mirror: probability of flipping a training image left to right.
+        seed: of the initial weights and of everything that is drawn.
+        compile: train through torch.compile: worth its minute or more on a GPU, needs a C++
+            compiler.
+    """
+
+    num_steps: int = 800_000
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+    warmup_steps: int = 5000
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    ema_decay: float = 0.9999
+    mirror: float = 0.0
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "grad_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
+        for name in ("seed", "warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in ("ema_decay", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
+
+
+class TrainStep(NamedTuple):
+    """A finished update."""
+
+    step: int  # updates finished so far
+    loss: float
+
+
+class Trainer:
+    """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
+
+    On a GPU that has bfloat16 the network computes in it; weights, loss and moving average stay
+    float32.
+
+    Args:
+        denoiser: on the device to train on.
+        config: how to train.
+        loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        config: TrainConfig,
+        loss: Callable[..., Tensor] = losses.diffusion_loss,
+    ) -> None:
+        self.denoiser = denoiser
+        self.ema = deepcopy(denoiser).eval().requires_grad_(False)
+        self.config = config
+        self.loss = loss
+        self.step = 0
+        self.device = next(denoiser.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            denoiser.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        if config.compile:
+            denoiser.network.compile()  # in place: the names of the weights stay
+
+    def run(self, images: Tensor) -> Iterator[TrainStep]:
+        """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
+
+        Stopping between two updates, by `break`, an exception or an interrupt, leaves a state
+        that can be saved and gone on from: an interrupt (Ctrl-C) during an update waits for its
+        end.
+
+        Args:
+            images: uint8 [N, C, H, W]; moved to the device once.
+
+        Raises:
+            TypeError, ValueError: images that do not fit the network, see `data.check`.
+            FloatingPointError: a loss or gradient that is not finite; the update is not applied.
+        """
+        network = self.denoiser.network
+        built_for = network.config.image_shape if isinstance(network, UNet) else images.shape[1:]
+        data.check(images, built_for)
+        return self._updates(images)
+
+    def _updates(self, images: Tensor) -> Iterator[TrainStep]:
+        config = self.config
+        stream = data.batches(
+            images.to(self.device), config.batch_size, config.seed, self.step, config.mirror
+        )
+        for x_0 in islice(stream, max(0, config.num_steps - self.step)):
+            with _interrupt_waits():
+                loss = self._update(x_0)
+            yield TrainStep(self.step, loss)
+
+    def _update(self, x_0: Tensor) -> float:
+        self.denoiser.train()
+        loss = self._loss(x_0)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.grad_clip)
+        if not torch.isfinite(loss + norm):
+            raise FloatingPointError(
+                f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
+                f"{norm.item():g}, at t = {self._bad_times(x_0)}. The update was not applied; "
+                "the weights are those of the step before. Try a lower learning_rate or more warm-up."
+            )
+        warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * warmup
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return loss.item()
+
+    def _loss(self, x_0: Tensor) -> Tensor:
+        """The loss of the coming step; calling it twice gives the same."""
+        seed, step, device = self.config.seed, self.step, self.device
+        generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
+        cuda = device.type == "cuda"
+        half = cuda and torch.cuda.is_bf16_supported()
+        with (
+            torch.random.fork_rng(devices=[device] if cuda else []),
+            torch.autocast(device.type, torch.bfloat16, enabled=half),
+        ):
+            torch.manual_seed(
+                rng.seed(seed, _DROPOUT, step)
+            )  # dropout draws from torch's global generator
+            return self.loss(self.denoiser, x_0, generator=generator)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.ema.parameters()), list(self.denoiser.parameters()), self.step)
+
+    @torch.no_grad()
+    def _bad_times(self, x_0: Tensor) -> list[int]:
+        """Times at which the coming step's network output is not finite, or else all its times."""
+        seen: list[tuple[int, bool]] = []
+
+        def look(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            finite = output.isfinite().flatten(1).all(1)
+            seen.extend(zip((inputs[1] + 1).tolist(), finite.tolist(), strict=True))
+
+        handle = self.denoiser.network.register_forward_hook(look)
+        try:
+            self._loss(x_0)
+        finally:
+            handle.remove()
+        bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}
+        return sorted(bad)
+
+    def save(self, path: str | Path) -> None:
+        """Write all that `load` needs to go on exactly: a safetensors file, whole or not at all.
+
+        Raises:
+            OSError: it could not be written; a file that was there before is untouched.
+        """
+        tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.network.state_dict().items()}
+        for parameter, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
+        files.write_tensors(path, tensors, {"format": _FORMAT, "step": str(self.step)})
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file; a truncated or foreign one, or one of
+                another network. The trainer then is as it was.
+        """
+        tensors, metadata = files.read_tensors(path, _FORMAT)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        optimizer = self.optimizer.state_dict()
+        for name, tensor in parts["optimizer"].items():
+            parameter, _, key = name.partition(".")
+            optimizer["state"].setdefault(int(parameter), {})[key] = tensor
+        load_weights(self.denoiser.network, parts["network"], path)
+        load_weights(self.ema.network, parts["ema"], path)
+        self.optimizer.load_state_dict(optimizer)
+        self.step = int(metadata["step"])
+
+
+@contextmanager
+def _interrupt_waits() -> Iterator[None]:
+    """Hold back Ctrl-C (or a notebook's stop button) until the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+    held: list[tuple] = []
+    before = signal.signal(signal.SIGINT, lambda *arguments: held.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(*held[0])

@@ -1,0 +1,258 @@
+"""The U-Net of DDPM: (x_t, t) -> output of x_t's shape [Ronneberger 2015; DDPM appendix B].
+
+Down: residual blocks, each remembered, and a strided convolution between levels.  Middle: block,
+attention, block.  Up: the same levels backwards, each block reading the remembered features
+beside its own.
+
+    28 x 28 ---------------- skip ----------------> 28 x 28
+        14 x 14 ------------ skip --------> 14 x 14
+              7 x 7 -------- skip --> 7 x 7
+                      middle
+
+The last convolution of every residual branch starts at zero, so that each block begins as the
+identity and the whole network outputs zero, as in Ho's code.
+
+To change the network, pass another `UNetConfig`; to replace it, write any module with this call.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["UNet", "UNetConfig"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Size of a `UNet`.  The defaults are the paper's CIFAR-10 network, 35.7 million parameters.
+
+    Args:
+        image_shape: (C, H, W) of x_t; H and W must be divisible by 2 ** (levels - 1).
+        width: channels of the first level; a multiple of 4, as one GroupNorm group holds at least
+            4 channels.
+        multipliers: channels of each level, in widths; its length is the number of levels.
+        num_blocks: residual blocks per level on the way down (one more on the way up).
+        attention: heights of the feature maps that get self-attention, each one of H, H / 2, H /
+            4, ...
+        dropout: probability, inside each residual block.
+    """
+
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        # Tuples, also when read from JSON, so that equal configurations compare equal.
+        for name in ("image_shape", "multipliers", "attention"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"image_shape is (channels, height, width), each at least 1; got {self.image_shape}"
+            )
+        if self.width < 4 or self.width % 4:
+            raise ValueError(f"width must be a positive multiple of 4; got {self.width}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(
+                f"multipliers needs one integer >= 1 for each level; got {self.multipliers}"
+            )
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1; got {self.num_blocks}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a probability in [0, 1); got {self.dropout}")
+        _, height, width = self.image_shape
+        divisor = 2 ** (len(self.multipliers) - 1)
+        if height % divisor or width % divisor:
+            raise ValueError(
+                f"a U-Net of {len(self.multipliers)} levels halves the image "
+                f"{len(self.multipliers) - 1} times, so height and width must be divisible by "
+                f"{divisor}; got {height} x {width}. Pad or resize the images, or use fewer "
+                "levels (a shorter `multipliers`)."
+            )
+        heights = [height // 2**level for level in range(len(self.multipliers))]
+        if unknown := set(self.attention) - set(heights):
+            raise ValueError(
+                f"attention at {sorted(unknown)}, but the feature maps have the heights {heights}"
+            )
+
+
+class UNet(nn.Module):
+    """DDPM's network.
+
+    Args:
+        config: its size; kept as `config`, so that a saved network describes itself.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        image_channels, height, _ = config.image_shape
+        time_channels = 4 * config.width
+        levels = [(config.width * m, height // 2**i) for i, m in enumerate(config.multipliers)]
+
+        def block(c_in: int, c_out: int, attend: bool) -> Block:
+            return Block(c_in, c_out, time_channels, config.dropout, attend)
+
+        self.embed_time = nn.Sequential(
+            nn.Linear(config.width, time_channels),
+            nn.SiLU(),
+            nn.Linear(time_channels, time_channels),
+        )
+        self.conv_in = nn.Conv2d(image_channels, config.width, 3, padding=1)
+
+        c = config.width
+        skips = [c]
+        self.down = nn.ModuleList()
+        for level, (c_out, height) in enumerate(levels):
+            if level > 0:
+                self.down.append(Downsample(c))
+                skips.append(c)
+            for _ in range(config.num_blocks):
+                self.down.append(block(c, c_out, height in config.attention))
+                c = c_out
+                skips.append(c)
+
+        self.middle = nn.ModuleList([block(c, c, True), block(c, c, False)])
+
+        self.up = nn.ModuleList()
+        for level, (c_out, height) in reversed(list(enumerate(levels))):
+            for _ in range(config.num_blocks + 1):
+                self.up.append(block(c + skips.pop(), c_out, height in config.attention))
+                c = c_out
+            if level > 0:
+                self.up.append(Upsample(c))
+
+        self.norm_out = _group_norm(c)
+        self.conv_out = nn.Conv2d(c, image_channels, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier-uniform weights, zero biases, zero ends of branches, as in Ho's code."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.conv2.weight)
+            elif isinstance(module, Attention):
+                nn.init.zeros_(module.project.weight)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Output of the network, [B, C, H, W].
+
+        Args:
+            x_t: noisy images, [B, C, H, W].
+            t: 0-based time index, [B]; `Denoiser` passes t - 1, as Ho's code and every released
+                checkpoint do.
+
+        Raises:
+            ValueError: images of another shape than the network was built for.
+        """
+        if x_t.shape[1:] != self.config.image_shape:
+            raise ValueError(
+                f"the network was built for images of shape {self.config.image_shape}; "
+                f"got {tuple(x_t.shape[1:])}"
+            )
+        time = F.silu(self.embed_time(_sinusoids(t, self.config.width)))  # [B, 4 * width]
+
+        h = self.conv_in(x_t)
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, time) if isinstance(stage, Block) else stage(h)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, time)
+        for stage in self.up:
+            if isinstance(stage, Block):
+                h = stage(torch.cat([h, skips.pop()], dim=1), time)
+            else:
+                h = stage(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Block(nn.Module):
+    """A residual block, followed by self-attention where `attend` says so [DDPM appendix B].
+
+    GroupNorm, SiLU, convolution, twice; the time is added in between.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, time_channels: int, dropout: float, attend: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(time_channels, c_out)
+        self.norm2 = _group_norm(c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.attention(self.skip(x) + h)
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, one head [DDPM appendix B]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        )  # each [B, H * W, C]
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.project(h.transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Strided convolution; pads below and to the right, as TensorFlow's SAME does in Ho's code."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour upsampling, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups as in the paper; fewer in narrow networks, to keep 4 channels in a group."""
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
+
+
+def _sinusoids(t: Tensor, channels: int) -> Tensor:
+    """Embedding [B, channels] of t [B]: frequencies 1 to 1 / 10000 [Vaswani 2017, section 3.5]."""
+    half = channels // 2
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, device=t.device) / max(half - 1, 1)
+    )
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

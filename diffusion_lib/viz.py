@@ -1,0 +1,212 @@
+"""Pictures, tables and progress bars for people: everything here only looks.
+
+Samplers and trainers are generators of states; these functions consume them or pass them on.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Image as InlineImage
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lib import data
+from diffusion_lib._torchvision import utils
+from diffusion_lib.samplers import SampleStep
+from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.training import TrainStep
+
+Step = TypeVar("Step", TrainStep, SampleStep)
+
+
+def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
+    """Images side by side.  A notebook shows the result; `.save("x.png")` keeps it.
+
+    Args:
+        images: uint8, or float in [-1, 1]: [N, C, H, W] with C = 1 or 3.
+        columns: images in a row.
+        scale: screen pixels for a pixel of an image.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
+        raise ValueError(f"grid shows images [N, 1 or 3, H, W], N >= 1; got {list(images.shape)}")
+    if images.dtype != torch.uint8:
+        images = data.to_uint8(images)
+    tiles = utils.make_grid(images.cpu(), nrow=min(columns, len(images)), padding=1, pad_value=64)
+    if images.shape[1] == 1:
+        tiles = tiles[:1]  # make_grid repeats grey three times
+    picture = Image.fromarray(tiles.permute(1, 2, 0).squeeze(-1).numpy())
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+
+
+def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
+    """A trajectory from noise to image: x_t above, the prediction x_0_hat that led there below.
+
+    Args:
+        steps: all states of a sampler, `list(sampler(...))`; the first image of each is shown.
+        columns: number of states, evenly spaced, the last one included.
+    """
+    chosen = [steps[i] for i in _spread(len(steps), columns)]
+    rows = [
+        ("$x_t$", [step.x_t[0] for step in chosen]),
+        ("$\\hat{x}_0$", [s.x_0[0] for s in chosen]),
+    ]
+    return table_of_images(rows, [f"t = {step.t}" for step in chosen])
+
+
+def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Figure:
+    """Rows of images with a name for each row and column.
+
+    Args:
+        rows: (name, images [C, H, W] in [-1, 1]), as many images as `columns`.
+        columns: names of the columns.
+    """
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=(len(columns), 1.05 * len(rows) + 0.2), squeeze=False
+    )
+    for row, (name, images) in zip(axes, rows, strict=True):
+        for axis, image, title in zip(row, images, columns, strict=True):
+            pixels = data.to_uint8(image).cpu().permute(1, 2, 0).squeeze(-1).numpy()
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                axis.set_title(title, fontsize=8)
+        row[0].set_ylabel(name)
+    figure.tight_layout(pad=0.3)
+    plt.close(figure)  # shown where it is returned, not a second time by the notebook
+    return figure
+
+
+def forward_process(
+    schedule: NoiseSchedule, x_0: Tensor, times: Sequence[int], generator: torch.Generator
+) -> Figure:
+    """One image at several times, always with the same noise.
+
+    Args:
+        x_0: one image, [C, H, W] in [-1, 1].
+        times: each in 0..T.
+    """
+    t = torch.tensor(times)
+    eps = torch.randn(x_0.shape, generator=generator)
+    x_t = schedule.add_noise(x_0[None], t, eps[None])
+    return table_of_images([("$x_t$", list(x_t))], [f"t = {time}" for time in times])
+
+
+def curve(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    smooth: int = 1,
+    log_y: bool = False,
+) -> Figure:
+    """Lines in one plot.
+
+    Args:
+        lines: name -> (x, y).
+        smooth: average over this many neighbouring points; the raw points stay behind it, pale.
+        log_y: logarithmic y axis.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3))
+    for name, (x, y) in lines.items():
+        x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+        if 1 < smooth < len(y):
+            (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
+            window = (len(y) - smooth + 1, smooth)
+            means = y.as_strided(window, (1, 1)).mean(1)
+            axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
+        else:
+            axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    if log_y:
+        axis.set_yscale("log")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def animate(
+    steps: Sequence[SampleStep], frames: int = 24, columns: int = 8, scale: int = 2
+) -> InlineImage:
+    """The states x_t of a trajectory as an animated PNG: plays wherever pictures are shown.
+
+    A viewer that cannot play it shows the last state.  It runs for about 3 seconds and rests on
+    the result.
+
+    Args:
+        steps: all states of a sampler, `list(sampler(...))`.
+        frames: number of states, evenly spaced, the last one included.
+        columns, scale: as in `grid`.
+    """
+    chosen = [steps[i] for i in _spread(len(steps), frames)]
+    pictures = [grid(step.x_t, columns, scale) for step in chosen]
+    if pictures[0].mode == "L":  # 16 greys: noise hardly compresses, and a notebook must stay small
+        pictures = [
+            picture.point([value // 17 * 17 for value in range(256)]) for picture in pictures
+        ]
+    file = io.BytesIO()
+    pictures[-1].save(
+        file,
+        format="PNG",
+        save_all=True,
+        default_image=True,  # the first picture is for viewers without animation
+        append_images=pictures,
+        duration=[120] * (len(pictures) - 1) + [2000],
+        loop=0,
+    )
+    return InlineImage(data=file.getvalue(), format="png")
+
+
+def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterator[Step]:
+    """Pass on the states of a trainer or sampler, with a live progress bar.
+
+    Args:
+        total: number of steps; a trainer that goes on from a saved state starts part of the way.
+    """
+    with tqdm(total=total, desc=description, mininterval=0.5, dynamic_ncols=False) as bar:
+        for step in steps:
+            if isinstance(step, TrainStep):
+                if bar.n == 0 and step.step > 1:
+                    bar.initial = bar.n = step.step - 1
+                note = f"loss {step.loss:.4f}"
+            else:
+                note = f"t = {step.t}"
+            bar.set_postfix_str(note, refresh=False)
+            bar.update()
+            yield step
+
+
+def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
+    """A table that notebooks render: one record as rows of name and value, several as rows.
+
+    Numbers are shown with four significant digits.
+    """
+    if isinstance(records, Mapping):
+        lines = [["", ""], *([name, _format(value)] for name, value in records.items())]
+    else:
+        names = list(records[0])
+        lines = [names, *([_format(record[name]) for name in names] for record in records)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """At most `count` indices below n, evenly spaced, the last one included."""
+    count = min(count, n)
+    return [math.ceil((i + 1) * n / count) - 1 for i in range(count)]
