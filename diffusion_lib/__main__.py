@@ -63,8 +63,7 @@ def sample(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the name must end in .npz (an array) or .png (a grid)")
     sampler = config.resolve(options.sampler, samplers)
     run = runs.load(options.run, _device(options.device))
-    shape = run.image_shape
-    images = runs.sample(run.denoiser, shape, options.n, options.seed, sampler, options.steps)
+    images = runs.sample(run, options.n, options.seed, sampler, options.steps)
     with files.replacing(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npz":
             np.savez(file, images.permute(0, 2, 3, 1).numpy())  # arr_0, uint8 [N, H, W, C]

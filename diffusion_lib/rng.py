@@ -19,7 +19,8 @@ def seed(*key: int) -> int:
     """A 32-bit seed from non-negative integers; any change of the key gives an unrelated seed."""
     if any(part < 0 for part in key):
         raise ValueError(f"a seed must not be negative; got {key[0] if len(key) == 1 else key}")
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    # The length tells (0,) from (0, 0), which numpy pads to the same.
+    return int(np.random.SeedSequence([len(key), *key]).generate_state(1)[0])
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -21,7 +21,7 @@ from torch import Tensor
 from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.samplers import DenoiserLike, SampleStep
+from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import Trainer
 from diffusion_lib.unet import UNet
 
@@ -139,8 +139,7 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
 
 
 def sample(
-    denoiser: DenoiserLike,
-    image_shape: tuple[int, int, int],
+    run: Run,
     n: int,
     seed: int = 0,
     sampler: Callable[..., Iterator[SampleStep]] = samplers.ddpm,
@@ -160,14 +159,14 @@ def sample(
     """
     if n < 1:
         raise ValueError(f"at least 1 image must be sampled; got n = {n}")
-    schedule = denoiser.schedule
+    schedule = run.denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
     batches = []
     for first in range(0, n, batch_size):
         size = min(batch_size, n - first)
         generators = rng.per_image(seed, size, first)
-        x_T = rng.normal((size, *image_shape), generators, schedule.signal.device)
-        steps = sampler(denoiser, x_T, timesteps, generator=generators)
+        x_T = rng.normal((size, *run.image_shape), generators, schedule.signal.device)
+        steps = sampler(run.denoiser, x_T, timesteps, generator=generators)
         name = f"images {first + 1} to {first + size} of {n}"
         x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
         batches.append(data.to_uint8(x_0).cpu())

@@ -152,7 +152,7 @@ class Trainer:
             raise FloatingPointError(
                 f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
                 f"{norm.item():g}, at t = {self._bad_times(x_0)}. The update was not applied; "
-                "the weights are those of the step before. Try a lower learning_rate or more warm-up."
+                "the weights are those before it. Try a lower learning_rate or a longer warm-up."
             )
         warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:

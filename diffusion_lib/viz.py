@@ -74,13 +74,13 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
         len(rows), len(columns), figsize=(len(columns), 1.05 * len(rows) + 0.2), squeeze=False
     )
     for row, (name, images) in zip(axes, rows, strict=True):
-        for axis, image, title in zip(row, images, columns, strict=True):
+        for axis, image in zip(row, images, strict=True):
             pixels = data.to_uint8(image).cpu().permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(title, fontsize=8)
         row[0].set_ylabel(name)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=8)
     figure.tight_layout(pad=0.3)
     plt.close(figure)  # shown where it is returned, not a second time by the notebook
     return figure

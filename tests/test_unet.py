@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffusion_lib.unet import Block, Downsample, UNet, UNetConfig
 
-# The architecture of google/ddpm-cifar10-32: DDPM's CIFAR-10 network (dropout does not matter here).
+# The architecture of google/ddpm-cifar10-32: DDPM's CIFAR-10 network.
 DDPM_CIFAR10 = {
     "sample_size": 32,
     "block_out_channels": (128, 256, 256, 256),

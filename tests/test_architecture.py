@@ -1,0 +1,63 @@
+"""Rules of the house: imports point up the list, every file is small enough to be read."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import diffusion_lib
+
+PACKAGE = Path(diffusion_lib.__file__).parent
+
+# Each module may import only what stands before it.
+ORDER = [
+    "_torchvision",
+    "rng",
+    "files",
+    "schedules",
+    "predictions",
+    "unet",
+    "data",
+    "denoiser",
+    "losses",
+    "samplers",
+    "training",
+    "viz",
+    "config",
+    "runs",
+    "__main__",
+]
+# These import nothing of ours at all.
+ALONE = ["_torchvision", "rng", "files", "schedules", "predictions", "unet"]
+
+
+def imports(module: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffusion_lib"):
+            _, _, inner = node.module.partition(".")
+            found |= {inner} if inner else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found |= {n.split(".")[1] for n in names if n.startswith("diffusion_lib.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+    return found
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_up(module):
+    above = [] if module in ALONE else ORDER[: ORDER.index(module)]
+    assert imports(module) <= set(above)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_at_most_six_parameters_and_no_kwargs(module):
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [a.arg for a in node.args.args + node.args.kwonlyargs if a.arg != "self"]
+            assert len(arguments) <= 6, f"{module}.{node.name} has {len(arguments)} parameters"
+            assert node.args.kwarg is None, f"{module}.{node.name} takes **{node.args.kwarg.arg}"

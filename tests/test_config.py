@@ -1,0 +1,145 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffusion_lib import config, data, losses, predictions, schedules
+from diffusion_lib.config import Experiment
+
+SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
+PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
+WEIGHTS = [getattr(losses, name) for name in losses.__all__]
+PRESETS = list(config.PRESETS.values())
+TINY = replace(
+    config.MNIST, network=replace(config.MNIST.network, width=8, multipliers=(1, 2), attention=())
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_an_experiment_survives_json(preset, schedule, prediction, weight):
+    experiment = replace(preset, schedule=schedule, prediction=prediction, weight=weight)
+    assert Experiment.from_json(experiment.to_json()) == experiment
+
+
+def test_the_presets_are_what_they_say():
+    assert config.CIFAR10.dataset is data.cifar10
+    assert sum(p.numel() for p in config.CIFAR10.build().parameters()) == 35_746_307
+    assert config.CIFAR10.train.mirror == 0.5
+    assert config.MNIST.train.mirror == 0  # mirrored digits are not digits
+    assert config.MNIST.schedule is schedules.linear
+    assert config.MNIST.prediction is predictions.eps
+
+
+def test_equal_seeds_build_equal_weights_and_leave_the_global_state():
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    one = TINY.build().state_dict()
+    assert torch.equal(torch.randn(3), expected)
+    same = replace(TINY, schedule=schedules.cosine, prediction=predictions.v).build().state_dict()
+    other = replace(TINY, train=replace(TINY.train, seed=1)).build().state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["network.conv_in.weight"], other["network.conv_in.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ({"prediction": "epss"}, "predictions", "did you mean eps"),
+        ({"schedule": "__import__"}, "schedules", "Choose one of: linear, cosine"),
+        ({"dataset": "os"}, "data", "Choose one of: mnist"),
+        ({"schedule": "NoiseSchedule"}, "schedules", "is unknown"),
+    ],
+)
+def test_names_that_are_not_offered_are_refused(change, field, value):
+    record = json.loads(TINY.to_json()) | change
+    with pytest.raises(ValueError, match=rf"{field} .*{value}"):
+        Experiment.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"dataset": 3}', "not json"])
+def test_text_that_is_no_experiment_is_refused(text):
+    with pytest.raises(ValueError, match="not an experiment|is unknown"):
+        Experiment.from_json(text)
+
+
+def test_differences_name_what_is_trained_differently():
+    other = replace(
+        TINY, prediction=predictions.v, train=replace(TINY.train, seed=4), sample_steps=7
+    )
+    assert TINY.differences(other.to_json()) == [
+        "prediction: 'v' there, 'eps' here",
+        "train.seed: 4 there, 0 here",
+    ]
+    assert TINY.differences(TINY.to_json()) == []
+
+
+def test_the_name_of_a_run_changes_with_what_is_trained_and_with_nothing_else():
+    name = TINY.name("images A")
+    assert name.startswith("mnist-linear-eps-10000-")
+    assert replace(TINY, sample_steps=7).name("images A") == name
+    changed = [
+        replace(TINY, T=500),
+        replace(TINY, weight=losses.snr),
+        replace(TINY, network=replace(TINY.network, dropout=0.1)),
+        replace(TINY, train=replace(TINY.train, seed=1)),
+    ]
+    names = {name, TINY.name("images B"), *(experiment.name("images A") for experiment in changed)}
+    assert len(names) == 6
+
+
+def test_a_function_of_ones_own_is_known_by_its_values():
+    def warped(T, power=2.0):
+        return schedules.NoiseSchedule(torch.linspace(1e-4, 0.02, T, dtype=torch.float64) ** power)
+
+    first = replace(TINY, schedule=warped).name("images")
+    assert replace(TINY, schedule=warped).name("images") == first
+
+    def warped(T):  # the cell was edited and run again
+        return schedules.NoiseSchedule(torch.linspace(1e-4, 0.03, T, dtype=torch.float64))
+
+    assert replace(TINY, schedule=warped).name("images") != first
+    with pytest.raises(ValueError, match="warped#"):
+        Experiment.from_json(replace(TINY, schedule=warped).to_json())
+
+
+def test_more_sampling_steps_than_T_are_refused_when_built():
+    with pytest.raises(ValueError, match=r"1000 sampling steps.*T = 100"):
+        replace(TINY, T=100).build()
+
+
+@pytest.mark.parametrize("budget", config.BUDGETS.values())
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_budget_only_changes_how_long(budget, preset):
+    shorter = budget(preset)
+    assert shorter.train.num_steps <= preset.train.num_steps
+    assert shorter.network == preset.network
+    assert shorter.schedule is preset.schedule
+
+
+def test_the_environment_chooses_budget_and_data(monkeypatch):
+    monkeypatch.delenv("DIFFUSION_BUDGET", raising=False)
+    monkeypatch.delenv("DIFFUSION_DATA", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert config.budget() is config.quick
+    assert config.data_root() == "data"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert config.budget() is config.full
+    monkeypatch.setenv("DIFFUSION_BUDGET", "smoke")
+    monkeypatch.setenv("DIFFUSION_DATA", "elsewhere")
+    assert config.budget() is config.smoke
+    assert config.data_root() == "elsewhere"
+    monkeypatch.setenv("DIFFUSION_BUDGET", "qick")
+    with pytest.raises(ValueError, match="DIFFUSION_BUDGET 'qick' is unknown; did you mean quick"):
+        config.budget()
+
+
+def test_describe_says_what_is_trained():
+    words = TINY.describe()
+    assert words["schedule"] == "linear, T = 1000"
+    assert words["network predicts"] == "eps"
+    assert words["data"] == "mnist, 28 x 28, 1 channel"

@@ -1,0 +1,142 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusion_lib import predictions, schedules
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.unet import UNet, UNetConfig
+
+PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
+SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.1)
+
+
+def small(prediction=predictions.eps, schedule=schedules.linear, clip=1.0):
+    torch.manual_seed(0)
+    network = UNet(SMALL)
+    torch.nn.init.normal_(network.conv_out.weight)
+    return Denoiser(network, schedule(100), prediction, clip).eval()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_two_halves_always_make_up_x_t(prediction):
+    denoiser = small(prediction)
+    x_t, t = 3 * torch.randn(5, 1, 8, 8), torch.tensor([1, 2, 30, 70, 100])
+    x_0, eps = denoiser(x_t, t)
+    assert x_0.abs().max() == 1  # clipping was needed here
+    signal, noise = denoiser.schedule(t)
+    torch.testing.assert_close(signal * x_0 + noise * eps, x_t, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_clip_the_output_is_only_converted():
+    denoiser = small(predictions.eps, clip=None)
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 90])
+    torch.testing.assert_close(denoiser(x_t, t).eps, denoiser.output(x_t, t))
+
+
+def test_the_network_is_fed_times_from_0():
+    seen = []
+    denoiser = small()
+    denoiser.network.register_forward_hook(lambda _, inputs, __: seen.extend(inputs[1].tolist()))
+    denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([1, 100]))
+    assert seen == [0, 99]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_target_is_what_an_ideal_network_returns(prediction):
+    denoiser = small(prediction)
+    x_0, eps, t = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8), torch.tensor([1, 50, 100])
+    x_t = denoiser.schedule.add_noise(x_0, t, eps)
+    target = denoiser.target(x_0, eps, t)
+    found = predictions.solve(prediction, target, x_t, *denoiser.schedule(t))
+    torch.testing.assert_close(found, (x_0, eps), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_saved_denoiser_needs_no_flags_to_be_loaded(tmp_path, prediction, clip):
+    def odd(T):  # a schedule that no name stands for
+        return schedules.NoiseSchedule(torch.linspace(0.01, 0.3, T, dtype=torch.float64))
+
+    denoiser = small(prediction, odd, clip)
+    denoiser.save(tmp_path / "a.safetensors")
+    loaded = Denoiser.load(tmp_path / "a.safetensors")
+    assert loaded.prediction is prediction
+    assert loaded.clip == clip
+    assert not loaded.training
+    assert torch.equal(loaded.schedule.alpha_bar, denoiser.schedule.alpha_bar)
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 99])
+    assert torch.equal(loaded(x_t, t).x_0, denoiser(x_t, t).x_0)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors does not exist"):
+        Denoiser.load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    path = tmp_path / "a.safetensors"
+    small().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(ValueError, match=r"a\.safetensors is truncated or not a safetensors"):
+        Denoiser.load(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return open, ("executed", "w")
+
+
+def test_a_pickle_is_refused_and_never_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, write in {
+        "a.pt": torch.save,
+        "b.pkl": lambda x, p: p.write_bytes(pickle.dumps(x)),
+    }.items():
+        write(Bomb(), tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is truncated or not a safetensors file"):
+            Denoiser.load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_other_safetensors_files_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="format is None"):
+        Denoiser.load(path)
+    save_file({"x": torch.zeros(2)}, path, {"format": "diffusion_lib denoiser 1"})
+    with pytest.raises(ValueError, match="does not describe a denoiser"):
+        Denoiser.load(path)
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    from safetensors import safe_open
+
+    path = tmp_path / "a.safetensors"
+    small().save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["network.conv_in.bias"] = torch.zeros(3)
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=r"conv_in.bias is \[3\] there, \[8\] here"):
+        Denoiser.load(path)
+
+
+def test_a_prediction_of_ones_own_is_named_when_loaded(tmp_path):
+    def mine(signal, noise):
+        return signal, noise
+
+    small(mine).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"predict 'mine', which is not one of eps, x_0, v"):
+        Denoiser.load(tmp_path / "a.safetensors")
+
+
+def test_only_a_unet_can_be_saved(tmp_path):
+    denoiser = Denoiser(torch.nn.Identity(), schedules.linear())
+    with pytest.raises(TypeError, match="this network is a Identity"):
+        denoiser.save(tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,340 @@
+"""Runs on disk, by function and by command line: killed, interrupted, damaged and shared."""
+
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_data import write_idx
+
+from diffusion_lib import config, files, predictions, runs, samplers, schedules
+from diffusion_lib.__main__ import main
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.training import Trainer
+
+EXPERIMENT = replace(
+    config.MNIST,
+    network=replace(config.MNIST.network, width=8, multipliers=(1, 1), attention=()),
+    train=replace(config.MNIST.train, num_steps=30, batch_size=4),
+    sample_steps=5,
+)
+CPU = torch.device("cpu")
+IMAGES = torch.randint(
+    0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+TRAIN, HELD_OUT = IMAGES[:30], IMAGES[30:]
+
+
+def train(folder, experiment=EXPERIMENT, images=TRAIN):
+    return runs.train(experiment, images, HELD_OUT, folder, CPU)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = (Denoiser.load(folder / "ema.safetensors").state_dict() for folder in (one, other))
+    c, d = (
+        files.read_tensors(folder / "training.safetensors", "diffusion_lib training state 1")[0]
+        for folder in (one, other)
+    )
+    return all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(folder)
+    return folder
+
+
+def test_a_run_describes_itself(finished):
+    assert set(contents(finished)) == {
+        "experiment.json",
+        "training.safetensors",
+        "ema.safetensors",
+        "log.jsonl",
+    }
+    run = runs.load(finished, CPU)
+    assert run.image_shape == (1, 28, 28)
+    assert run.describe()["steps"] == "30"
+    assert run.describe()["training images"] == "30"
+    steps, values = run.series("loss")
+    assert steps == [10, 20, 25, 30]
+    assert values[-1] < values[0]
+    assert run.series("held_out")[0] == [25, 30]
+
+
+def test_a_finished_run_is_loaded_not_trained_again(finished, monkeypatch):
+    before = contents(finished)
+    monkeypatch.setattr(Trainer, "run", lambda *_: pytest.fail("trained again"))
+    run = train(finished)
+    assert contents(finished) == before
+    assert run.describe()["steps"] == "30"
+
+
+def test_an_experiment_names_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
+    one = train(None, short)
+    other = train(None, replace(short, prediction=predictions.v))
+    assert one.folder.parent == other.folder.parent == Path("runs")
+    assert one.folder != other.folder
+    assert train(None, short).folder == one.folder
+    assert train(None, short, images=TRAIN.flip(0)).folder not in (one.folder, other.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prediction": predictions.v}, "prediction: 'eps' there, 'v' here"),
+        ({"T": 500, "sample_steps": 5}, "T: 1000 there, 500 here"),
+        ({"train": replace(EXPERIMENT.train, num_steps=31)}, "train.num_steps: 30 there, 31 here"),
+    ],
+)
+def test_a_folder_of_another_experiment_is_refused(finished, change, message):
+    before = contents(finished)
+    with pytest.raises(ValueError, match=f"belongs to another experiment .*{message}"):
+        train(finished, replace(EXPERIMENT, **change))
+    assert contents(finished) == before
+
+
+def test_a_folder_of_other_images_is_refused(finished):
+    with pytest.raises(ValueError, match=r"training images: 30 images.* there, 29 images"):
+        train(finished, images=TRAIN[:29])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        train(tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize("name", ["training.safetensors", "experiment.json"])
+def test_a_damaged_file_stops_the_run_and_is_kept(finished, tmp_path, name):
+    for file, content in contents(finished).items():
+        (tmp_path / file).write_bytes(content)
+    (tmp_path / name).write_bytes(contents(finished)[name][:60])
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is (truncated|damaged)"):
+        train(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no trained run.*diffusion_lib train"):
+        runs.load(tmp_path / "nothing")
+
+
+class Stops:
+    """Makes training raise once, after a given step."""
+
+    def __init__(self, monkeypatch, after, error):
+        real = Trainer._update
+
+        def update(trainer, x_0):
+            if trainer.step == after:
+                monkeypatch.setattr(Trainer, "_update", real)
+                raise error
+            return real(trainer, x_0)
+
+        monkeypatch.setattr(Trainer, "_update", update)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), FloatingPointError("step 18: nan")])
+def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, error):
+    Stops(monkeypatch, 17, error)
+    with pytest.raises(type(error)) as caught:
+        train(tmp_path)
+    assert "saved at step 17 of 30" in caught.value.__notes__[0]
+    assert Denoiser.load(tmp_path / "ema.safetensors")
+    run = train(tmp_path)
+    assert same_weights(tmp_path, finished)
+    assert run.series("loss") == runs.load(finished, CPU).series("loss")
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
+    Stops(monkeypatch, 12, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    before = contents(tmp_path)["training.safetensors"]
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SAVES", 0.0)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", full)
+        with pytest.raises(OSError, match=r"No space left.*training\.safetensors is untouched"):
+            train(tmp_path)
+    assert contents(tmp_path)["training.safetensors"] == before
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+# ---- the command line ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data folder with a tiny MNIST in torchvision's layout."""
+    folder = tmp_path_factory.mktemp("data")
+    write_idx(folder / "MNIST" / "raw", n_train=20, n_test=8)
+    return folder
+
+
+def command(root, out, steps=20, **options):
+    flags = {"--budget": "smoke", "--steps": steps, "--data": root, "--device": "cpu"} | options
+    return ["train", "mnist", "--out", str(out), *(str(x) for pair in flags.items() for x in pair)]
+
+
+def process(arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffusion_lib", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def log_of(folder):
+    path = folder / "log.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "a"
+    assert main(command(root, folder, steps=60)) == 0
+    return folder
+
+
+def test_killed_and_started_again_ends_with_the_same_weights(root, trained, tmp_path, monkeypatch):
+    """SIGKILL at a random moment, twice, with a save after every step."""
+    folder = tmp_path / "b"
+    saves = "from diffusion_lib import runs; runs.SECONDS_BETWEEN_SAVES = 0.0; "
+    call = f"from diffusion_lib.__main__ import main; main({command(root, folder, steps=60)!r})"
+    for kill in range(2):
+        child = subprocess.Popen(
+            [sys.executable, "-c", saves + call],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        seen = log_of(folder).count("loss")
+        while log_of(folder).count("loss") <= seen and time.monotonic() < deadline:
+            assert child.poll() is None, "finished before it could be killed"
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.1)
+        child.kill()
+        child.wait()
+        step = files.read_tensors(
+            folder / "training.safetensors", "diffusion_lib training state 1"
+        )[1]["step"]
+        assert 0 < int(step) < 60, f"kill {kill}"
+    assert main(command(root, folder, steps=60)) == 0
+    assert same_weights(folder, trained)
+    steps = [json.loads(line).get("step") for line in log_of(folder).splitlines()]
+    steps = [step for step in steps if step is not None]
+    assert steps == sorted(set(steps))  # nothing is logged twice
+    assert steps[-1] == 60
+
+
+def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
+    child = process(command(root, tmp_path / "c", steps=100_000))
+    while "loss" not in log_of(tmp_path / "c"):
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "interrupted" in output
+    assert "is saved at step" in output
+    assert "Traceback" not in output
+    assert Denoiser.load(tmp_path / "c" / "ema.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "mnits", "--out", "X"], "preset 'mnits' is unknown; did you mean mnist"),
+        (["train", "mnist", "--out", "X", "--budget", "ful"], "did you mean full"),
+        (["train", "mnist", "--out", "X", "--schedule", "cosin"], "did you mean cosine"),
+        (["train", "mnist", "--out", "X", "--prediction", "x0"], "did you mean x_0"),
+        (["train", "mnist", "--out", "X", "--steps", "0"], "num_steps must be at least 1; got 0"),
+        (["train", "mnist", "--out", "X", "--seed", "-1"], "seed must not be negative; got -1"),
+        (["train", "mnist", "--out", "X", "--device", "gpu"], "--device gpu cannot be used"),
+        (["sample", "X"], "X holds no trained run"),
+        (["sample", "X", "--out", "a.jpg"], "must end in .npz .* or .png"),
+        (["sample", "X", "--sampler", "dim"], "did you mean ddim"),
+    ],
+)
+def test_bad_input_is_named_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_sampling_steps_than_T_and_no_images_are_refused(trained, capsys):
+    assert main(["sample", str(trained), "--steps", "1001"]) == 2
+    assert "1001 sampling steps, but this schedule has T = 1000" in capsys.readouterr().err
+    assert main(["sample", str(trained), "--n", "0"]) == 2
+    assert "got n = 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sampler", samplers.__all__)
+def test_the_same_command_samples_the_same_file(trained, tmp_path, sampler):
+    for name in ("a.png", "b.png"):
+        arguments = ["sample", str(trained), "--n", "5", "--steps", "6", "--sampler", sampler]
+        assert main([*arguments, "--out", str(tmp_path / name), "--device", "cpu"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert Image.open(tmp_path / "a.png").size == (2 * (5 * 29 + 1), 2 * 30)
+
+
+def test_samples_as_an_array(trained, tmp_path):
+    out = tmp_path / "x.npz"
+    assert main(["sample", str(trained), "--n", "3", "--steps", "4", "--out", str(out)]) == 0
+    array = np.load(out)["arr_0"]
+    assert array.shape == (3, 28, 28, 1)
+    assert array.dtype == np.uint8
+    seed_1 = ["sample", str(trained), "--n", "3", "--steps", "4", "--out", str(out), "--seed", "1"]
+    assert main(seed_1) == 0
+    assert (np.load(out)["arr_0"] != array).any()
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.ddim])
+def test_image_i_does_not_depend_on_n_or_the_batch(trained, sampler):
+    run = runs.load(trained, CPU)
+    arguments = {"seed": 3, "sampler": sampler, "num_steps": 20}
+    one = runs.sample(run, 7, batch_size=7, **arguments).int()
+    for n, batch_size in ((7, 3), (4, 64), (1, 1)):
+        other = runs.sample(run, n, batch_size=batch_size, **arguments)
+        assert (one[:n] - other.int()).abs().max() <= 2
+    assert (one[0] - one[1]).abs().max() > 50
+
+
+def test_the_flags_reach_the_experiment(root, tmp_path):
+    flags = {"--schedule": "cosine", "--prediction": "v", "--seed": 5}
+    assert main(command(root, tmp_path / "d", steps=2, **flags)) == 0
+    record = json.loads((tmp_path / "d" / "experiment.json").read_text())
+    assert (record["schedule"], record["prediction"]) == ("cosine", "v")
+    assert record["train"]["seed"] == 5
+    denoiser = Denoiser.load(tmp_path / "d" / "ema.safetensors")
+    assert denoiser.prediction is predictions.v
+    assert torch.equal(denoiser.schedule.alpha_bar, schedules.cosine().alpha_bar)

@@ -1,0 +1,131 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from diffusion_lib import schedules
+from diffusion_lib.schedules import NoiseSchedule
+
+ALL = [getattr(schedules, name) for name in schedules.__all__]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(schedules.linear, "linear"), (schedules.cosine, "squaredcos_cap_v2")]
+)
+def test_alpha_bar_agrees_with_diffusers(ours, theirs):
+    expected = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs).alphas_cumprod
+    torch.testing.assert_close(ours().alpha_bar[1:].float(), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_entry_0_is_the_clean_image_and_the_signal_falls(schedule):
+    s = schedule()
+    assert s.signal[0] == 1
+    assert s.noise[0] == 0
+    assert len(s.signal) == len(s.noise) == s.num_timesteps + 1
+    assert (s.alpha_bar.diff() < 0).all()
+    torch.testing.assert_close(s.signal**2 + s.noise**2, torch.ones(s.num_timesteps + 1))
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_tables_are_exact_to_float32(schedule):
+    """1 - alpha_bar in float32 would be off by 1e-4 at t = 1."""
+    s = schedule()
+    exact = torch.tensor(math.sqrt(float(s.betas[0])))
+    torch.testing.assert_close(s.noise[1], exact, rtol=1.2e-7, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+@pytest.mark.parametrize("T", [50, 200, 1000, 4000])
+def test_x_T_is_noise_for_every_T(schedule, T):
+    assert schedule(T).alpha_bar[-1] < 1e-4
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_add_noise_has_the_moments_of_q(schedule):
+    s, t, n = schedule(), 300, 200_000
+    x_0 = torch.full((n, 1, 1, 1), 0.7)
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+    x_t = s.add_noise(x_0, torch.full((n,), t), eps)
+    alpha_bar = float(s.alpha_bar[t])
+    sigma = math.sqrt(1 - alpha_bar)
+    assert x_t.mean().item() == pytest.approx(math.sqrt(alpha_bar) * 0.7, abs=4 * sigma / n**0.5)
+    assert x_t.std().item() == pytest.approx(sigma, rel=4 / (2 * n) ** 0.5)
+
+
+def test_snr_is_the_ratio_of_the_tables():
+    s = schedules.linear()
+    t = torch.tensor([1, 500, 1000])
+    torch.testing.assert_close(s.snr(t).double(), s.alpha_bar[t] / (1 - s.alpha_bar[t]))
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 100, 1000])
+def test_timesteps_are_exactly_as_many_as_asked_for(T):
+    schedule = NoiseSchedule(torch.full((T,), 0.1))
+    for num_steps in range(1, T + 1):
+        times = schedule.timesteps(num_steps)
+        assert len(times) == num_steps + 1
+        assert times[0] == T
+        assert times[-1] == 0
+        gaps = [t - s for t, s in pairwise(times)]
+        assert min(gaps) >= 1
+        assert max(gaps) - min(gaps) <= 1  # evenly spaced
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 1001])
+def test_impossible_numbers_of_steps_are_refused(num_steps):
+    with pytest.raises(ValueError, match=rf"{num_steps} sampling steps.*choose 1 to 1000"):
+        schedules.linear().timesteps(num_steps)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "alpha_bar", "amplification", "snr_1", "share", "L_T"),
+    [  # computed independently, in shared notes and by hand: -log2(1 - alpha_bar_T) / 2 for L_T
+        (schedules.linear, 4.04e-5, 157, 9999, 0.33, 2.9e-5),
+        (schedules.cosine, 2.43e-9, 20_290, 24_220, 0.06, 1.8e-9),
+    ],
+)
+def test_describe(schedule, alpha_bar, amplification, snr_1, share, L_T):
+    found = schedule().describe()
+    assert found["T"] == 1000
+    assert found["alpha_bar_T"] == pytest.approx(alpha_bar, rel=0.01)
+    assert found["amplification_T"] == pytest.approx(amplification, rel=0.01)
+    assert found["snr_1"] == pytest.approx(snr_1, rel=0.01)
+    assert found["share_snr_below_0.01"] == pytest.approx(share, abs=0.01)
+    assert found["L_T_bits_per_dim"] == pytest.approx(L_T, rel=0.03)
+
+
+def test_the_last_beta_may_be_1():
+    s = NoiseSchedule(torch.tensor([0.5, 1.0]))
+    assert s.signal[2] == 0
+    assert s.describe()["amplification_T"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        ([0.1, 0.0], "beta_2 is 0"),
+        ([1.5], "beta_1 is 1.5"),
+        ([0.1, 0.2, float("nan")], "beta_3 is nan"),
+        ([-0.1], "beta_1 is -0.1"),
+        ([], "T >= 1"),
+        ([[0.1]], r"shape \[1, 1\]"),
+    ],
+)
+def test_betas_outside_the_interval_are_refused(betas, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseSchedule(torch.tensor(betas))
+
+
+@pytest.mark.parametrize("schedule", ALL)
+@pytest.mark.parametrize("T", [0, -5])
+def test_T_below_1_is_refused(schedule, T):
+    with pytest.raises(ValueError, match=f"T must be at least 1; got {T}"):
+        schedule(T)
+
+
+def test_linear_says_why_it_cannot_be_short():
+    with pytest.raises(ValueError, match=r"linear\(T=10\).*T >= 20, or schedules.cosine"):
+        schedules.linear(10)

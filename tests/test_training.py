@@ -1,0 +1,268 @@
+import errno
+import os
+import signal
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lib import data, files, losses, rng, samplers, schedules
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.training import TrainConfig, Trainer
+from diffusion_lib.unet import UNet, UNetConfig
+
+SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.2)
+CONFIG = TrainConfig(
+    num_steps=8, batch_size=4, learning_rate=1e-3, warmup_steps=3, mirror=0.5, ema_decay=0.9
+)
+IMAGES = torch.randint(
+    0, 256, (10, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+def trainer(config=CONFIG, network=SMALL, loss=losses.diffusion_loss):
+    torch.manual_seed(0)
+    return Trainer(Denoiser(UNet(network), schedules.linear(100)), config, loss)
+
+
+def weights(t):
+    return {
+        f"{part}.{name}": value.clone()
+        for part, module in (("network", t.denoiser), ("ema", t.ema))
+        for name, value in module.state_dict().items()
+    }
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert different == []
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7])
+def test_saved_and_loaded_equals_uninterrupted_bit_for_bit(tmp_path, stop):
+    """With dropout, mirroring, warm-up and an epoch that ends in mid batch."""
+    whole = trainer()
+    expected = [step.loss for step in whole.run(IMAGES)]
+
+    first = trainer()
+    losses_seen = [step.loss for step in islice(first.run(IMAGES), stop)]
+    first.save(tmp_path / "state.safetensors")
+    torch.manual_seed(12345)  # what the process drew before must not matter
+    second = trainer()
+    second.load(tmp_path / "state.safetensors")
+    assert second.step == stop
+    losses_seen += [step.loss for step in second.run(IMAGES)]
+
+    assert losses_seen == expected
+    assert_same(weights(second), weights(whole))
+
+
+def test_training_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.randn(5)
+    torch.manual_seed(3)
+    t = trainer(replace(CONFIG, num_steps=1))
+    torch.manual_seed(3)
+    list(t.run(IMAGES))
+    assert torch.equal(torch.randn(5), expected)
+
+
+def test_another_seed_trains_on_other_draws():
+    one, other = trainer(), trainer(replace(CONFIG, seed=1))
+    assert next(one.run(IMAGES)).loss != next(other.run(IMAGES)).loss
+
+
+def test_the_average_follows_its_formula():
+    t = trainer()
+    average = {name: p.clone() for name, p in t.denoiser.named_parameters()}
+    for step in t.run(IMAGES):
+        decay = min(0.9, (1 + step.step) / (10 + step.step))
+        for name, p in t.denoiser.named_parameters():
+            average[name] = decay * average[name] + (1 - decay) * p.detach()
+    for name, p in t.ema.named_parameters():
+        torch.testing.assert_close(p, average[name], atol=1e-6, rtol=1e-5)
+    assert not t.ema.training
+
+
+def test_the_learning_rate_warms_up():
+    t = trainer()
+    rates = [t.optimizer.param_groups[0]["lr"] for _ in t.run(IMAGES)]
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3] + [1e-3] * 6)
+
+
+def test_the_gradient_is_clipped():
+    t = trainer(
+        replace(CONFIG, grad_clip=1e-3), loss=lambda *a, **k: 1e6 * losses.diffusion_loss(*a, **k)
+    )
+    next(t.run(IMAGES))
+    norm = torch.stack([p.grad.norm() for p in t.denoiser.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_step_is_yielded_after_the_update_and_the_average():
+    t = trainer()
+    before = weights(t)
+    assert next(t.run(IMAGES)).step == t.step == 1
+    after = weights(t)
+    assert not torch.equal(
+        before["network.network.conv_out.weight"], after["network.network.conv_out.weight"]
+    )
+    assert not torch.equal(
+        before["ema.network.conv_out.weight"], after["ema.network.conv_out.weight"]
+    )
+
+
+def test_a_finished_training_takes_no_further_step():
+    t = trainer()
+    assert len(list(t.run(IMAGES))) == 8
+    assert list(t.run(IMAGES)) == []
+
+
+class Breaks(nn.Module):
+    """A network whose output is not finite for late times once `after` steps were taken."""
+
+    def __init__(self, network, after):
+        super().__init__()
+        self.network, self.after, self.calls = network, after, 0
+
+    def forward(self, x_t, index):
+        self.calls += 1
+        broken = (index >= 50) & (self.calls > self.after)
+        factor = torch.where(broken, float("nan"), 1.0)
+        return factor[:, None, None, None] * self.network(x_t, index)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_t_and_keeps_the_weights():
+    denoiser = Denoiser(Breaks(UNet(SMALL), after=3), schedules.linear(100))
+    t = Trainer(denoiser, CONFIG)
+    good = None
+    with pytest.raises(FloatingPointError) as caught:  # noqa: PT012
+        for _ in t.run(IMAGES):
+            good = weights(t)
+    assert t.step == 3
+    assert_same(weights(t), good)
+    g = rng.generator(CONFIG.seed, 2, 3)
+    bad = sorted({i for i in torch.randint(1, 101, (4,), generator=g).tolist() if i > 50})
+    assert f"step 4: the loss is nan and the norm of its gradient nan, at t = {bad}" in str(
+        caught.value
+    )
+
+
+def test_an_interrupt_waits_for_the_end_of_the_update():
+    """Ctrl-C in the middle of an update: the state is that of a whole step, not of half of one."""
+    sent = []
+
+    def loss(denoiser, x_0, generator):
+        if t.step == 2 and not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses.diffusion_loss(denoiser, x_0, generator=generator)
+
+    t = trainer(loss=loss)
+    with pytest.raises(KeyboardInterrupt):
+        list(t.run(IMAGES))
+    assert t.step == 3
+    rest = trainer()
+    list(islice(rest.run(IMAGES), 3))
+    assert_same(weights(t), weights(rest))
+    list(t.run(IMAGES))
+    list(rest.run(IMAGES))
+    assert_same(weights(t), weights(rest))
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    t = trainer()
+    steps = t.run(IMAGES)
+    next(steps)
+    t.save(path)
+    before = path.read_bytes()
+    next(steps)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        t.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_a_state_of_another_network_is_refused_and_changes_nothing(tmp_path):
+    trainer(network=replace(SMALL, width=16)).save(tmp_path / "a.safetensors")
+    t = trainer()
+    before = weights(t)
+    with pytest.raises(ValueError, match=r"belongs to another network: conv_in\.bias is"):
+        t.load(tmp_path / "a.safetensors")
+    assert_same(weights(t), before)
+    assert t.step == 0
+
+
+def test_a_denoiser_file_is_not_a_training_state(tmp_path):
+    t = trainer()
+    t.ema.save(tmp_path / "ema.safetensors")
+    with pytest.raises(ValueError, match="not a 'diffusion_lib training state 1' file"):
+        t.load(tmp_path / "ema.safetensors")
+
+
+def test_compiling_changes_neither_names_nor_results(monkeypatch, tmp_path):
+    """With the compiler's front end only: the back end needs a C++ compiler and a minute."""
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend="eager"))
+    compiled, plain = (
+        trainer(replace(CONFIG, compile=True, num_steps=2)),
+        trainer(replace(CONFIG, num_steps=2)),
+    )
+    list(compiled.run(IMAGES))
+    list(plain.run(IMAGES))
+    assert compiled.denoiser.network._compiled_call_impl is not None
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], value, atol=1e-5, rtol=1e-4)
+    compiled.save(tmp_path / "a.safetensors")
+    plain.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        ({"batch_size": -2}, "batch_size must be at least 1; got -2"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite; got 0.0"),
+        ({"grad_clip": float("nan")}, "grad_clip must be positive and finite; got nan"),
+        ({"seed": -1}, "seed must not be negative; got -1"),
+        ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\]; got 1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **change)
+
+
+def test_images_are_checked_before_anything_is_trained():
+    with pytest.raises(TypeError, match="must be uint8"):
+        trainer().run(IMAGES.float())
+    with pytest.raises(ValueError, match=r"got \[10, 3, 8, 8\]"):
+        trainer().run(IMAGES.expand(-1, 3, -1, -1))
+
+
+def test_eight_images_are_learned_by_heart():
+    """The whole path: data, loss, training, average, sampler."""
+    g = torch.Generator().manual_seed(0)
+    images = 255 * torch.randint(0, 2, (8, 1, 8, 8), generator=g).to(torch.uint8)
+    network = UNetConfig((1, 8, 8), 32, (1,), num_blocks=1, attention=(), dropout=0.0)
+    config = TrainConfig(
+        num_steps=400, batch_size=32, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99
+    )
+    torch.manual_seed(0)
+    t = Trainer(Denoiser(UNet(network), schedules.cosine()), config)
+    list(t.run(images))
+    x_T = rng.normal((32, 1, 8, 8), rng.generator(1))
+    x_0 = samplers.final(samplers.ddim(t.ema, x_T, t.ema.schedule.timesteps(50)))
+    distance = torch.cdist(x_0.flatten(1), data.to_float(images).flatten(1)) / 8  # RMS per pixel
+    nearest, which = distance.min(1)
+    assert (nearest < 0.2).float().mean() > 0.8  # unrelated images are 1.4 apart
+    assert len(which.unique()) >= 5
