@@ -106,28 +106,25 @@ def curve(
     x_label: str,
     y_label: str,
     smooth: int = 1,
-    log_y: bool = False,
+    y_scale: str = "linear",
 ) -> Figure:
     """Lines in one plot.
 
     Args:
         lines: name -> (x, y).
         smooth: average over this many neighbouring points; the raw points stay behind it, pale.
-        log_y: logarithmic y axis.
+        y_scale: matplotlib's name for the scale of the y axis, such as "log".
     """
     figure, axis = plt.subplots(figsize=(7, 3))
     for name, (x, y) in lines.items():
         x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
         if 1 < smooth < len(y):
             (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
-            window = (len(y) - smooth + 1, smooth)
-            means = y.as_strided(window, (1, 1)).mean(1)
+            means = y.unfold(0, smooth, 1).mean(1)
             axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
         else:
             axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
-    axis.set(xlabel=x_label, ylabel=y_label)
-    if log_y:
-        axis.set_yscale("log")
+    axis.set(xlabel=x_label, ylabel=y_label, yscale=y_scale)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()

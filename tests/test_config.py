@@ -63,7 +63,7 @@ def test_names_that_are_not_offered_are_refused(change, field, value):
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"dataset": 3}', "not json"])
 def test_text_that_is_no_experiment_is_refused(text):
-    with pytest.raises(ValueError, match="not an experiment|is unknown"):
+    with pytest.raises(ValueError, match=r"not an experiment|is unknown"):
         Experiment.from_json(text)
 
 

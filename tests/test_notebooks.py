@@ -1,0 +1,60 @@
+"""Every notebook runs, and what is committed of it is one clean run that a stranger can read."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return request.param
+
+
+def code(path):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def test_there_is_one():
+    assert ROOT / "ddpm.ipynb" in NOTEBOOKS
+
+
+def test_it_runs_in_the_smoke_budget(notebook, tmp_path, monkeypatch):
+    """In a real kernel, in an empty folder, without data: as a newcomer without a network has it."""
+    monkeypatch.setenv("DIFFUSION_BUDGET", "smoke")
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    node = nbformat.read(notebook, as_version=4)
+    NotebookClient(
+        node, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert any("smoke" in str(output) for output in node.cells[1].outputs)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "ema.safetensors").exists()
+
+
+def test_what_is_committed_is_one_clean_run(notebook):
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    assert "full" in str(cells[0].outputs)  # the budget it was made in
+
+
+def test_it_is_thin(notebook):
+    cells = code(notebook)
+    assert len(cells) <= 12
+    assert notebook.stat().st_size < 1_000_000
+    for cell in cells:
+        assert not re.search(r"^\s*(def|class|for|while) ", cell.source, re.MULTILINE)
+
+
+def test_it_names_no_machine(notebook):
+    text = notebook.read_text()
+    assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages|[A-Z]:\\\\", text)
