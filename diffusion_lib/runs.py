@@ -11,6 +11,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import Trainer
 from diffusion_lib.unet import UNet
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a run is not guarded against a second process
+    fcntl = None
 
 SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
@@ -93,8 +99,8 @@ def train(
         device: None takes the GPU if there is one.
 
     Raises:
-        ValueError: the folder belongs to another experiment or other images; a damaged file in
-            it.
+        ValueError: the folder belongs to another experiment or other images, or another process
+            trains in it; a damaged file in it.
         TypeError, ValueError: images that do not fit the network.
         FloatingPointError: the loss is no longer finite; the state before that is saved.
         OSError: the run could not be written; the previous checkpoint is whole.
@@ -108,16 +114,17 @@ def train(
     )
     folder = Path(folder or Path("runs") / experiment.name(fingerprint))
     _claim(folder, experiment, fingerprint)
-
-    trainer = experiment.trainer(device)
-    state = folder / "training.safetensors"
-    if state.exists():
-        trainer.load(state)
-    log = _cut_log(folder, trainer.step)
-    if trainer.step < experiment.train.num_steps:
-        _train(trainer, experiment, images, held_out, folder, log)
-    else:
-        trainer.ema.save(folder / "ema.safetensors")  # a kill may have come between the two files
+    with _alone(folder):
+        trainer = experiment.trainer(device)
+        state = folder / "training.safetensors"
+        if state.exists():
+            trainer.load(state)
+        log = _cut_log(folder, trainer.step)
+        if trainer.step < experiment.train.num_steps:
+            _train(trainer, experiment, images, held_out, folder, log)
+        else:
+            # A kill may have come between the writing of the two files.
+            trainer.ema.save(folder / "ema.safetensors")
     return load(folder, device)
 
 
@@ -236,6 +243,20 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
             f"{folder} belongs to another experiment ({'; '.join(different)}). "
             "Choose another folder, or the settings of the run that is there."
         )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
+    with (folder / "experiment.json").open() as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {folder}: wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 def _name(device: torch.device) -> str:

@@ -25,7 +25,7 @@ def test_there_is_one():
 
 
 def test_it_runs_in_the_smoke_budget(notebook, tmp_path, monkeypatch):
-    """In a real kernel, in an empty folder, without data: as a newcomer without a network has it."""
+    """In a real kernel, in an empty folder, without data: as a newcomer has it."""
     monkeypatch.setenv("DIFFUSION_BUDGET", "smoke")
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

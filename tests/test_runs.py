@@ -139,6 +139,16 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
         runs.load(tmp_path / "nothing")
 
 
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+    Stops(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    before = contents(tmp_path)
+    with runs._alone(tmp_path), pytest.raises(ValueError, match="another process is training in"):
+        train(tmp_path)
+    assert contents(tmp_path) == before
+
+
 class Stops:
     """Makes training raise once, after a given step."""
 
