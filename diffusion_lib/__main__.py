@@ -21,8 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.command(options)
     except KeyboardInterrupt as interrupt:
-        notes = " ".join(getattr(interrupt, "__notes__", []))
-        print(f"\ninterrupted. {notes} The same command goes on from there.", file=sys.stderr)
+        notes = [
+            f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
+        ]
+        print("\ninterrupted.", *notes, file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         notes = " ".join(getattr(error, "__notes__", []))
@@ -35,15 +37,19 @@ def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = config.choose(options.preset, config.PRESETS, "preset")
     budget = (
-        config.choose(options.budget, config.BUDGETS, "budget")
+        config.choose(options.budget, config.BUDGETS, "--budget")
         if options.budget
         else config.budget()
     )
     experiment = budget(experiment)
     if options.schedule:
-        experiment = replace(experiment, schedule=config.resolve(options.schedule, schedules))
+        experiment = replace(
+            experiment, schedule=config.resolve(options.schedule, schedules, "--schedule")
+        )
     if options.prediction:
-        experiment = replace(experiment, prediction=config.resolve(options.prediction, predictions))
+        experiment = replace(
+            experiment, prediction=config.resolve(options.prediction, predictions, "--prediction")
+        )
     if options.steps is not None:
         experiment = replace(experiment, train=replace(experiment.train, num_steps=options.steps))
     if options.seed is not None:
@@ -61,7 +67,7 @@ def sample(options: argparse.Namespace) -> None:
     out = Path(options.out or Path(options.run) / "samples.png")
     if out.suffix not in (".npz", ".png"):
         raise ValueError(f"--out {out}: the name must end in .npz (an array) or .png (a grid)")
-    sampler = config.resolve(options.sampler, samplers)
+    sampler = config.resolve(options.sampler, samplers, "--sampler")
     run = runs.load(options.run, _device(options.device))
     images = runs.sample(run, options.n, options.seed, sampler, options.steps)
     with files.replacing(out) as temporary, temporary.open("wb") as file:

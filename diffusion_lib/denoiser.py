@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from diffusion_lib import files, predictions
@@ -35,6 +34,9 @@ class Denoiser(nn.Module):
         schedule: the forward process that the network is trained on.
         prediction: what the output stands for, see `predictions`.
         clip: bound put on x_0_hat, or None; images live in [-1, 1].
+
+    Raises:
+        ValueError: eps-prediction with a schedule that leaves no signal at T.
     """
 
     def __init__(
@@ -45,6 +47,13 @@ class Denoiser(nn.Module):
         clip: float | None = 1.0,
     ) -> None:
         super().__init__()
+        alpha_bar = schedule.alpha_bar[-1]
+        c_x, c_eps = prediction(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+        if alpha_bar.sqrt() * c_eps == (1 - alpha_bar).sqrt() * c_x:
+            raise ValueError(
+                f"x_T holds no signal in this schedule (alpha_bar_T is {alpha_bar:g}), so no image "
+                f"follows from the prediction of {prediction.__name__} there: predict v or x_0"
+            )
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
@@ -85,7 +94,7 @@ class Denoiser(nn.Module):
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         description = {
             "network": asdict(self.network.config),
-            "prediction": self.prediction.__name__,
+            "prediction": prediction_name(self.prediction),
             "clip": self.clip,
         }
         files.write_tensors(
@@ -116,14 +125,20 @@ class Denoiser(nn.Module):
                 f"{path} was trained to predict {prediction!r}, which is not one of "
                 f"{', '.join(predictions.__all__)}. Add that function to predictions.py."
             )
-        load_weights(
-            network, {name.removeprefix("network."): x for name, x in tensors.items()}, path
-        )
+        weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+        check_weights(network, weights, path)
+        network.load_state_dict(weights)
         return cls(network, schedule, getattr(predictions, prediction), clip).eval()
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy weights into a module; if one does not fit, the module stays as it was.
+def prediction_name(prediction: Prediction) -> str:
+    """Name by which `Denoiser.load` finds a prediction; a user's own never has a library's name."""
+    name = prediction.__name__
+    return name if getattr(predictions, name, None) is prediction else f"{name} (your own)"
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that do not fit a module.
 
     Raises:
         ValueError: a missing, unexpected or differently shaped weight, named together with
@@ -137,5 +152,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | P
             raise ValueError(
                 f"{path} belongs to another network: {name} is {there} there, {here} here"
             )
-    with torch.no_grad():
-        module.load_state_dict(weights)

@@ -13,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+# Names that unfinished files have; a process that is killed while it writes leaves one behind.
+LITTER = ".*.part"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -109,23 +109,21 @@ def train(
     shape = experiment.network.image_shape
     data.check(images, shape)
     data.check(held_out, shape)
-    fingerprint = (
-        f"{len(images)} images, sha256 {hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]}"
-    )
+    digest = hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest()[:16]
+    fingerprint = f"{len(images)} images, sha256 {digest}"
     folder = Path(folder or Path("runs") / experiment.name(fingerprint))
+    trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
     _claim(folder, experiment, fingerprint)
     with _alone(folder):
-        trainer = experiment.trainer(device)
+        for litter in folder.glob(files.LITTER):  # of a process killed while it was writing
+            litter.unlink()
         state = folder / "training.safetensors"
         if state.exists():
             trainer.load(state)
-        log = _cut_log(folder, trainer.step)
+        _cut_log(folder, trainer.step)
         if trainer.step < experiment.train.num_steps:
-            _train(trainer, experiment, images, held_out, folder, log)
-        else:
-            # A kill may have come between the writing of the two files.
-            trainer.ema.save(folder / "ema.safetensors")
-    return load(folder, device)
+            _train(trainer, experiment, images, held_out, folder)
+    return Run(folder, trainer.ema, _read_log(folder))
 
 
 def load(folder: str | Path, device: torch.device | None = None) -> Run:
@@ -186,17 +184,18 @@ def _train(
     images: Tensor,
     held_out: Tensor,
     folder: Path,
-    log: list[dict[str, Any]],
 ) -> None:
     total = experiment.train.num_steps
     moment = max(25, total // _HELD_OUT_MOMENTS)
     x_held_out = data.to_float(held_out[:_HELD_OUT_IMAGES]).to(trainer.device)
-    before = max((record["seconds"] for record in log if "seconds" in record), default=0.0)
+    seconds = [record["seconds"] for record in _read_log(folder) if "seconds" in record]
+    before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
 
     def save() -> None:
-        trainer.save(folder / "training.safetensors")
+        # In this order: a finished training state has its final averaged weights beside it.
         trainer.ema.save(folder / "ema.safetensors")
+        trainer.save(folder / "training.safetensors")
 
     _write_log(
         folder, {"device": _name(trainer.device), "torch": torch.__version__, "images": len(images)}
@@ -225,7 +224,8 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     """Write experiment.json, or make sure that the one in the folder is this experiment's."""
     path = folder / "experiment.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
+        if found:
             raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
         record = json.loads(experiment.to_json()) | {"images": fingerprint}
         files.write_text(path, json.dumps(record, indent=2) + "\n")
@@ -234,7 +234,7 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
         record = json.loads(path.read_text())
         images = record.pop("images")
         different = experiment.differences(json.dumps(record))
-    except (KeyError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
     if images != fingerprint:
         different.append(f"training images: {images} there, {fingerprint} here")
@@ -266,8 +266,14 @@ def _name(device: torch.device) -> str:
 
 
 def _write_log(folder: Path, record: dict[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    try:
+        with (folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OSError(
+            f"could not write {folder / 'log.jsonl'}: {error}. The last checkpoint is whole: free "
+            "some space, then run the same command again."
+        ) from error
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:
@@ -282,8 +288,10 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _cut_log(folder: Path, step: int) -> list[dict[str, Any]]:
+def _cut_log(folder: Path, step: int) -> None:
     """Drop what was logged after the checkpoint at `step`: those steps are trained again."""
+    path = folder / "log.jsonl"
     records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
-    files.write_text(folder / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-    return records
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if path.exists() and path.read_text() != text:
+        files.write_text(path, text)

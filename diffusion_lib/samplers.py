@@ -6,9 +6,10 @@
 
 Every sampler here goes from time t to an earlier time s by
 
-    x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed^2) * eps_hat + added * z,    z ~ N(0, I),
+    x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed) * eps_hat + sqrt(added) * z,  z ~ N(0,
+    I),
 
-the mean of which is that of q(x_s | x_t, x_0) where removed^2 = beta_tilde.  They differ in the
+the mean of which is that of q(x_s | x_t, x_0) where removed = beta_tilde.  They differ in the
 two variances.
 
 To add a sampler, write one generator function (denoiser, x_T, timesteps, ..., generator) and list

@@ -48,6 +48,9 @@ class NoiseSchedule(nn.Module):
         if not inside.all():
             t = int((~inside).nonzero()[0]) + 1
             raise ValueError(f"every beta must lie in (0, 1]; beta_{t} is {betas[t - 1]:g}")
+        if (betas[:-1] == 1).any():
+            t = int((betas == 1).nonzero()[0]) + 1
+            raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
         self.betas = betas
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
@@ -115,13 +118,13 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSc
     """beta rises linearly [DDPM section 4], scaled by 1000 / T so that x_T is noise for every T.
 
     Raises:
-        ValueError: T < 1, or so small that the scaled betas leave (0, 1] (T < 20 by default).
+        ValueError: T < 1, or so small that the scaled betas reach 1 (T <= 20 by default).
     """
     _check_length(T)
-    if beta_T * 1000 / T > 1:
+    if beta_T * 1000 / T >= 1:
         raise ValueError(
-            f"linear(T={T}) would need beta_T = {beta_T * 1000 / T:g} > 1 to reach noise: "
-            f"use T >= {math.ceil(1000 * beta_T)}, or schedules.cosine"
+            f"linear(T={T}) would need beta_T = {beta_T * 1000 / T:g} >= 1 to reach noise: "
+            f"use T > {1000 * beta_T:g}, or schedules.cosine"
         )
     scale = 1000 / T
     return NoiseSchedule(torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffusion_lib import data, files, losses, rng
-from diffusion_lib.denoiser import Denoiser, load_weights
+from diffusion_lib.denoiser import Denoiser, check_weights
 from diffusion_lib.unet import UNet
 
 _FORMAT = "diffusion_lib training state 1"
@@ -117,8 +117,8 @@ class Trainer:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
 
         Stopping between two updates, by `break`, an exception or an interrupt, leaves a state
-        that can be saved and gone on from: an interrupt (Ctrl-C) during an update waits for its
-        end.
+        that can be saved and gone on from: an interrupt (Ctrl-C) during an update comes after the
+        yield that follows it.
 
         Args:
             images: uint8 [N, C, H, W]; moved to the device once.
@@ -138,9 +138,10 @@ class Trainer:
             images.to(self.device), config.batch_size, config.seed, self.step, config.mirror
         )
         for x_0 in islice(stream, max(0, config.num_steps - self.step)):
-            with _interrupt_waits():
+            with _interrupt_waits() as deliver:
                 loss = self._update(x_0)
             yield TrainStep(self.step, loss)
+            deliver()
 
     def _update(self, x_0: Tensor) -> float:
         self.denoiser.train()
@@ -167,7 +168,7 @@ class Trainer:
         seed, step, device = self.config.seed, self.step, self.device
         generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
         cuda = device.type == "cuda"
-        half = cuda and torch.cuda.is_bf16_supported()
+        half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
             torch.autocast(device.type, torch.bfloat16, enabled=half),
@@ -194,7 +195,8 @@ class Trainer:
 
         handle = self.denoiser.network.register_forward_hook(look)
         try:
-            self._loss(x_0)
+            with torch.compiler.set_stance("force_eager"):  # compiled code may not see the hook
+                self._loss(x_0)
         finally:
             handle.remove()
         bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}
@@ -220,31 +222,41 @@ class Trainer:
                 another network. The trainer then is as it was.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        step = int(metadata["step"])
+        weights: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        optimizer = self.optimizer.state_dict()
-        for name, tensor in parts["optimizer"].items():
-            parameter, _, key = name.partition(".")
-            optimizer["state"].setdefault(int(parameter), {})[key] = tensor
-        load_weights(self.denoiser.network, parts["network"], path)
-        load_weights(self.ema.network, parts["ema"], path)
-        self.optimizer.load_state_dict(optimizer)
-        self.step = int(metadata["step"])
+            if part == "optimizer":
+                parameter, _, key = rest.partition(".")
+                moments.setdefault(int(parameter), {})[key] = tensor
+            else:
+                weights[part][rest] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        if step > 0 and len(moments) != sum(len(group["params"]) for group in groups):
+            raise ValueError(f"{path} belongs to another network: {len(moments)} optimizer states")
+        check_weights(self.denoiser.network, weights["network"], path)
+        check_weights(self.ema.network, weights["ema"], path)
+        self.denoiser.network.load_state_dict(weights["network"])
+        self.ema.network.load_state_dict(weights["ema"])
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = step
 
 
 @contextmanager
-def _interrupt_waits() -> Iterator[None]:
-    """Hold back Ctrl-C (or a notebook's stop button) until the block is over."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
+def _interrupt_waits() -> Iterator[Callable[[], None]]:
+    """Hold back Ctrl-C (or a notebook's stop button) in the block; the yielded call delivers it."""
     held: list[tuple] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # Python delivers signals to the main thread only
+        return
     before = signal.signal(signal.SIGINT, lambda *arguments: held.append(arguments))
+
+    def deliver() -> None:
+        if held and callable(before):
+            before(*held[0])
+
     try:
-        yield
+        yield deliver
     finally:
         signal.signal(signal.SIGINT, before)
-    if held and callable(before):
-        before(*held[0])

@@ -132,7 +132,7 @@ class UNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier-uniform weights, zero biases, zero ends of branches, as in Ho's code."""
+        """Xavier-uniform weights, zero biases, zero ends of branches [DDPM appendix B]."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -214,11 +214,10 @@ class Attention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        )  # each [B, H * W, C]
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # [B, H * W, 3 C]
+        q, k, v = qkv[:, None].chunk(3, dim=-1)  # each [B, 1 head, H * W, C]
         h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.project(h.transpose(1, 2).reshape(x.shape))
+        return x + self.project(h[:, 0].transpose(1, 2).reshape(x.shape))
 
 
 class Downsample(nn.Module):

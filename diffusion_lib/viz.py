@@ -96,6 +96,7 @@ def forward_process(
         times: each in 0..T.
     """
     t = torch.tensor(times)
+    x_0 = x_0.cpu()
     eps = torch.randn(x_0.shape, generator=generator)
     x_t = schedule.add_noise(x_0[None], t, eps[None])
     return table_of_images([("$x_t$", list(x_t))], [f"t = {time}" for time in times])
@@ -112,13 +113,14 @@ def curve(
 
     Args:
         lines: name -> (x, y).
-        smooth: average over this many neighbouring points; the raw points stay behind it, pale.
+        smooth: average over this many neighbouring points, in lines of ten times as many; the raw
+            points stay behind it, pale.
         y_scale: matplotlib's name for the scale of the y axis, such as "log".
     """
     figure, axis = plt.subplots(figsize=(7, 3))
     for name, (x, y) in lines.items():
         x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
-        if 1 < smooth < len(y):
+        if 1 < smooth <= len(y) // 10:  # a few points would lose their beginning
             (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
             means = y.unfold(0, smooth, 1).mean(1)
             axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
@@ -170,7 +172,8 @@ def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterat
     Args:
         total: number of steps; a trainer that goes on from a saved state starts part of the way.
     """
-    with tqdm(total=total, desc=description, mininterval=0.5, dynamic_ncols=False) as bar:
+    # At most 200 updates: a notebook keeps the text of every one.
+    with tqdm(total=total, desc=description, mininterval=0.5, miniters=total // 200) as bar:
         for step in steps:
             if isinstance(step, TrainStep):
                 if bar.n == 0 and step.step > 1:

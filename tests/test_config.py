@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -49,10 +50,10 @@ def test_equal_seeds_build_equal_weights_and_leave_the_global_state():
 @pytest.mark.parametrize(
     ("change", "field", "value"),
     [
-        ({"prediction": "epss"}, "predictions", "did you mean eps"),
-        ({"schedule": "__import__"}, "schedules", "Choose one of: linear, cosine"),
-        ({"dataset": "os"}, "data", "Choose one of: mnist"),
-        ({"schedule": "NoiseSchedule"}, "schedules", "is unknown"),
+        ({"prediction": "epss"}, "prediction", "did you mean eps"),
+        ({"schedule": "__import__"}, "schedule", "Choose one of: linear, cosine"),
+        ({"dataset": "os"}, "dataset", "Choose one of: mnist"),
+        ({"schedule": "NoiseSchedule"}, "schedule", "is unknown"),
     ],
 )
 def test_names_that_are_not_offered_are_refused(change, field, value):
@@ -109,7 +110,23 @@ def test_a_function_of_ones_own_is_known_by_its_values():
 
 def test_more_sampling_steps_than_T_are_refused_when_built():
     with pytest.raises(ValueError, match=r"1000 sampling steps.*T = 100"):
-        replace(TINY, T=100).build()
+        replace(TINY, T=100, sample_steps=1000).build()
+
+
+def test_a_library_function_with_other_arguments_is_another_experiment():
+    milder = replace(TINY, schedule=partial(schedules.cosine, s=0.02))
+    assert milder.describe()["schedule"] == "cosine(s=0.02), T = 1000"
+    names = {
+        replace(TINY, schedule=schedule).name("images")
+        for schedule in (schedules.cosine, milder.schedule, partial(schedules.cosine, s=0.03))
+    }
+    assert len(names) == 3
+    assert all(name.startswith("mnist-cosine-eps-") for name in names)
+
+
+def test_fewer_diffusion_steps_need_no_other_change():
+    assert replace(TINY, T=200).describe()["sampling"] == "200 steps"
+    assert replace(TINY, T=200).build().schedule.num_timesteps == 200
 
 
 @pytest.mark.parametrize("budget", config.BUDGETS.values())

@@ -128,11 +128,27 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
 
 def test_a_prediction_of_ones_own_is_named_when_loaded(tmp_path):
     def mine(signal, noise):
-        return signal, noise
+        return -noise, 2 * signal
 
     small(mine).save(tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"predict 'mine', which is not one of eps, x_0, v"):
+    with pytest.raises(ValueError, match=r"predict 'mine \(your own\)'.* eps, x_0, v"):
         Denoiser.load(tmp_path / "a.safetensors")
+
+
+def test_a_prediction_that_borrows_a_name_is_not_taken_for_the_librarys(tmp_path):
+    def v(signal, noise):
+        return -noise, 2 * signal
+
+    small(v).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"predict 'v \(your own\)'"):
+        Denoiser.load(tmp_path / "a.safetensors")
+
+
+def test_eps_cannot_be_predicted_where_no_signal_is_left():
+    schedule = schedules.NoiseSchedule(torch.tensor([0.5, 1.0]))
+    with pytest.raises(ValueError, match=r"alpha_bar_T is 0.*predict v or x_0"):
+        Denoiser(UNet(SMALL), schedule, predictions.eps)
+    Denoiser(UNet(SMALL), schedule, predictions.v)
 
 
 def test_only_a_unet_can_be_saved(tmp_path):

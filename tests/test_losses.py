@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -63,7 +65,7 @@ def test_diffusion_loss_draws_every_time_from_1_to_T():
             seen.append(index + 1)
             return x_t
 
-    denoiser = Denoiser(Spy(), schedules.linear(20))
+    denoiser = Denoiser(Spy(), schedules.cosine(20))
     losses.diffusion_loss(denoiser, torch.zeros(4000, 1, 1, 1))
     counts = torch.cat(seen).bincount(minlength=22)
     assert counts[0] == counts[21] == 0
@@ -72,9 +74,13 @@ def test_diffusion_loss_draws_every_time_from_1_to_T():
 
 def test_held_out_loss_never_changes_and_covers_all_times():
     x_0 = torch.rand(50, 1, 4, 4) * 2 - 1
-    denoiser = zero_network()
+    denoiser, times = zero_network(), []
+    denoiser.network.register_forward_hook(lambda _, inputs, __: times.extend(inputs[1] + 1))
     first, second = losses.held_out_loss(denoiser, x_0), losses.held_out_loss(denoiser, x_0)
     assert first == second
+    assert times[0] == 1
+    assert times[49] == 1000
+    assert {round(float(b - a)) for a, b in pairwise(times[:50])} == {20, 21}
     eps = rng.normal(x_0.shape, rng.generator(0))
     torch.testing.assert_close(first, eps.square().mean())
 

@@ -116,6 +116,29 @@ def test_a_folder_of_other_images_is_refused(finished):
         train(finished, images=TRAIN[:29])
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    (tmp_path / ".experiment.json.123.part").write_text("{")
+    train(tmp_path, replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=1)))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_impossible_settings_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="2000 sampling steps"):
+        train(tmp_path / "new", replace(EXPERIMENT, sample_steps=2000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prediction_of_ones_own_trains_and_goes_on(tmp_path):
+    def half(signal, noise):
+        return 0.5 - noise, signal
+
+    experiment = replace(EXPERIMENT, prediction=half)
+    assert train(tmp_path, experiment).denoiser.prediction is half
+    assert train(tmp_path, experiment).describe()["steps"] == "30"
+    with pytest.raises(ValueError, match="your own"):
+        runs.load(tmp_path, CPU)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="not empty and holds no run"):
@@ -188,7 +211,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", full)
-        with pytest.raises(OSError, match=r"No space left.*training\.safetensors is untouched"):
+        with pytest.raises(OSError, match=r"No space left.*ema\.safetensors is untouched"):
             train(tmp_path)
     assert contents(tmp_path)["training.safetensors"] == before
     train(tmp_path)
@@ -267,7 +290,8 @@ def test_killed_and_started_again_ends_with_the_same_weights(root, trained, tmp_
 
 def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
     child = process(command(root, tmp_path / "c", steps=100_000))
-    while "loss" not in log_of(tmp_path / "c"):
+    deadline = time.monotonic() + 60
+    while "loss" not in log_of(tmp_path / "c") and time.monotonic() < deadline:
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)

@@ -111,6 +111,8 @@ def test_eta_1_is_the_posterior_of_bayes(t, s):
 def test_beta_is_the_variance_of_a_step_forward():
     schedule = schedules.linear()
     assert samplers.beta(schedule, 500, 499) == pytest.approx(float(schedule.betas[499]))
+    skipped = 1 - (1 - schedule.betas[480:500]).prod()
+    assert samplers.beta(schedule, 500, 480) == pytest.approx(float(skipped))
     assert samplers.beta(schedule, 1, 0) == 0
 
 

@@ -110,6 +110,7 @@ def test_the_last_beta_may_be_1():
         ([1.5], "beta_1 is 1.5"),
         ([0.1, 0.2, float("nan")], "beta_3 is nan"),
         ([-0.1], "beta_1 is -0.1"),
+        ([0.1, 1.0, 0.1], "only the last beta may be 1; beta_2 is"),
         ([], "T >= 1"),
         ([[0.1]], r"shape \[1, 1\]"),
     ],
@@ -127,5 +128,5 @@ def test_T_below_1_is_refused(schedule, T):
 
 
 def test_linear_says_why_it_cannot_be_short():
-    with pytest.raises(ValueError, match=r"linear\(T=10\).*T >= 20, or schedules.cosine"):
+    with pytest.raises(ValueError, match=r"linear\(T=10\).*T > 20, or schedules.cosine"):
         schedules.linear(10)

@@ -60,6 +60,23 @@ def test_saved_and_loaded_equals_uninterrupted_bit_for_bit(tmp_path, stop):
     assert_same(weights(second), weights(whole))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_saves_goes_on_and_samples(tmp_path):
+    torch.manual_seed(0)
+    denoiser = Denoiser(UNet(SMALL), schedules.linear(100)).cuda()
+    t = Trainer(denoiser, CONFIG)
+    list(islice(t.run(IMAGES), 3))
+    t.save(tmp_path / "state.safetensors")
+    t.load(tmp_path / "state.safetensors")
+    list(t.run(IMAGES))
+    assert t.step == 8
+    assert all(p.dtype == torch.float32 and p.is_cuda for p in t.ema.parameters())
+    x_T = rng.normal((2, 1, 8, 8), rng.per_image(0, 2), "cuda")
+    end = samplers.final(samplers.ddpm(t.ema, x_T, generator=rng.per_image(0, 2)))
+    assert end.is_cuda
+    assert end.isfinite().all()
+
+
 def test_training_leaves_the_global_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.randn(5)
@@ -195,11 +212,13 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 def test_a_state_of_another_network_is_refused_and_changes_nothing(tmp_path):
     trainer(network=replace(SMALL, width=16)).save(tmp_path / "a.safetensors")
     t = trainer()
-    before = weights(t)
+    list(islice(t.run(IMAGES), 2))
+    before, moments = weights(t), repr(t.optimizer.state_dict())
     with pytest.raises(ValueError, match=r"belongs to another network: conv_in\.bias is"):
         t.load(tmp_path / "a.safetensors")
     assert_same(weights(t), before)
-    assert t.step == 0
+    assert repr(t.optimizer.state_dict()) == moments
+    assert t.step == 2
 
 
 def test_a_denoiser_file_is_not_a_training_state(tmp_path):
@@ -253,9 +272,9 @@ def test_eight_images_are_learned_by_heart():
     """The whole path: data, loss, training, average, sampler."""
     g = torch.Generator().manual_seed(0)
     images = 255 * torch.randint(0, 2, (8, 1, 8, 8), generator=g).to(torch.uint8)
-    network = UNetConfig((1, 8, 8), 32, (1,), num_blocks=1, attention=(), dropout=0.0)
+    network = UNetConfig((1, 8, 8), 32, (1, 2), num_blocks=1, attention=(4,), dropout=0.0)
     config = TrainConfig(
-        num_steps=400, batch_size=32, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99
+        num_steps=500, batch_size=64, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99
     )
     torch.manual_seed(0)
     t = Trainer(Denoiser(UNet(network), schedules.cosine()), config)

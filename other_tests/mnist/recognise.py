@@ -3,9 +3,8 @@
     python other_tests/mnist/recognise.py runs/NAME
 
 Trains a small CNN on MNIST (about 99 % test accuracy), samples 1,000 images from the run with
-DDPM and all its steps, and counts those that the CNN assigns to a class with more than 0.9
-confidence, beside the same count for real test digits.  The first 64 are the grid of ddpm.ipynb.
-Writes recognise.json beside itself.
+DDPM, and counts those that the CNN assigns to a class with more than 0.9 confidence, beside the
+same count for real test digits.  Writes recognise.json beside itself.
 
 Confidence is a weak measure: it says that something looks like a digit, not that all digits
 occur, nor that they are new.
@@ -18,9 +17,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from diffusion_lib import config, data, rng, runs, viz
-from diffusion_lib.training import TrainStep
+from diffusion_lib import config, data, rng, runs
 
 CONFIDENT = 0.9
 EPOCHS, BATCH = 4, 128
@@ -46,19 +45,14 @@ def classifier(train: data.Images, device: torch.device) -> nn.Module:
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
 
-    def run():
-        for step in range(1, steps + 1):
-            chosen = torch.randint(len(train.images), (BATCH,))
-            x = data.to_float(train.images[chosen]).to(device)
-            loss = F.cross_entropy(network(x), train.labels[chosen].to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            yield TrainStep(step, loss.item())
-
-    for _ in viz.progress(run(), steps, "classifier"):
-        pass
+    for _ in tqdm(range(steps), "classifier"):
+        chosen = torch.randint(len(train.images), (BATCH,))
+        x = data.to_float(train.images[chosen]).to(device)
+        loss = F.cross_entropy(network(x), train.labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return network.eval()
 
 
@@ -73,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a run")
     parser.add_argument("--n", type=int, default=1000, help="number of samples")
+    parser.add_argument("--steps", type=int, help="DDPM's steps; all T if not given")
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
 
@@ -84,11 +79,11 @@ def main() -> None:
     print(f"test accuracy {accuracy:.4f}")
 
     run = runs.load(options.run)
-    found = probabilities(network, runs.sample(run, options.n), device)
+    found = probabilities(network, runs.sample(run, options.n, num_steps=options.steps), device)
     record = {
         "run": run.describe(),
         "sampler": "ddpm",
-        "sampling_steps": run.denoiser.schedule.num_timesteps,
+        "sampling_steps": options.steps or run.denoiser.schedule.num_timesteps,
         "seed": 0,
         "n": options.n,
         "recognised": int((found.max(1).values > CONFIDENT).sum()),
