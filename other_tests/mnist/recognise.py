@@ -1,6 +1,6 @@
 """How many samples of a run does a classifier recognise as digits?
 
-    python other_tests/mnist/recognise.py runs/NAME
+    python -m other_tests.mnist.recognise runs/NAME --steps 250
 
 Trains a small CNN on MNIST (about 99 % test accuracy), samples 1,000 images from the run with
 DDPM, and counts those that the CNN assigns to a class with more than 0.9 confidence, beside the
