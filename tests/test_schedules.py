@@ -82,7 +82,7 @@ def test_impossible_numbers_of_steps_are_refused(num_steps):
 
 @pytest.mark.parametrize(
     ("schedule", "alpha_bar", "amplification", "snr_1", "share", "L_T"),
-    [  # computed independently, in shared notes and by hand: -log2(1 - alpha_bar_T) / 2 for L_T
+    [  # computed apart from the library; L_T is -log2(1 - alpha_bar_T) / 2
         (schedules.linear, 4.04e-5, 157, 9999, 0.33, 2.9e-5),
         (schedules.cosine, 2.43e-9, 20_290, 24_220, 0.06, 1.8e-9),
     ],
