@@ -126,21 +126,16 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
         Denoiser.load(path)
 
 
-def test_a_prediction_of_ones_own_is_named_when_loaded(tmp_path):
-    def mine(signal, noise):
+@pytest.mark.parametrize("name", ["mine", "v"])
+def test_a_prediction_of_ones_own_is_named_when_loaded(tmp_path, name):
+    """Also one that borrows a name: it is not taken for the library's."""
+
+    def own(signal, noise):
         return -noise, 2 * signal
 
-    small(mine).save(tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"predict 'mine \(your own\)'.* eps, x_0, v"):
-        Denoiser.load(tmp_path / "a.safetensors")
-
-
-def test_a_prediction_that_borrows_a_name_is_not_taken_for_the_librarys(tmp_path):
-    def v(signal, noise):
-        return -noise, 2 * signal
-
-    small(v).save(tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"predict 'v \(your own\)'"):
+    own.__name__ = name
+    small(own).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=rf"predict '{name} \(your own\)'.* eps, x_0, v"):
         Denoiser.load(tmp_path / "a.safetensors")
 
 
