@@ -186,7 +186,7 @@ def smoke(experiment: Experiment) -> Experiment:
 
 def quick(experiment: Experiment) -> Experiment:
     """Minutes on two CPU cores, for MNIST: digits that a person reads."""
-    return replace(experiment, train=replace(experiment.train, num_steps=1000))
+    return replace(experiment, train=replace(experiment.train, num_steps=1500))
 
 
 def full(experiment: Experiment) -> Experiment:
