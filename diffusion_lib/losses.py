@@ -1,8 +1,7 @@
 """Training losses.
 
     x_t = signal_t * x_0 + noise_t * eps
-    loss = weight(SNR_t) * mean((network(x_t, t) - target)^2)              [DDPM eq. 14, algorithm
-    1]
+    loss = weight(SNR_t) * mean((network(x_t, t) - target)^2)     [DDPM eq. 14, algorithm 1]
 
 The target belongs to the denoiser's prediction type.  For one and the same denoiser,
 
@@ -80,11 +79,8 @@ def held_out_loss(denoiser: Denoiser, x_0: Tensor, weight: Weight = uniform) -> 
     Args:
         x_0: images that were not trained on, [B, C, H, W].
     """
-    t = (
-        torch.linspace(1, denoiser.schedule.num_timesteps, len(x_0), device=x_0.device)
-        .round()
-        .long()
-    )
+    T = denoiser.schedule.num_timesteps
+    t = torch.linspace(1, T, len(x_0), device=x_0.device).round().long()
     eps = rng.normal(x_0.shape, rng.generator(0), x_0.device)
     return loss_at(denoiser, x_0, t, eps, weight).mean()
 

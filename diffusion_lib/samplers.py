@@ -1,13 +1,12 @@
 """Reverse processes.  A sampler is a generator: it yields its state after every step.
 
     for step in ddim(denoiser, x_T, denoiser.schedule.timesteps(50)):
-        ...                                     # progress bars, animations, early stops: the
-        caller's
+        ...                     # progress bars, animations, early stops: the caller's business
 
 Every sampler here goes from time t to an earlier time s by
 
-    x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed) * eps_hat + sqrt(added) * z,  z ~ N(0,
-    I),
+    x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed) * eps_hat + sqrt(added) * z,
+    z ~ N(0, I),
 
 the mean of which is that of q(x_s | x_t, x_0) where removed = beta_tilde.  They differ in the
 two variances.

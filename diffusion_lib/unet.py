@@ -35,8 +35,7 @@ class UNetConfig:
             4 channels.
         multipliers: channels of each level, in widths; its length is the number of levels.
         num_blocks: residual blocks per level on the way down (one more on the way up).
-        attention: heights of the feature maps that get self-attention, each one of H, H / 2, H /
-            4, ...
+        attention: heights of the feature maps that get self-attention: some of H, H / 2, ...
         dropout: probability, inside each residual block.
     """
 
