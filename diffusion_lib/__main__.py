@@ -1,7 +1,8 @@
-"""The command line: python -m diffusion_lib train | sample.
+"""The command line: python -m diffusion_lib train | sample | evaluate.
 
 python -m diffusion_lib train mnist --budget quick --out runs/a
 python -m diffusion_lib sample runs/a --n 64 --out a.png
+python -m diffusion_lib evaluate runs/a runs/b
 """
 
 import argparse
@@ -12,7 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion_lib import config, files, predictions, runs, samplers, schedules, viz
+from diffusion_lib import (
+    config,
+    evaluation,
+    files,
+    losses,
+    predictions,
+    runs,
+    samplers,
+    schedules,
+    viz,
+)
+from diffusion_lib.evaluation import Conditions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +62,15 @@ def train(options: argparse.Namespace) -> None:
         experiment = replace(
             experiment, prediction=config.resolve(options.prediction, predictions, "--prediction")
         )
+    if options.weight:
+        experiment = replace(experiment, weight=config.resolve(options.weight, losses, "--weight"))
+    if options.loss:
+        loss = config.choose(options.loss, losses.LOSSES, "--loss")
+        # Only these two losses teach a variance, and need an output for it.
+        outputs = 1 if loss is losses.diffusion_loss else 2
+        experiment = replace(
+            experiment, loss=loss, network=replace(experiment.network, outputs=outputs)
+        )
     if options.steps is not None:
         experiment = replace(experiment, train=replace(experiment.train, num_steps=options.steps))
     if options.seed is not None:
@@ -78,9 +99,27 @@ def sample(options: argparse.Namespace) -> None:
     print(out)
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure runs, write metrics.json into each, and print them side by side."""
+    conditions = Conditions(
+        n=options.n,
+        sampler=options.sampler,
+        steps=options.steps,
+        seed=options.seed,
+        n_likelihood=options.n_likelihood,
+        num_times=options.num_times,
+    )
+    device = _device(options.device)
+    records = [
+        evaluation.evaluate(runs.load(folder, device), conditions, options.data)
+        for folder in options.runs
+    ]
+    print(viz.table(evaluation.table(records)).data)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | sample")
+    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
 
     command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
     command.set_defaults(command=train)
@@ -92,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, help="of the weights and of everything drawn")
     command.add_argument("--schedule", help=", ".join(schedules.__all__))
     command.add_argument("--prediction", help=", ".join(predictions.__all__))
+    command.add_argument("--weight", help=", ".join(losses.__all__))
+    command.add_argument("--loss", help=", ".join(losses.LOSSES))
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
 
     command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)
@@ -102,6 +143,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help="network evaluations an image; T if not given")
     command.add_argument("--seed", type=int, default=0, help="image i is a function of (seed, i)")
     command.add_argument("--out", help=".npz or .png; RUN/samples.png if not given")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+
+    usual = Conditions()
+    command = commands.add_parser("evaluate", help=evaluate.__doc__, allow_abbrev=False)
+    command.set_defaults(command=evaluate)
+    command.add_argument("runs", nargs="+", metavar="run", help="folders of runs")
+    command.add_argument("--n", type=int, default=usual.n, help="images to sample from each")
+    command.add_argument("--sampler", default=usual.sampler, help=", ".join(samplers.__all__))
+    command.add_argument("--steps", type=int, default=usual.steps, help="of the sampler")
+    command.add_argument("--seed", type=int, default=usual.seed, help="of everything drawn")
+    command.add_argument(
+        "--n-likelihood", type=int, default=usual.n_likelihood, help="test images for the bound"
+    )
+    command.add_argument(
+        "--num-times", type=int, default=usual.num_times, help="network evaluations of each"
+    )
+    command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
     return parser
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusion_lib import data, losses, predictions, rng, schedules
 from diffusion_lib.data import Dataset
@@ -41,7 +42,10 @@ class Experiment:
         schedule: one of `schedules`, or a function from T to a `NoiseSchedule`.
         T: number of diffusion steps.
         prediction: one of `predictions`, or a function like those.
-        weight: one of `losses`, or a function of the signal-to-noise ratio.
+        weight: of x_0_hat's error: one of `losses`, or a function of the signal-to-noise ratio;
+            None is the plain error of what the network predicts.
+        loss: one of `losses.LOSSES`, or a function like those; `losses.hybrid_loss` for a network
+            with `outputs=2`.
         train: the training loop's settings.
         sample_steps: steps of its samplers, None for all T; not part of what is trained.
     """
@@ -51,7 +55,8 @@ class Experiment:
     schedule: Callable[[int], NoiseSchedule] = schedules.linear
     T: int = 1000
     prediction: Prediction = predictions.eps
-    weight: Weight = losses.uniform
+    weight: Weight | None = None
+    loss: Callable[..., Tensor] = losses.diffusion_loss
     train: TrainConfig = field(default_factory=TrainConfig)
     sample_steps: int | None = None
 
@@ -69,7 +74,7 @@ class Experiment:
 
     def trainer(self, device: torch.device | str = "cpu") -> Trainer:
         """A trainer at step 0, on `device`."""
-        loss = partial(losses.diffusion_loss, weight=self.weight)
+        loss = partial(self.loss, weight=self.weight)
         return Trainer(self.build().to(device), self.train, loss)
 
     def describe(self) -> dict[str, Any]:
@@ -81,7 +86,7 @@ class Experiment:
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
             "schedule": f"{label(self.schedule)}, T = {self.T}",
             "network predicts": label(self.prediction),
-            "loss weight": label(self.weight),
+            "loss": f"{label(self.loss)}, weight {label(self.weight)}",
             "network": f"U-Net, {sum(p.numel() for p in network.parameters()):,} parameters",
             "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
             f"learning rate {self.train.learning_rate:g}, seed {self.train.seed}",
@@ -108,7 +113,8 @@ class Experiment:
                 schedule=resolve(record["schedule"], schedules, "schedule"),
                 T=record["T"],
                 prediction=resolve(record["prediction"], predictions, "prediction"),
-                weight=resolve(record["weight"], losses, "weight"),
+                weight=record["weight"] and resolve(record["weight"], losses, "weight"),
+                loss=choose(record.get("loss", "diffusion_loss"), losses.LOSSES, "loss"),
                 train=TrainConfig(**record["train"]),
                 sample_steps=record["sample_steps"],
             )
@@ -133,24 +139,43 @@ class Experiment:
         record = self._record() | {"images": images}
         del record["sample_steps"]
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-        functions = (self.dataset, self.schedule, self.prediction)
+        functions = [self.dataset, self.schedule, self.prediction]
+        functions += [self.weight] if self.weight else []
+        functions += [self.loss] if self.loss is not losses.diffusion_loss else []
         names = [label(function).partition("(")[0] for function in functions]
         return "-".join([*names, str(self.train.num_steps), digest])
 
     def _record(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
         schedule = self.schedule(self.T)
+        times = torch.arange(1, self.T + 1)
         tables = {
             "schedule": lambda: [schedule.betas],
             "prediction": lambda: self.prediction(schedule.signal, schedule.noise),
-            "weight": lambda: [self.weight(schedule.snr(torch.arange(1, self.T + 1)))],
+            "weight": lambda: [
+                losses.implied_weight(self.weight, predictions.x_0, schedule, times)
+            ],
+            "loss": lambda: [self._loss_of_fixed_images()],
         }
-        modules = {"schedule": schedules, "prediction": predictions, "weight": losses}
+        modules = {
+            "schedule": schedules,
+            "prediction": predictions,
+            "weight": losses,
+            "loss": losses,
+        }
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
+        # A field that came later is recorded where it says something, so that older runs and
+        # files stay what they are.
+        if record["network"]["outputs"] == 1:
+            del record["network"]["outputs"]
+        if self.loss is losses.diffusion_loss:
+            del record["loss"], modules["loss"]
         record["dataset"] = label(self.dataset)
         for name, module in modules.items():
             function = record[name]
+            if function is None:
+                continue
             record[name] = label(function)
             if getattr(module, record[name], None) is not function:
                 # A function of the user's own is known by its values, as a cell may redefine its
@@ -158,6 +183,11 @@ class Experiment:
                 values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
                 record[name] += "#" + hashlib.sha256(values.encode()).hexdigest()[:8]
         return json.loads(json.dumps(record))
+
+    @torch.no_grad()
+    def _loss_of_fixed_images(self) -> Tensor:
+        images = rng.normal((8, *self.network.image_shape), rng.generator(0))
+        return self.loss(self.build(), images, self.weight, rng.generator(1)).reshape(1)
 
 
 MNIST = Experiment(
@@ -217,8 +247,10 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def label(function: Callable[..., Any]) -> str:
-    """Its name; with the arguments that it was given, if it is a `functools.partial`."""
+def label(function: Callable[..., Any] | None) -> str:
+    """Its name, "none" for None; with the arguments that a `functools.partial` was given."""
+    if function is None:
+        return "none"
     if isinstance(function, partial):
         given = [*map(str, function.args), *(f"{k}={v}" for k, v in function.keywords.items())]
         return f"{label(function.func)}({', '.join(given)})"

@@ -17,10 +17,16 @@ _FORMAT = "diffusion_lib denoiser 1"
 
 
 class Denoised(NamedTuple):
-    """Both halves of a noisy image: x_t = signal_t * x_0 + noise_t * eps.  Each [B, C, H, W]."""
+    """Both halves of a noisy image: x_t = signal_t * x_0 + noise_t * eps.  Each [B, C, H, W].
+
+    `variance_share`, where it was learned, places each pixel's log-variance between those of
+    beta_tilde (0) and beta (1), see `posterior.log_range`.  Being a share it holds for a step to
+    any s, where a log-variance would hold for t - 1 alone.
+    """
 
     x_0: Tensor
     eps: Tensor
+    variance_share: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -30,7 +36,9 @@ class Denoiser(nn.Module):
 
     Args:
         network: maps (x_t [B, C, H, W], t - 1 [B]) to an output of x_t's shape; 0-based times, as
-            in Ho's code and every released checkpoint.  Only this class knows of that.
+            in Ho's code and every released checkpoint.  Only this class knows of that.  An output
+            of twice as many channels holds the shares of a learned variance in its second half,
+            -1 for beta_tilde and 1 for beta [Improved DDPM section 3.1].
         schedule: the forward process that the network is trained on.
         prediction: what the output stands for, see `predictions`.
         clip: bound put on x_0_hat, or None; images live in [-1, 1].
@@ -62,17 +70,26 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Denoised:
         """(x_0_hat, eps_hat) of noisy images x_t [B, C, H, W] at times t [B] in 1..T."""
         signal, noise = self.schedule(t)
-        x_0, eps = predictions.solve(self.prediction, self.output(x_t, t), x_t, signal, noise)
+        output, share = self.outputs(x_t, t)
+        x_0, eps = predictions.solve(self.prediction, output, x_t, signal, noise)
         if self.clip is not None:
             # At high noise an eps-prediction multiplies the network's error by noise / signal, up
             # to 157 (linear) or 20 290 (cosine): bound x_0 first, then let eps agree with it.
             x_0 = x_0.clamp(-self.clip, self.clip)
             eps = (x_t - signal * x_0) / noise
-        return Denoised(x_0, eps)
+        return Denoised(x_0, eps, share)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What the network returns, float32 [B, C, H, W], for x_t [B, C, H, W], t [B] in 1..T."""
-        return self.network(x_t, t - 1).float()
+        """The network's prediction, float32 [B, C, H, W], for x_t [B, C, H, W], t [B] in 1..T."""
+        return self.outputs(x_t, t)[0]
+
+    def outputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction and, where it has learned them, its variance shares."""
+        output = self.network(x_t, t - 1).float()
+        if output.shape[1] == x_t.shape[1]:
+            return output, None
+        output, share = output.chunk(2, dim=1)
+        return output, (share + 1) / 2
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What an ideal network would return for x_0 and eps [B, C, H, W] mixed at t [B]."""

@@ -197,9 +197,8 @@ def _train(
         trainer.ema.save(folder / "ema.safetensors")
         trainer.save(folder / "training.safetensors")
 
-    _write_log(
-        folder, {"device": _name(trainer.device), "torch": torch.__version__, "images": len(images)}
-    )
+    device = device_name(trainer.device)
+    _write_log(folder, {"device": device, "torch": torch.__version__, "images": len(images)})
     try:
         for step in viz.progress(trainer.run(images), total, "training"):
             last = step.step == total
@@ -259,7 +258,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The device in words, without the name of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"

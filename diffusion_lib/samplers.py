@@ -9,14 +9,14 @@ Every sampler here goes from time t to an earlier time s by
     z ~ N(0, I),
 
 the mean of which is that of q(x_s | x_t, x_0) where removed = beta_tilde.  They differ in the
-two variances.
+two variances (see `posterior`).  The last step, to s = 0, adds no noise, as in Ho's code.
 
 To add a sampler, write one generator function (denoiser, x_T, timesteps, ..., generator) and list
 it in `__all__`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import sqrt
 from typing import NamedTuple, Protocol
@@ -24,14 +24,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffusion_lib import rng
+from diffusion_lib import posterior, rng
 from diffusion_lib.denoiser import Denoised
+from diffusion_lib.posterior import Variance, beta_tilde
+from diffusion_lib.posterior import beta as beta  # the other fixed variance, for callers of `ddpm`
 from diffusion_lib.rng import Generator
 from diffusion_lib.schedules import NoiseSchedule
 
 __all__ = ["ddpm", "ddim"]
-
-Variance = Callable[[NoiseSchedule, int, int], float]
 
 
 class DenoiserLike(Protocol):
@@ -50,26 +50,11 @@ class SampleStep(NamedTuple):
     x_0: Tensor  # the prediction that led there, [B, C, H, W]
 
 
-def beta_tilde(schedule: NoiseSchedule, t: int, s: int) -> float:
-    """Variance of q(x_s | x_t, x_0), s < t [DDPM eq. 7]: right if all data were one point."""
-    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[[t, s]].tolist()
-    return (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
-
-
-def beta(schedule: NoiseSchedule, t: int, s: int) -> float:
-    """Variance of q(x_t | x_s), s < t [DDPM section 3.2]: right if the data were N(0, I).
-
-    0 for s = 0: the clean image gets no more noise, as in Ho's code.
-    """
-    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[[t, s]].tolist()
-    return 1 - alpha_bar_t / alpha_bar_s if s > 0 else 0.0
-
-
 def ddpm(
     denoiser: DenoiserLike,
     x_T: Tensor,
     timesteps: Sequence[int] | None = None,
-    variance: Variance = beta_tilde,
+    variance: Variance | None = None,
     generator: Generator = None,
 ) -> Iterator[SampleStep]:
     """Ancestral sampling [DDPM algorithm 2]; may be strided [Improved DDPM section 4].
@@ -78,7 +63,8 @@ def ddpm(
         denoiser: splits x_t into x_0_hat and eps_hat.
         x_T: standard normal noise, [B, C, H, W].
         timesteps: strictly decreasing, from at most T to 0; all T steps if None.
-        variance: sigma_t^2 of the noise that a step adds, `beta_tilde` or `beta`.
+        variance: sigma_t^2 of the noise that a step adds, `beta_tilde` or `beta`; None is the
+            learned one where the denoiser has one, and else beta_tilde.
         generator: see `rng.normal`.
 
     Raises:
@@ -111,7 +97,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], from deterministic to DDPM; got {eta}")
 
-    def variance(schedule: NoiseSchedule, t: int, s: int) -> float:
+    def variance(schedule: NoiseSchedule, t: posterior.Times, s: posterior.Times) -> Tensor:
         return eta**2 * beta_tilde(schedule, t, s)
 
     return _reverse(denoiser, x_T, timesteps, variance, variance, generator)
@@ -127,7 +113,7 @@ def _reverse(
     x_T: Tensor,
     timesteps: Sequence[int],
     removed: Variance,
-    added: Variance,
+    added: Variance | None,
     generator: Generator,
 ) -> Iterator[SampleStep]:
     """Check the arguments now rather than at the first step, then hand over to the generator."""
@@ -148,17 +134,30 @@ def _steps(
     x_T: Tensor,
     timesteps: list[int],
     removed: Variance,
-    added: Variance,
+    added: Variance | None,
     generator: Generator,
 ) -> Iterator[SampleStep]:
     schedule = denoiser.schedule
     x_t = x_T
     for t, s in pairwise(timesteps):
-        x_0, eps = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_0, eps, share = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
         # The scales of a step are plain float64 numbers: exact, and nothing waits for a GPU.
         alpha_bar_s = float(schedule.alpha_bar[s])
-        kept = 1 - alpha_bar_s - removed(schedule, t, s)  # >= 0 up to rounding
+        kept = 1 - alpha_bar_s - float(removed(schedule, t, s))  # >= 0 up to rounding
         x_t = sqrt(alpha_bar_s) * x_0 + sqrt(max(kept, 0.0)) * eps
-        if (fresh := added(schedule, t, s)) > 0:
-            x_t = x_t + sqrt(fresh) * rng.normal(x_t.shape, generator, x_t.device)
+        deviation = _deviation(schedule, t, s, added, share)
+        if isinstance(deviation, Tensor) or deviation > 0:
+            x_t = x_t + deviation * rng.normal(x_t.shape, generator, x_t.device)
         yield SampleStep(s, x_t, x_0)
+
+
+def _deviation(
+    schedule: NoiseSchedule, t: int, s: int, variance: Variance | None, share: Tensor | None
+) -> Tensor | float:
+    """Standard deviation of the noise of a step: one for all pixels, or each pixel's own."""
+    if s == 0:
+        return 0.0
+    if variance is None and share is not None:
+        low, high = map(float, posterior.log_range(schedule, t, s))
+        return (low / 2 + share * ((high - low) / 2)).exp()
+    return sqrt(float((variance or beta_tilde)(schedule, t, s)))

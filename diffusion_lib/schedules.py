@@ -12,11 +12,18 @@ To add a schedule, write one function that returns a `NoiseSchedule` and list it
 """
 
 import math
+import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["linear", "cosine"]
+__all__ = ["linear", "cosine", "sigmoid"]
+
+# Above this share of the image's power x_T is told from noise by its mean: 0.03 of x_0.
+_NOT_NOISE = 1e-3
+# Below this one an eps-prediction's error grows more than a thousandfold in x_0_hat.
+_VANISHING = 1e-6
 
 
 class NoiseSchedule(nn.Module):
@@ -88,8 +95,8 @@ class NoiseSchedule(nn.Module):
             )
         return [(T * left + num_steps // 2) // num_steps for left in range(num_steps, -1, -1)]
 
-    def describe(self) -> dict[str, float]:
-        """A diagnosis of the forward process.
+    def describe(self) -> dict[str, Any]:
+        """A diagnosis of the forward process; warns where x_T is not noise.
 
         Returns:
             T: number of steps.
@@ -100,17 +107,34 @@ class NoiseSchedule(nn.Module):
             snr_1: signal-to-noise ratio after the first step.
             share_snr_below_0.01: share of the steps that go from noise to noise.
             L_T_bits_per_dim: KL(q(x_T | x_0) || N(0, I)) for pixels with x_0^2 = 1 [DDPM eq. 5].
+            warnings: where x_T is not noise, or eps-prediction meets a vanishing alpha_bar_T.
         """
         alpha_bar = self.alpha_bar[1:]
         snr = alpha_bar / (1 - alpha_bar)
         last = float(alpha_bar[-1])
+        amplification = last**-0.5 if last > 0 else math.inf
+        found = []
+        if last > _NOT_NOISE:
+            found.append(
+                f"x_T is not noise: {last:.2g} of the image's power is left (alpha_bar_T), while "
+                "sampling starts from none. Scale the betas by 1000 / T, as schedules.linear does"
+            )
+            warnings.warn(found[-1], stacklevel=2)
+        if last == 0:
+            found.append("x_T holds no signal: eps-prediction is refused, predict v or x_0")
+        elif last < _VANISHING:
+            found.append(
+                f"alpha_bar_T vanishes: an eps-prediction's error grows {amplification:,.0f} times "
+                "in x_0_hat at T, so x_0_hat must be clipped there"
+            )
         return {
             "T": self.num_timesteps,
             "alpha_bar_T": last,
-            "amplification_T": last**-0.5 if last > 0 else math.inf,
+            "amplification_T": amplification,
             "snr_1": float(snr[0]),
             "share_snr_below_0.01": float((snr < 0.01).double().mean()),
             "L_T_bits_per_dim": -math.log1p(-last) / (2 * math.log(2)),
+            "warnings": "; ".join(found) or "none",
         }
 
 
@@ -140,6 +164,40 @@ def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSch
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def sigmoid(
+    T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> NoiseSchedule:
+    """alpha_bar falls along a sigmoid from `start` to `end` [Jabri 2022, section 2.1].
+
+    A smaller `tau` makes the fall steeper: more of the steps go to clean and to noisy images.
+
+    Raises:
+        ValueError: T < 1.
+    """
+    _check_length(T)
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.sigmoid(-(start + u * (end - start)) / tau)
+    f = (f - f[-1]) / (f[0] - f[-1])
+    return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule with its signal shifted and scaled to end at exactly 0 [Lin 2023, algorithm 1].
+
+    x_T then is noise and nothing else, signal_1 stays as it was.  Predict v or x_0 with it.
+    For an experiment, wrap it: `def schedule(T): return zero_terminal(linear(T))`.
+
+    Raises:
+        ValueError: T = 1, whose only step cannot both stay and end at 0.
+    """
+    if schedule.num_timesteps < 2:
+        raise ValueError("zero_terminal needs a schedule of T >= 2 steps; got T = 1")
+    signal = schedule.alpha_bar.sqrt()
+    first, last = signal[1], signal[-1]
+    alpha_bar = torch.cat([signal[:1], (signal[1:] - last) * first / (first - last)]).square()
+    return NoiseSchedule(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
 def _check_length(T: int) -> None:

@@ -83,8 +83,8 @@ class TrainStep(NamedTuple):
 class Trainer:
     """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
 
-    On a GPU that has bfloat16 the network computes in it; weights, loss and moving average stay
-    float32.
+    Where the device is fast in bfloat16 the network computes in it; weights, loss and moving
+    average stay float32.
 
     Args:
         denoiser: on the device to train on.
@@ -168,10 +168,9 @@ class Trainer:
         seed, step, device = self.config.seed, self.step, self.device
         generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
         cuda = device.type == "cuda"
-        half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
-            torch.autocast(device.type, torch.bfloat16, enabled=half),
+            torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)),
         ):
             torch.manual_seed(
                 rng.seed(seed, _DROPOUT, step)
@@ -241,6 +240,14 @@ class Trainer:
         self.ema.network.load_state_dict(weights["ema"])
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware, rather than slowly imitating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # On two cores with AVX512-BF16 a training step of the MNIST network takes 0.55 of the time.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM: (x_t, t) -> output of x_t's shape [Ronneberger 2015; DDPM appendix B].
+"""The U-Net: (x_t, t) -> one or two images of x_t's shape [Ronneberger 2015; DDPM appendix B].
 
 Down: residual blocks, each remembered, and a strided convolution between levels.  Middle: block,
 attention, block.  Up: the same levels backwards, each block reading the remembered features
@@ -37,6 +37,8 @@ class UNetConfig:
         num_blocks: residual blocks per level on the way down (one more on the way up).
         attention: heights of the feature maps that get self-attention: some of H, H / 2, ...
         dropout: probability, inside each residual block.
+        outputs: images in the output: 1, the prediction, or 2, with the shares of a learned
+            variance after it (see `Denoiser`).
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -45,6 +47,7 @@ class UNetConfig:
     num_blocks: int = 2
     attention: tuple[int, ...] = (16,)
     dropout: float = 0.1
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         # Tuples, also when read from JSON, so that equal configurations compare equal.
@@ -62,6 +65,10 @@ class UNetConfig:
             )
         if self.num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1; got {self.num_blocks}")
+        if self.outputs not in (1, 2):
+            raise ValueError(
+                f"outputs must be 1, or 2 for a learned variance as well; got {self.outputs}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1); got {self.dropout}")
         _, height, width = self.image_shape
@@ -127,7 +134,7 @@ class UNet(nn.Module):
                 self.up.append(Upsample(c))
 
         self.norm_out = _group_norm(c)
-        self.conv_out = nn.Conv2d(c, image_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(c, config.outputs * image_channels, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -145,7 +152,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Output of the network, [B, C, H, W].
+        """Output of the network, [B, outputs * C, H, W].
 
         Args:
             x_t: noisy images, [B, C, H, W].

@@ -1,7 +1,10 @@
+import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from diffusion_lib import predictions, schedules
@@ -23,7 +26,8 @@ def small(prediction=predictions.eps, schedule=schedules.linear, clip=1.0):
 def test_the_two_halves_always_make_up_x_t(prediction):
     denoiser = small(prediction)
     x_t, t = 3 * torch.randn(5, 1, 8, 8), torch.tensor([1, 2, 30, 70, 100])
-    x_0, eps = denoiser(x_t, t)
+    x_0, eps, share = denoiser(x_t, t)
+    assert share is None
     assert x_0.abs().max() == 1  # clipping was needed here
     signal, noise = denoiser.schedule(t)
     torch.testing.assert_close(signal * x_0 + noise * eps, x_t, atol=1e-5, rtol=1e-5)
@@ -113,8 +117,6 @@ def test_other_safetensors_files_are_refused(tmp_path):
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path):
-    from safetensors import safe_open
-
     path = tmp_path / "a.safetensors"
     small().save(path)
     with safe_open(path, "pt") as file:
@@ -144,6 +146,35 @@ def test_eps_cannot_be_predicted_where_no_signal_is_left():
     with pytest.raises(ValueError, match=r"alpha_bar_T is 0.*predict v or x_0"):
         Denoiser(UNet(SMALL), schedule, predictions.eps)
     Denoiser(UNet(SMALL), schedule, predictions.v)
+
+
+def test_a_second_image_in_the_output_is_the_share_of_a_learned_variance(tmp_path):
+    torch.manual_seed(0)
+    network = UNet(replace(SMALL, outputs=2))
+    assert network.conv_out.out_channels == 2
+    torch.nn.init.normal_(network.conv_out.weight)
+    denoiser = Denoiser(network, schedules.linear(100)).eval()
+    x_t, t = torch.randn(3, 1, 8, 8), torch.tensor([1, 50, 100])
+    found = denoiser(x_t, t)
+    output = network(x_t, t - 1)
+    torch.testing.assert_close(denoiser.output(x_t, t), output[:, :1])
+    torch.testing.assert_close(found.variance_share, (output[:, 1:] + 1) / 2)
+    assert found.x_0.shape == found.eps.shape == x_t.shape
+    denoiser.save(tmp_path / "a.safetensors")
+    loaded = Denoiser.load(tmp_path / "a.safetensors")
+    assert torch.equal(loaded(x_t, t).variance_share, found.variance_share)
+
+
+def test_a_file_from_before_learned_variances_is_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    small().save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    description = json.loads(metadata["denoiser"])
+    del description["network"]["outputs"]
+    save_file(tensors, path, metadata | {"denoiser": json.dumps(description)})
+    assert Denoiser.load(path).network.config == SMALL
 
 
 def test_only_a_unet_can_be_saved(tmp_path):

@@ -190,6 +190,37 @@ def test_ddpm_agrees_with_diffusers(prediction, schedule, variance, name):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
+class WaveWithVariance(Wave):
+    """Its second output is a share of the log-variance, inside and outside of [-1, 1]."""
+
+    def forward(self, x_t, index):
+        return torch.cat([super().forward(x_t, index), 1.2 * torch.sin(5 * x_t)], dim=1)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+@pytest.mark.parametrize("num_steps", [1000, 50])
+def test_a_learned_variance_agrees_with_diffusers(schedule, num_steps):
+    scheduler = DDPMScheduler(
+        1000,
+        beta_schedule=BETAS[schedule.__name__],
+        variance_type="learned_range",
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(num_steps)
+    x_t = x_T = noise(4, shape=(1, 4, 4))
+    denoiser = Denoiser(WaveWithVariance(), schedule())
+    scheduler.alphas_cumprod = denoiser.schedule.alpha_bar[1:]
+    generator = rng.generator(9)
+    for index in scheduler.timesteps:
+        output = denoiser.network(x_t, index.expand(4))
+        x_t = scheduler.step(output, index, x_t, generator=generator).prev_sample
+    times = denoiser.schedule.timesteps(num_steps)
+    actual = final(ddpm(denoiser, x_T, times, generator=rng.generator(9)))
+    torch.testing.assert_close(actual, x_t, atol=1e-4, rtol=0)
+    fixed = final(ddpm(denoiser, x_T, times, samplers.beta_tilde, rng.generator(9)))
+    assert (fixed - actual).abs().max() > 0.01  # the learned one is used where none is named
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_strided_ddim_agrees_with_diffusers(prediction, eta):

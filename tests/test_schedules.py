@@ -101,6 +101,50 @@ def test_the_last_beta_may_be_1():
     s = NoiseSchedule(torch.tensor([0.5, 1.0]))
     assert s.signal[2] == 0
     assert s.describe()["amplification_T"] == math.inf
+    assert "eps-prediction is refused" in s.describe()["warnings"]
+
+
+def test_describe_warns_where_x_T_is_not_noise():
+    unscaled = NoiseSchedule(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
+    with pytest.warns(UserWarning, match=r"x_T is not noise: 0.13 of the image's power is left"):
+        found = unscaled.describe()
+    assert found["alpha_bar_T"] == pytest.approx(0.132, abs=0.001)
+    assert found["L_T_bits_per_dim"] == pytest.approx(0.102, abs=0.001)
+    assert "Scale the betas by 1000 / T" in found["warnings"]
+
+
+def test_describe_warns_where_eps_prediction_meets_a_vanishing_alpha_bar():
+    assert schedules.linear().describe()["warnings"] == "none"
+    assert "error grows 20,29" in schedules.cosine().describe()["warnings"]
+
+
+def test_the_sigmoid_schedule_is_symmetric_in_signal_and_noise():
+    s = schedules.sigmoid(1000)
+    assert float(s.alpha_bar[500]) == pytest.approx(0.5, abs=1e-9)
+    torch.testing.assert_close(
+        s.alpha_bar[1:500] + s.alpha_bar[501:1000].flip(0), torch.ones(499).double()
+    )
+    raw = 1 / (1 + math.exp(-3 + 6 * 0.25)), 1 / (1 + math.exp(-3)), 1 / (1 + math.exp(3))
+    expected = (raw[0] - raw[2]) / (raw[1] - raw[2])
+    assert float(s.alpha_bar[250]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_zero_terminal_ends_without_signal_and_begins_as_before(schedule):
+    before = schedule()
+    after = schedules.zero_terminal(before)
+    assert after.alpha_bar[-1] == 0
+    assert after.num_timesteps == 1000
+    torch.testing.assert_close(after.alpha_bar[1], before.alpha_bar[1])
+    assert (after.alpha_bar.diff() < 0).all()
+    # The signal is shifted and scaled: its differences keep their proportions.
+    ratio = after.alpha_bar.sqrt()[1:].diff() / before.alpha_bar.sqrt()[1:].diff()
+    torch.testing.assert_close(ratio, ratio[:1].expand(999))
+
+
+def test_zero_terminal_needs_two_steps():
+    with pytest.raises(ValueError, match="T >= 2"):
+        schedules.zero_terminal(NoiseSchedule(torch.tensor([0.5])))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""A small classifier for each family of data sets, whose features say how alike two sets are.
+
+Inception features need a download and describe photographs; these need nothing and describe the
+data at hand.  The weights are released in `assets`; a script in `other_tests` trains them.
+
+To add a family, train a `Classifier` on it, save it in `assets` and list its file and hash in
+`RELEASED`.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion_lib import data, files
+
+_ASSETS = Path(__file__).parent.parent / "assets"
+_FORMAT = "diffusion_lib features 1"
+_BATCH = 500
+
+# Data set -> file in assets and its sha256.
+RELEASED = {
+    "mnist": (
+        "features-mnist.safetensors",
+        "0",
+    ),
+}
+
+
+class Described(NamedTuple):
+    """What a classifier sees in N images."""
+
+    features: Tensor  # [N, D], float64
+    probabilities: Tensor  # of the classes, [N, K], float64
+
+
+class Classifier(nn.Module):
+    """Two convolutions, a layer of `features` numbers, the classes.
+
+    Args:
+        image_shape: (C, H, W).
+        classes: their number.
+        features: dimension of the description; taken before its non-linearity.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], classes: int = 10, features: int = 64
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.image_shape = image_shape
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.describe = nn.Linear(64 * (height // 4) * (width // 4), features)
+        self.classify = nn.Linear(features, classes)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
+        h = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        h = F.max_pool2d(F.relu(self.conv2(h)), 2)
+        features = self.describe(self.dropout(h.flatten(1)))
+        return features, self.classify(self.dropout(F.relu(features)))
+
+    @torch.no_grad()
+    def describe_images(self, images: Tensor) -> Described:
+        """Describe uint8 images [N, C, H, W].
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
+        """
+        data.check(images, self.image_shape)
+        device = self.classify.weight.device
+        self.eval()
+        parts = [self(data.to_float(batch).to(device)) for batch in images.split(_BATCH)]
+        features, logits = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
+        return Described(features, logits.softmax(1))
+
+    def save(self, path: str | Path, about: dict[str, str]) -> str:
+        """Write the weights and what is to be known about them; returns the file's sha256."""
+        shape = "x".join(map(str, self.image_shape))
+        files.write_tensors(path, self.state_dict(), {"format": _FORMAT, "shape": shape, **about})
+        return sha256(path)
+
+
+def load(dataset: str) -> Classifier:
+    """The released classifier for a data set, on the CPU.
+
+    Raises:
+        ValueError: none is released for it; the file's hash is not that of the release.
+        FileNotFoundError: the file is missing.
+    """
+    if dataset not in RELEASED:
+        raise ValueError(
+            f"no feature network is released for {dataset!r}, only for {', '.join(RELEASED)}. "
+            "features.Classifier trains one: see other_tests/mnist/features.py"
+        )
+    name, expected = RELEASED[dataset]
+    return read(_ASSETS / name, expected)
+
+
+def read(path: str | Path, expected: str) -> Classifier:
+    """A classifier from a file whose sha256 is known.
+
+    Raises:
+        ValueError: another hash: features of other weights cannot be compared.
+        FileNotFoundError: no such file.
+    """
+    tensors, metadata = files.read_tensors(path, _FORMAT)
+    if (found := sha256(path)) != expected:
+        raise ValueError(
+            f"{path} has the sha256 {found[:16]}..., expected {expected[:16]}...: it is not the "
+            "released feature network, and distances in other features cannot be compared. "
+            "Restore the file (git checkout), or list your own in features.RELEASED."
+        )
+    channels, height, width = map(int, metadata["shape"].split("x"))
+    classes, features = tensors["classify.weight"].shape
+    classifier = Classifier((channels, height, width), classes, features)
+    classifier.load_state_dict(tensors)
+    return classifier.eval()
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

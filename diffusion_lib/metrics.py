@@ -1,0 +1,512 @@
+"""Measurements that mean the same for every schedule, prediction and sampler.
+
+Likelihood     `bits_per_dim`, the variational bound; `ode_bits_per_dim`, the probability flow
+Errors         `errors_per_t`: of x_0_hat, eps_hat and v_hat, on fixed draws
+Samples        `quality` of a set beside a reference, in the features of a small classifier:
+               Frechet and kernel distance, precision and recall, classes, confidence
+Memorisation   `nearest_distances` to the training images
+
+An `Estimate` is a number with the 95 % interval of a bootstrap: images are drawn again with
+replacement, and the spread of what comes out is laid around the estimate.
+
+A distance between finite sets is not 0 even where both come from one distribution: hold every
+distance against its floor, the same measurement of real images, as many of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lib import data, losses, rng
+from diffusion_lib.features import Described
+from diffusion_lib.posterior import Variance
+from diffusion_lib.samplers import DenoiserLike
+
+CONFIDENT = 0.9
+"""Probability above which a classifier counts as sure of a class."""
+
+_BATCH = 100  # images at a time; part of the draws, so not to be chosen
+_ROWS = 1000  # of a matrix of pairs held at a time
+_RESAMPLES = 200
+_NEIGHBOURS = 3  # [Kynkaanniemi 2019]
+
+# Parts of the random numbers of a measurement.
+_TIMES, _NOISE, _DEQUANTISE, _PROBE, _RESAMPLE = range(5)
+
+
+class Estimate(NamedTuple):
+    """A measured number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+# ---- likelihood ------------------------------------------------------------------------------
+
+
+class Bits(NamedTuple):
+    """Negative log-likelihood of images, or a bound above it, in bits.
+
+    `per_image` [N] holds bits per dim of each image; the mean of one image's bits over its pixels
+    is `mean`, and times the pixels `bits_per_image`.
+    """
+
+    per_image: Tensor
+    dims: int
+
+    @property
+    def mean(self) -> float:
+        """Bits per dim."""
+        return self.per_image.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Of `mean`, from the spread over images, their times and their noise."""
+        return (self.per_image.std() / len(self.per_image) ** 0.5).item()
+
+    @property
+    def bits_per_image(self) -> float:
+        """Bits for a whole image: does not change when images are padded with zeros."""
+        return self.mean * self.dims
+
+    @property
+    def estimate(self) -> Estimate:
+        """Bits per dim, 1.96 standard errors to each side."""
+        margin = 1.96 * self.standard_error
+        return Estimate(self.mean, self.mean - margin, self.mean + margin)
+
+
+class Bound(NamedTuple):
+    """The variational bound, L_T + L_{T-1} + ... + L_0, in bits per dim [DDPM eq. 5]."""
+
+    total: Bits
+    L_T: float
+    L_0: float
+    times: list[float]  # centres of the strata of t > 1
+    L_t: list[float]  # mean term of a step in each
+
+
+@torch.no_grad()
+def bits_per_dim(
+    denoiser: DenoiserLike,
+    images: Tensor,
+    num_times: int | None = None,
+    variance: Variance | None = None,
+    seed: int = 0,
+) -> Bound:
+    """The discrete variational bound on the negative log-likelihood of images [DDPM section 3.3].
+
+    With fewer than T times a sum over t is estimated without bias: 1..T is cut into strata that
+    widen with t, since the first terms are the largest, and each image draws one t in each.  The
+    first stratum is t = 1 alone.  The noise of (seed, image, stratum) is always the same.
+
+    Args:
+        denoiser: what a sampler sees, so with its clipping.
+        images: uint8 [N, C, H, W], N >= 2, not trained on.
+        num_times: network evaluations an image, None for all T.
+        variance: of the reverse steps, one of `posterior`; None is the learned one where there is
+            one, and else beta_tilde.
+
+    Raises:
+        TypeError, ValueError: other images; num_times outside 1..T; fewer than 2 images.
+    """
+    _check_images(images)
+    schedule = denoiser.schedule
+    edges = _strata(schedule.num_timesteps, num_times)
+    widths = edges.diff()
+    terms, prior = [], []
+    for x_0, key in _batches(images, schedule.signal.device, "bits per dim"):
+        terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64))
+        prior.append(losses.prior_term(schedule, x_0).cpu())
+        for k, width in enumerate(widths.tolist()):
+            inside = torch.randint(
+                width, (len(x_0),), generator=rng.generator(seed, _TIMES, key, k)
+            )
+            t = (edges[k] + inside).to(x_0.device)
+            eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key, k), x_0.device)
+            found = denoiser(schedule.add_noise(x_0, t, eps), t)
+            spread = found.variance_share if variance is None else variance
+            terms[-1][:, k] = losses.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
+    steps, L_T = torch.cat(terms), torch.cat(prior)
+    means = steps.mean(0).tolist()
+    return Bound(
+        total=Bits((steps * widths).sum(1) + L_T, images[0].numel()),
+        L_T=L_T.mean().item(),
+        L_0=means[0],
+        times=((edges[1:-1] + edges[2:] - 1) / 2).tolist(),
+        L_t=means[1:],
+    )
+
+
+def ode_bits_per_dim(
+    denoiser: DenoiserLike, images: Tensor, num_steps: int = 100, seed: int = 0
+) -> Bits:
+    """Negative log-likelihood under the probability-flow ODE [Song 2021, section 4.3].
+
+    With signal = cos(phi) and noise = sin(phi) the flow is dx / dphi = v_hat(x, phi), so
+
+        log p(x_0) = log N(x_T; 0, I) + integral of div v_hat dphi.
+
+    The integral is Heun's over `num_steps` of the schedule's own times, the divergence is
+    Hutchinson's with one Rademacher probe an image, and pixels are dequantised uniformly within
+    their bins of width 2 / 255.  It is an estimate of the density of the flow, not a bound.
+
+    Args:
+        images: uint8 [N, C, H, W], N >= 2.
+
+    Raises:
+        TypeError, ValueError: other images; num_steps outside 1..T; fewer than 2 images.
+    """
+    _check_images(images)
+    schedule = denoiser.schedule
+    times = schedule.timesteps(num_steps)[::-1]
+    angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
+    found = []
+    for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
+        uniform = torch.rand(x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key))
+        x = x_0 + (2 * uniform.to(x_0.device) - 1) / 255
+        coin = torch.rand(x_0.shape, generator=rng.generator(seed, _PROBE, key)) < 0.5
+        probe = (2.0 * coin - 1).to(x_0.device)
+        nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for t, s in pairwise(times):
+            step = float(angles[s] - angles[t])
+            # t = 0 has no network input of its own: the one of t = 1 stands in.
+            v, div = _v_and_divergence(denoiser, x, max(t, 1), probe)
+            v_ahead, div_ahead = _v_and_divergence(denoiser, x + step * v, s, probe)
+            x = x + step * (v + v_ahead) / 2
+            nats -= step * (div + div_ahead).double() / 2
+        squares = x.double().square().flatten(1).sum(1)
+        nats += (squares + x[0].numel() * math.log(2 * math.pi)) / 2
+        found.append(nats.cpu() / x[0].numel() / math.log(2) + math.log2(255 / 2))
+    return Bits(torch.cat(found), images[0].numel())
+
+
+def _v_and_divergence(
+    denoiser: DenoiserLike, x: Tensor, t: int, probe: Tensor
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        at = torch.full((len(x),), t, device=x.device)
+        found = denoiser(x, at)
+        signal, noise = denoiser.schedule(at)
+        v = signal * found.eps - noise * found.x_0
+        (product,) = torch.autograd.grad((v * probe).sum(), x)
+    return v.detach(), (product * probe).flatten(1).sum(1)
+
+
+def _strata(T: int, num_times: int | None) -> Tensor:
+    """Edges of at most `num_times` strata of 1..T, each a power wider than the one before."""
+    if num_times is None:
+        num_times = T
+    if not 1 <= num_times <= T:
+        raise ValueError(f"num_times must lie in 1..{T}, the schedule's T; got {num_times}")
+    if num_times == 1:
+        return torch.tensor([1, T + 1])
+    # Rounding merges the first edges: ask for more until as many as wanted are left.
+    asked, edges = num_times, torch.arange(1, T + 2)
+    while num_times < T:
+        edges = torch.logspace(0, math.log10(T + 1), asked + 1, dtype=torch.float64)
+        edges = edges.round().long().unique()
+        if len(edges) > num_times:
+            break
+        asked += 1
+    return edges
+
+
+# ---- errors on one yardstick -----------------------------------------------------------------
+
+
+class Errors(NamedTuple):
+    """Mean squared errors a pixel at each of `t`, and the bound's term there in bits per dim."""
+
+    t: list[int]
+    x_0: list[float]
+    eps: list[float]
+    v: list[float]
+    bound: list[float]
+
+
+@torch.no_grad()
+def errors_per_t(
+    denoiser: DenoiserLike, images: Tensor, times: Sequence[int] | None = None, seed: int = 0
+) -> Errors:
+    """How far x_0_hat, eps_hat and v_hat are off, whichever of them the network predicts.
+
+    All times see the same images with the same noise, and so do all denoisers.
+
+    Args:
+        denoiser: what a sampler sees, so with its clipping.
+        images: uint8 [N, C, H, W], N >= 2, not trained on.
+        times: each in 1..T; None is 1 and 20 more, evenly spread.
+
+    Raises:
+        TypeError, ValueError: other images; a time outside 1..T.
+    """
+    _check_images(images)
+    schedule = denoiser.schedule
+    T = schedule.num_timesteps
+    if times is None:
+        times = sorted({1, *schedule.timesteps(min(20, T))[:-1]})
+    if not times or min(times) < 1 or max(times) > T:
+        raise ValueError(f"times must lie in 1..{T}; got {list(times)}")
+    sums = torch.zeros(len(times), 4, dtype=torch.float64)
+    for x_0, key in _batches(images, schedule.signal.device, "errors per t"):
+        eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key), x_0.device)
+        for row, time in zip(sums, times, strict=True):
+            t = torch.full((len(x_0),), time, device=x_0.device)
+            found = denoiser(schedule.add_noise(x_0, t, eps), t)
+            signal, noise = schedule(t)
+            off, eps_off = found.x_0 - x_0, found.eps - eps
+            v_off = signal * eps_off - noise * off
+            bound = losses.bound_term(schedule, x_0, found.x_0, t, found.variance_share)
+            means = [error.square().flatten(1).mean(1) for error in (off, eps_off, v_off)]
+            row += torch.stack([*means, bound]).double().sum(1).cpu()
+    x_0s, epses, vs, bounds = (sums / len(images)).T.tolist()
+    return Errors(list(times), x_0s, epses, vs, bounds)
+
+
+def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
+    """(x_0, key) of each batch, with a progress bar; the key makes the batch's random numbers."""
+    with tqdm(total=len(images), desc=name, mininterval=0.5) as bar:
+        for key, batch in enumerate(images.split(_BATCH)):
+            yield data.to_float(batch).to(device), key
+            bar.update(len(batch))
+
+
+def _check_images(images: Tensor) -> None:
+    data.check(images, images.shape[1:])
+    if len(images) < 2:
+        raise ValueError(f"a standard error needs at least 2 images; got {len(images)}")
+
+
+# ---- quality of samples ----------------------------------------------------------------------
+
+
+def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str, Estimate]:
+    """How alike two sets of images are, in a classifier's features.
+
+    Returns:
+        "Frechet distance": of the normal distributions fitted to both [Heusel 2017].
+        "kernel distance": squared, with the kernel (x y / D + 1)^3, without bias [Binkowski 2018].
+        "precision": share of the samples within the reference's neighbourhoods, and "recall":
+            share of the reference within the samples' [Kynkaanniemi 2019, k = 3].
+        "confidence > 0.9": share of the samples of which the classifier is so sure.
+        "class 0", ...: share of the samples in each class.
+
+    Raises:
+        ValueError: features of other dimensions or not finite; no more images than dimensions.
+    """
+    _check(samples.features, reference.features)
+    n, m = len(samples.features), len(reference.features)
+    mine = _resample(n, rng.generator(seed, _RESAMPLE, 0))
+    theirs = _resample(m, rng.generator(seed, _RESAMPLE, 1))
+    inside, covered = _precision_recall(samples.features, reference.features)
+    sure = (samples.probabilities.max(1).values > CONFIDENT).double()
+    classes = samples.probabilities.argmax(1)
+    found = {
+        "Frechet distance": _frechet(samples.features, reference.features, mine, theirs),
+        "kernel distance": _kernel(samples.features, reference.features, mine, theirs),
+        "precision": mine @ inside / n,
+        "recall": theirs @ covered / m,
+        f"confidence > {CONFIDENT}": mine @ sure / n,
+    }
+    for k in range(samples.probabilities.shape[1]):
+        found[f"class {k}"] = mine @ (classes == k).double() / n
+    return {name: _estimate(values) for name, values in found.items()}
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two sets of features, [N, D] and [M, D].
+
+    Raises:
+        ValueError: features of other dimensions or not finite; no more images than dimensions.
+    """
+    _check(features, reference)
+    ones = [torch.ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    return _frechet(features.double(), reference.double(), *ones)[0].item()
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias.
+
+    Raises:
+        ValueError: as `frechet_distance`.
+    """
+    _check(features, reference)
+    ones = [torch.ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    return _kernel(features.double(), reference.double(), *ones)[0].item()
+
+
+def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Share of each set that lies within the other's k-nearest-neighbour balls, k = 3.
+
+    Raises:
+        ValueError: as `frechet_distance`.
+    """
+    _check(features, reference)
+    inside, covered = _precision_recall(features.double(), reference.double())
+    return inside.mean().item(), covered.mean().item()
+
+
+def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
+    """Distance of each image to the nearest training image, root mean square a pixel: [N].
+
+    Of samples it shows memorisation where it is smaller than that of images that were held out.
+
+    Args:
+        images, training: uint8 [N, C, H, W] and [M, C, H, W]; distances are of pixels in 0..255.
+
+    Raises:
+        TypeError, ValueError: images of another dtype or shape.
+    """
+    data.check(images, training.shape[1:])
+    data.check(training, training.shape[1:])
+    x, y = (batch.flatten(1).float() for batch in (images, training))
+    nearest = [torch.cdist(rows, y).min(1).values for rows in x.split(_ROWS)]
+    return torch.cat(nearest).double() / x.shape[1] ** 0.5
+
+
+def median(values: Tensor, seed: int = 0) -> Estimate:
+    """Median of N numbers with its bootstrap interval."""
+    n = len(values)
+    chosen = torch.randint(n, (_RESAMPLES, n), generator=rng.generator(seed, _RESAMPLE, 2))
+    chosen = torch.cat([torch.arange(n)[None], chosen])
+    return _estimate(values[chosen].quantile(0.5, dim=1))
+
+
+def inception_fid(samples: Tensor, reference: Tensor) -> float:
+    """The usual FID, on Inception features, through torchmetrics; needs a download once.
+
+    Args:
+        samples, reference: uint8 [N, C, H, W] and [M, C, H, W], more than 2048 of each.
+
+    Raises:
+        ValueError: too few images for a covariance of 2048 dimensions.
+        RuntimeError: torchmetrics or the Inception weights are not to be had here.
+    """
+    for images in (samples, reference):
+        data.check(images, samples.shape[1:])
+        if len(images) <= 2048:
+            raise ValueError(
+                f"Inception features have 2048 dimensions: more images are needed; got "
+                f"{len(images)}"
+            )
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        fid = FrechetInceptionDistance().set_dtype(torch.float64)
+    except (ImportError, OSError) as error:  # a failed download is an OSError
+        raise RuntimeError(
+            f"Inception FID cannot be had here ({type(error).__name__}: {error}). It needs "
+            '`pip install "torchmetrics[image]"` and, once, a network to fetch the Inception '
+            "weights. metrics.quality needs neither."
+        ) from error
+    for images, real in ((samples, False), (reference, True)):
+        for batch in tqdm(images.split(_BATCH), "Inception"):
+            fid.update(batch.expand(-1, 3, -1, -1), real=real)
+    return fid.compute().item()
+
+
+def _check(features: Tensor, reference: Tensor) -> None:
+    for name, x in (("samples", features), ("reference", reference)):
+        if x.ndim != 2 or x.shape[1] != reference.shape[-1]:
+            raise ValueError(
+                f"features must be [N, D] and [M, D]; got {list(features.shape)} and "
+                f"{list(reference.shape)}"
+            )
+        if not x.isfinite().all():
+            raise ValueError(f"the features of the {name} are not all finite: NaN images?")
+        if len(x) <= x.shape[1]:
+            raise ValueError(
+                f"{len(x)} {name}, but the features have {x.shape[1]} dimensions: a covariance "
+                "needs more images than dimensions"
+            )
+
+
+def _resample(n: int, generator: torch.Generator) -> Tensor:
+    """How often each of n images counts: once in the first row, as drawn in the others."""
+    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator)
+    counts = torch.zeros(_RESAMPLES, n, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), counts])
+
+
+def _estimate(values: Tensor) -> Estimate:
+    """The first value, with the spread of the others laid around it.
+
+    Around the value and not around their own mean: a distance grows when images are drawn
+    twice, which would push the whole interval up.
+    """
+    value, others = values[0], values[1:]
+    low, high = (others - others.mean()).quantile(torch.tensor([0.025, 0.975]).double())
+    return Estimate(value.item(), (value + low).item(), (value + high).item())
+
+
+def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    """For each row of counts [R, N] and [R, M]: [R]."""
+    found = []
+    for counts, other in zip(x_counts, y_counts, strict=True):
+        (mean, cov), (other_mean, other_cov) = _moments(x, counts), _moments(y, other)
+        values, vectors = torch.linalg.eigh(cov)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        # tr (C C')^(1/2) is that of the symmetric C^(1/2) C' C^(1/2): no complex numbers.
+        product = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
+        distance = (mean - other_mean).square().sum() + cov.trace() + other_cov.trace()
+        found.append((distance - 2 * product).clamp(min=0))
+    return torch.stack(found)
+
+
+def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    n = counts.sum()
+    mean = counts @ x / n
+    centred = x - mean
+    return mean, (centred * counts[:, None]).T @ centred / (n - 1)
+
+
+def _kernel(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    """For each row of counts [R, N] and [R, M]: [R]."""
+    within = _within(x, x_counts) + _within(y, y_counts)
+    across = _pair_sum(x, y, x_counts, y_counts) / (x_counts.sum(1) * y_counts.sum(1))
+    return within - 2 * across
+
+
+def _within(x: Tensor, counts: Tensor) -> Tensor:
+    """Mean kernel of the pairs of different images."""
+    itself = counts.square() @ (x.square().mean(1) + 1) ** 3
+    pairs = counts.sum(1).square() - counts.square().sum(1)
+    return (_pair_sum(x, x, counts, counts) - itself) / pairs
+
+
+def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    total = torch.zeros(len(x_counts), dtype=torch.float64)
+    for rows, counts in zip(x.split(_ROWS), x_counts.split(_ROWS, 1), strict=True):
+        kernel = (rows @ y.T / x.shape[1] + 1) ** 3
+        total += ((counts @ kernel) * y_counts).sum(1)
+    return total
+
+
+def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
+    x_radii, y_radii = _radii(x), _radii(y)
+    inside = torch.zeros(len(x), dtype=torch.bool)
+    covered = torch.zeros(len(y), dtype=torch.bool)
+    for first in range(0, len(x), _ROWS):
+        rows = slice(first, first + _ROWS)
+        distances = torch.cdist(x[rows], y)
+        inside[rows] = (distances <= y_radii).any(1)
+        covered |= (distances <= x_radii[rows, None]).any(0)
+    return inside.double(), covered.double()
+
+
+def _radii(x: Tensor) -> Tensor:
+    """Distance of each row to its k-th nearest other one."""
+    nearest = [
+        torch.cdist(rows, x).kthvalue(_NEIGHBOURS + 1, dim=1).values for rows in x.split(_ROWS)
+    ]
+    return torch.cat(nearest)

@@ -1,0 +1,306 @@
+"""Likelihoods and distances against closed forms."""
+
+import math
+import sys
+
+import pytest
+import torch
+from oracles import gaussian
+from torch import nn
+
+from diffusion_lib import losses, metrics, posterior, predictions, rng, schedules
+from diffusion_lib.denoiser import Denoised, Denoiser
+from diffusion_lib.features import Described
+
+MEAN, STD = 0.1, 0.25
+SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
+PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
+
+
+def pixels(n, shape=(1, 4, 4), mean=MEAN, std=STD):
+    """uint8 images of independent normal pixels, and their exact bits per dim, each [N]."""
+    x = mean + std * rng.normal((n, *shape), rng.generator(5)).double()
+    images = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    x = images.double() / 127.5 - 1
+    nats = (x - mean).square() / (2 * std**2) + math.log(std * math.sqrt(2 * math.pi))
+    return images, nats.flatten(1).mean(1) / math.log(2) + math.log2(127.5)
+
+
+ENTROPY = math.log2(STD * math.sqrt(2 * math.pi * math.e)) + math.log2(127.5)
+
+
+def exact_variance(schedule, t, s):
+    """Variance of q(x_s | x_t) for normal data: beta_tilde, and what x_t leaves open of x_0."""
+    alpha_bar = schedule.alpha_bar[t]
+    left = STD**2 * (1 - alpha_bar) / (alpha_bar * STD**2 + 1 - alpha_bar)
+    return (
+        posterior.beta_tilde(schedule, t, s) + posterior.x_0_coefficient(schedule, t, s) ** 2 * left
+    )
+
+
+# ---- likelihood ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_bound_reaches_the_entropy_of_gaussian_data(schedule):
+    images, exact = pixels(1000)
+    bound = metrics.bits_per_dim(gaussian(schedule(), MEAN, STD), images, 60, exact_variance)
+    error = bound.total.standard_error
+    assert error < 0.03
+    assert bound.total.mean == pytest.approx(ENTROPY, abs=3 * error)
+    # Against these very images, only the noise of the draws is left.
+    difference = bound.total.per_image - exact
+    spread = (difference.std() / len(images) ** 0.5).item()
+    assert difference.mean().item() == pytest.approx(0, abs=3 * spread + 2e-3)
+    assert bound.total.bits_per_image == pytest.approx(16 * bound.total.mean)
+
+
+def test_the_bound_lies_above_the_entropy_with_either_fixed_variance():
+    images, exact = pixels(300)
+    denoiser = gaussian(schedules.linear(), MEAN, STD)
+    for variance in (posterior.beta, posterior.beta_tilde):
+        bound = metrics.bits_per_dim(denoiser, images, 100, variance)
+        assert bound.total.mean > exact.mean() + bound.total.standard_error
+
+
+def test_all_times_and_a_sample_of_them_agree():
+    images, _ = pixels(60, (1, 2, 2))
+    denoiser = gaussian(schedules.cosine(200), MEAN, STD)
+    whole, part = (metrics.bits_per_dim(denoiser, images, k) for k in (None, 40))
+    difference = whole.total.per_image - part.total.per_image
+    assert abs(difference.mean()) < 4 * difference.std() / len(images) ** 0.5
+    assert len(whole.L_t) == 199
+    assert whole.times == list(range(2, 201))
+    assert whole.total.mean == pytest.approx(whole.L_T + whole.L_0 + sum(whole.L_t), rel=1e-9)
+    assert len(part.L_t) <= 40
+
+
+class Knows(nn.Module):
+    """A denoiser of data that is one image."""
+
+    def __init__(self, schedule, x_0):
+        super().__init__()
+        self.schedule, self.x_0 = schedule, x_0
+
+    def forward(self, x_t, t):
+        signal, noise = self.schedule(t)
+        return Denoised(self.x_0.expand_as(x_t), (x_t - signal * self.x_0) / noise)
+
+
+def test_the_terms_vanish_where_the_denoiser_is_exact():
+    image = torch.full((1, 1, 4, 4), 51, dtype=torch.uint8)
+    denoiser = Knows(schedules.linear(), image.float() / 127.5 - 1)
+    bound = metrics.bits_per_dim(denoiser, image.expand(3, -1, -1, -1))
+    assert max(bound.L_t) < 1e-9
+    assert bound.total.standard_error < 1e-9
+    deviation = float(posterior.log_variance(denoiser.schedule, 1, 0) / 2)
+    within = math.erf(1 / 255 / math.exp(deviation) / math.sqrt(2))
+    assert pytest.approx(-math.log2(within), rel=1e-4) == bound.L_0
+    errors = metrics.errors_per_t(denoiser, image.expand(2, -1, -1, -1))
+    assert max(errors.x_0) < 1e-12
+    assert max(errors.v) < 1e-4  # rounding of eps near t = 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_probability_flow_reaches_the_entropy_of_gaussian_data(schedule):
+    images, exact = pixels(300)
+    bits = metrics.ode_bits_per_dim(gaussian(schedule(), MEAN, STD), images)
+    assert bits.mean == pytest.approx(ENTROPY, abs=3 * bits.standard_error)
+    assert bits.mean == pytest.approx(exact.mean().item(), abs=0.01)
+
+
+@pytest.mark.parametrize("num_times", [0, -1, 1001])
+def test_impossible_numbers_of_times_are_refused(num_times):
+    with pytest.raises(ValueError, match=rf"num_times must lie in 1..1000.*got {num_times}"):
+        metrics.bits_per_dim(gaussian(schedules.linear(), 0, 1), pixels(2)[0], num_times)
+
+
+def test_one_image_has_no_standard_error():
+    with pytest.raises(ValueError, match="at least 2 images; got 1"):
+        metrics.bits_per_dim(gaussian(schedules.linear(), 0, 1), pixels(1)[0])
+
+
+def test_float_images_are_refused():
+    with pytest.raises(TypeError, match="uint8"):
+        metrics.errors_per_t(gaussian(schedules.linear(), 0, 1), torch.zeros(2, 1, 4, 4))
+
+
+def test_times_outside_the_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"times must lie in 1..1000; got \[0, 5\]"):
+        metrics.errors_per_t(gaussian(schedules.linear(), 0, 1), pixels(2)[0], [0, 5])
+
+
+# ---- errors on one yardstick ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_errors_are_the_same_whatever_is_predicted(prediction):
+    images, _ = pixels(50)
+    times = [1, 10, 300, 900]
+    schedule = schedules.cosine()
+    errors = metrics.errors_per_t(gaussian(schedule, MEAN, STD, prediction), images, times)
+    alpha_bar = schedule.alpha_bar[times]
+    expected = STD**2 * (1 - alpha_bar) / (alpha_bar * STD**2 + 1 - alpha_bar)
+    found = torch.tensor(errors.x_0).double()
+    torch.testing.assert_close(found, expected, rtol=0.25, atol=0)  # 800 pixels
+    snr = alpha_bar / (1 - alpha_bar)
+    torch.testing.assert_close(torch.tensor(errors.eps).double(), snr * found, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(errors.v).double(), (snr + 1) * found, rtol=1e-3, atol=1e-5
+    )
+    again = metrics.errors_per_t(gaussian(schedule, MEAN, STD, prediction), images, times)
+    assert again == errors
+
+
+def test_the_bound_of_errors_per_t_is_that_of_bits_per_dim():
+    images, _ = pixels(100)
+    denoiser = gaussian(schedules.linear(20, 1e-4, 0.015), MEAN, STD)
+    errors = metrics.errors_per_t(denoiser, images, range(1, 21))
+    whole = metrics.bits_per_dim(denoiser, images)
+    assert pytest.approx(errors.bound[0], rel=0.05) == whole.L_0
+    assert sum(whole.L_t) == pytest.approx(sum(errors.bound[1:]), rel=0.05)
+
+
+# ---- quality of samples --------------------------------------------------------------------
+
+
+def described(features, classes=10):
+    p = torch.zeros(len(features), classes, dtype=torch.float64)
+    p[torch.arange(len(p)), torch.arange(len(p)) % classes] = 1.0
+    return Described(features.double(), p)
+
+
+def normal(n, d, seed, scale=1.0, shift=0.0):
+    return scale * torch.randn(n, d, generator=rng.generator(seed), dtype=torch.float64) + shift
+
+
+def test_identical_sets_are_at_distance_0():
+    x = normal(300, 8, 0)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert metrics.precision_recall(x, x) == (1.0, 1.0)
+    # The unbiased estimate of identical sets lies a little below 0.
+    assert metrics.kernel_distance(x, x) == pytest.approx(0, abs=0.1)
+    assert metrics.kernel_distance(x, x) <= 0
+
+
+def test_two_known_gaussians_are_at_the_distance_of_the_formula():
+    n, d = 200_000, 4
+    found = metrics.frechet_distance(normal(n, d, 0), normal(n, d, 1, scale=2.0, shift=0.5))
+    assert found == pytest.approx(d * 0.5**2 + d * (2 - 1) ** 2, rel=0.02)
+
+
+def test_the_frechet_distance_of_correlated_sets_is_scipys():
+    from scipy.linalg import sqrtm
+
+    mix = normal(6, 6, 3)
+    x, y = normal(500, 6, 0) @ mix, normal(700, 6, 1, shift=0.3)
+    a, b = torch.cov(x.T), torch.cov(y.T)
+    root = torch.as_tensor(sqrtm((a @ b).numpy()).real)
+    expected = (x.mean(0) - y.mean(0)).square().sum() + (a + b - 2 * root).trace()
+    assert metrics.frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_kernel_distance_is_the_mean_over_pairs():
+    x, y = normal(20, 3, 0), normal(15, 3, 1, shift=0.5)
+
+    def k(a, b):
+        return (a @ b.T / 3 + 1) ** 3
+
+    xx, yy = k(x, x), k(y, y)
+    expected = (xx.sum() - xx.trace()) / (20 * 19) + (yy.sum() - yy.trace()) / (15 * 14)
+    expected -= 2 * k(x, y).mean()
+    assert metrics.kernel_distance(x, y) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_precision_and_recall_tell_noise_from_missing_modes():
+    generator = rng.generator(0)
+    centres = 20.0 * torch.eye(4, dtype=torch.float64)
+    modes = torch.randint(4, (400,), generator=generator)
+    real = centres[modes] + normal(400, 4, 1, 0.5)
+    one_mode = centres[torch.zeros(400).long()] + normal(400, 4, 2, 0.5)
+    precision, recall = metrics.precision_recall(one_mode, real)
+    assert precision > 0.8
+    assert recall < 0.4
+    noisy = torch.cat([real[:200] + normal(200, 4, 3, 0.1), normal(200, 4, 4, 100.0)])
+    precision, recall = metrics.precision_recall(noisy, real)
+    assert precision == pytest.approx(0.5, abs=0.1)
+
+
+def test_quality_gives_the_distances_with_intervals_around_them():
+    x, y = normal(400, 5, 0, shift=0.2), normal(500, 5, 1)
+    found = metrics.quality(described(x), described(y))
+    assert found["Frechet distance"].value == pytest.approx(metrics.frechet_distance(x, y))
+    assert found["kernel distance"].value == pytest.approx(metrics.kernel_distance(x, y))
+    precision, recall = metrics.precision_recall(x, y)
+    assert found["precision"].value == pytest.approx(precision)
+    assert found["recall"].value == pytest.approx(recall)
+    assert found["confidence > 0.9"].value == 1
+    assert sum(found[f"class {k}"].value for k in range(10)) == pytest.approx(1)
+    for name, (value, low, high) in found.items():
+        assert low <= value <= high, name
+    share = found["class 3"]
+    assert share.high - share.low == pytest.approx(2 * 1.96 * (0.1 * 0.9 / 400) ** 0.5, rel=0.25)
+
+
+def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says():
+    inside = 0
+    for seed in range(40):
+        x, y = normal(150, 2, 2 * seed, shift=1.0), normal(150, 2, 2 * seed + 1)
+        _, low, high = metrics.quality(described(x), described(y), seed)["Frechet distance"]
+        inside += low <= 2.0 <= high
+    assert 33 <= inside <= 40  # 38 expected
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (normal(8, 8, 0), normal(50, 8, 1), "8 samples, but the features have 8 dimensions"),
+        (normal(50, 8, 0), normal(5, 8, 1), "5 reference, but the features have 8 dimensions"),
+        (normal(50, 8, 0), normal(50, 7, 1), r"\[50, 8\] and \[50, 7\]"),
+        (normal(50, 8, 0) * math.nan, normal(50, 8, 1), "samples are not all finite: NaN images"),
+    ],
+)
+def test_impossible_sets_are_refused(x, y, message):
+    for distance in (metrics.frechet_distance, metrics.kernel_distance, metrics.precision_recall):
+        with pytest.raises(ValueError, match=message):
+            distance(x, y)
+    with pytest.raises(ValueError, match=message):
+        metrics.quality(described(x), described(y))
+
+
+def test_a_copied_training_image_is_at_distance_0():
+    training = (255 * torch.rand(50, 1, 4, 4)).to(torch.uint8)
+    images = torch.cat([training[7:8], 255 - training[:1]])
+    found = metrics.nearest_distances(images, training)
+    assert found[0] < 0.05  # rounding of a difference of squares
+    by_hand = (images[1].double() - training.double()).square().flatten(1).mean(1).sqrt().min()
+    assert found[1].item() == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+def test_the_median_has_an_interval():
+    value, low, high = metrics.median(torch.arange(1001).double())
+    assert value == 500
+    assert low < 500 < high
+    assert high - low == pytest.approx(2 * 1.96 * 1.253 * 289 / 1001**0.5, rel=0.25)
+
+
+def test_inception_says_what_it_needs(monkeypatch):
+    images = torch.zeros(2049, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="2048 dimensions: more images are needed; got 100"):
+        metrics.inception_fid(images, images[:100])
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
+    with pytest.raises(RuntimeError, match=r"cannot be had here.*torchmetrics\[image\]"):
+        metrics.inception_fid(images, images)
+
+
+# ---- the loss and the measurement are one ---------------------------------------------------
+
+
+def test_the_vlb_loss_estimates_the_bound():
+    images, _ = pixels(400)
+    denoiser = gaussian(schedules.linear(20, 1e-4, 0.015), MEAN, STD)
+    bound = metrics.bits_per_dim(denoiser, images).total.mean
+    x_0 = images.repeat(20, 1, 1, 1).float() / 127.5 - 1
+    estimate = losses.vlb_loss(denoiser, x_0, generator=rng.generator(0)).item()
+    assert isinstance(denoiser, Denoiser)
+    assert estimate == pytest.approx(bound, rel=0.05)
