@@ -110,10 +110,13 @@ def evaluate(options: argparse.Namespace) -> None:
         num_times=options.num_times,
     )
     device = _device(options.device)
-    records = [
-        evaluation.evaluate(runs.load(folder, device), conditions, options.data)
-        for folder in options.runs
-    ]
+    found = [runs.load(folder, device) for folder in options.runs]
+    samples = None
+    if options.samples:
+        if len(found) > 1:
+            raise ValueError(f"--samples is of one run, but {len(found)} were named")
+        samples = evaluation.read_samples(options.samples, found[0].image_shape)
+    records = [evaluation.evaluate(run, conditions, options.data, samples) for run in found]
     print(viz.table(evaluation.table(records)).data)
 
 
@@ -153,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sampler", default=usual.sampler, help=", ".join(samplers.__all__))
     command.add_argument("--steps", type=int, default=usual.steps, help="of the sampler")
     command.add_argument("--seed", type=int, default=usual.seed, help="of everything drawn")
+    command.add_argument("--samples", help=".npz of images to measure in place of new ones")
     command.add_argument(
         "--n-likelihood", type=int, default=usual.n_likelihood, help="test images for the bound"
     )

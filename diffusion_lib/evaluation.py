@@ -4,6 +4,7 @@ Records are plain JSON.  Two are only compared where their conditions are the sa
 depend on the number of images, the reference, the features and the sampler.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, features, files, metrics, runs, samplers
+from diffusion_lib import config, data, features, files, metrics, rng, runs, samplers
 from diffusion_lib.metrics import Estimate
 from diffusion_lib.runs import Run
 
@@ -47,7 +48,20 @@ class Conditions:
     num_times: int = 100
 
 
-def evaluate(run: Run, conditions: Conditions, root: str | Path | None = None) -> dict[str, Any]:
+# How much the notebooks measure in each of `config.BUDGETS`.
+BUDGETS = {
+    "smoke": Conditions(n=70, steps=2, n_likelihood=4, num_times=4),
+    "quick": Conditions(n=200, steps=50, n_likelihood=50, num_times=50),
+    "full": Conditions(),
+}
+
+
+def evaluate(
+    run: Run,
+    conditions: Conditions,
+    root: str | Path | None = None,
+    samples: Tensor | None = None,
+) -> dict[str, Any]:
     """Measure a run and write `metrics.json` into its folder; load it where it is there already.
 
     Samples are compared with the whole test split; the floor compares as many training images
@@ -55,6 +69,8 @@ def evaluate(run: Run, conditions: Conditions, root: str | Path | None = None) -
 
     Args:
         root: folder of the data sets, None for `config.data_root()`.
+        samples: images made from the run earlier, uint8 [N, C, H, W], in place of the n that the
+            conditions would have sampled.
 
     Raises:
         ValueError: no feature network for the data set; a data set smaller than asked for; n not
@@ -63,7 +79,7 @@ def evaluate(run: Run, conditions: Conditions, root: str | Path | None = None) -
     """
     sampler = config.resolve(conditions.sampler, samplers, "sampler")
     schedule = run.denoiser.schedule
-    steps = conditions.steps or schedule.num_timesteps
+    schedule.timesteps(steps := conditions.steps or schedule.num_timesteps)
     described = json.loads((run.folder / "experiment.json").read_text())
     dataset = described["dataset"]
     network = features.load(dataset)
@@ -88,18 +104,25 @@ def evaluate(run: Run, conditions: Conditions, root: str | Path | None = None) -
             "likelihood": f"{conditions.n_likelihood} test images, {conditions.num_times} times",
         },
     }
+    if samples is not None:
+        digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
+        given = {"n": len(samples), "sampler": f"given, sha256 {digest[:16]}", "steps": None}
+        record["conditions"] |= given | {"seed": None}
     path = run.folder / _FILE
     if path.exists():
         found = load(path)
         if all(found.get(name) == record[name] for name in ("conditions", "weights sha256")):
             return found
+    metrics.check_count(record["conditions"]["n"], network.classify.in_features, "samples")
     _enough(test, conditions.n_likelihood, f"{dataset} test images for the likelihood")
+    _enough(train, record["conditions"]["n"], f"{dataset} training images for the floor")
     clocks = [time.monotonic()]
-    samples = runs.sample(run, conditions.n, conditions.seed, sampler, steps)
+    if samples is None:
+        samples = runs.sample(run, conditions.n, conditions.seed, sampler, steps)
     clocks.append(time.monotonic())
     record |= measure_samples(samples, train, test, network, conditions.seed)
     clocks.append(time.monotonic())
-    images = test[: conditions.n_likelihood]
+    images = _some(test, conditions.n_likelihood)
     bound = metrics.bits_per_dim(
         run.denoiser, images, min(conditions.num_times, schedule.num_timesteps)
     )
@@ -145,11 +168,13 @@ def measure_samples(
     n = len(samples)
     _enough(train, n, "training images for the floor")
     _enough(test, n, "test images for the distances to the training images")
+    # Drawn at random: in MNIST's order the first writers differ from the last.
+    real, held_out = _some(train, n), _some(test, n)
     reference = network.describe_images(test)
     found = {}
     for name, images, unseen in (
         ("samples", samples, samples),
-        ("floor", train[:n], test[:n]),
+        ("floor", real, held_out),
     ):
         estimates = metrics.quality(network.describe_images(images), reference, seed)
         nearest = metrics.nearest_distances(unseen, train)
@@ -268,6 +293,11 @@ def _title(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> s
     ]
     titles = ", ".join(told) or record["run"]
     return titles
+
+
+def _some(images: Tensor, n: int) -> Tensor:
+    """n of the images, the same ones for every run."""
+    return images[torch.randperm(len(images), generator=rng.generator(0))[:n]]
 
 
 def _enough(images: Tensor, n: int, what: str) -> None:

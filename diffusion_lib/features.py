@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion_lib import data, files
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parent.parent / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 
@@ -25,7 +25,7 @@ _BATCH = 500
 RELEASED = {
     "mnist": (
         "features-mnist.safetensors",
-        "0",
+        "21514453b4fbe2b9afc696d367b19a08eef874cd33b6a96e5fc1642fb0782506",
     ),
 }
 
@@ -40,11 +40,15 @@ class Described(NamedTuple):
 class Classifier(nn.Module):
     """Two convolutions, a layer of `features` numbers, the classes.
 
+    `normalise` it when it is trained.
+
     Args:
         image_shape: (C, H, W).
         classes: their number.
         features: dimension of the description; taken before its non-linearity.
     """
+
+    scale: Tensor
 
     def __init__(
         self, image_shape: tuple[int, int, int], classes: int = 10, features: int = 64
@@ -57,6 +61,7 @@ class Classifier(nn.Module):
         self.describe = nn.Linear(64 * (height // 4) * (width // 4), features)
         self.classify = nn.Linear(features, classes)
         self.dropout = nn.Dropout(0.3)
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
@@ -77,7 +82,15 @@ class Classifier(nn.Module):
         self.eval()
         parts = [self(data.to_float(batch).to(device)) for batch in images.split(_BATCH)]
         features, logits = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
-        return Described(features, logits.softmax(1))
+        return Described(features / self.scale.double().cpu(), logits.softmax(1))
+
+    def normalise(self, images: Tensor) -> None:
+        """Scale the features so that their variances over these images are 1 on average.
+
+        Distances then do not depend on how large a classifier happens to make its numbers.
+        """
+        features = self.describe_images(images).features
+        self.scale *= features.var(0).mean().sqrt().float()
 
     def save(self, path: str | Path, about: dict[str, str]) -> str:
         """Write the weights and what is to be known about them; returns the file's sha256."""
@@ -99,7 +112,7 @@ def load(dataset: str) -> Classifier:
             "features.Classifier trains one: see other_tests/mnist/features.py"
         )
     name, expected = RELEASED[dataset]
-    return read(_ASSETS / name, expected)
+    return read(ASSETS / name, expected)
 
 
 def read(path: str | Path, expected: str) -> Classifier:

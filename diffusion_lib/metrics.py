@@ -398,7 +398,9 @@ def inception_fid(samples: Tensor, reference: Tensor) -> float:
                 f"{len(images)}"
             )
     try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.fid import (  # pyright: ignore[reportMissingImports]
+            FrechetInceptionDistance,
+        )
 
         fid = FrechetInceptionDistance().set_dtype(torch.float64)
     except (ImportError, OSError) as error:  # a failed download is an OSError
@@ -413,6 +415,19 @@ def inception_fid(samples: Tensor, reference: Tensor) -> float:
     return fid.compute().item()
 
 
+def check_count(n: int, dims: int, name: str) -> None:
+    """Refuse too few images for a covariance.
+
+    Raises:
+        ValueError: n is not above the features' dimension.
+    """
+    if n <= dims:
+        raise ValueError(
+            f"{n} {name}, but the features have {dims} dimensions: a covariance needs more images "
+            "than dimensions"
+        )
+
+
 def _check(features: Tensor, reference: Tensor) -> None:
     for name, x in (("samples", features), ("reference", reference)):
         if x.ndim != 2 or x.shape[1] != reference.shape[-1]:
@@ -422,11 +437,7 @@ def _check(features: Tensor, reference: Tensor) -> None:
             )
         if not x.isfinite().all():
             raise ValueError(f"the features of the {name} are not all finite: NaN images?")
-        if len(x) <= x.shape[1]:
-            raise ValueError(
-                f"{len(x)} {name}, but the features have {x.shape[1]} dimensions: a covariance "
-                "needs more images than dimensions"
-            )
+        check_count(len(x), x.shape[1], name)
 
 
 def _resample(n: int, generator: torch.Generator) -> Tensor:

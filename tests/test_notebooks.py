@@ -28,7 +28,7 @@ def test_there_is_one():
 
 def test_it_runs_in_the_smoke_budget(notebook, tmp_path, monkeypatch):
     """In a real kernel and an empty folder, on a few stand-ins for digits."""
-    write_idx(tmp_path / "data" / "MNIST" / "raw", n_train=64, n_test=64)
+    write_idx(tmp_path / "data" / "MNIST" / "raw", n_train=80, n_test=80)
     monkeypatch.setenv("DIFFUSION_BUDGET", "smoke")
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -37,8 +37,9 @@ def test_it_runs_in_the_smoke_budget(notebook, tmp_path, monkeypatch):
         node, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     assert any("smoke" in str(output) for output in node.cells[1].outputs)
-    (run,) = (tmp_path / "runs").iterdir()
-    assert (run / "ema.safetensors").exists()
+    runs = list((tmp_path / "runs").iterdir())
+    assert runs
+    assert all((run / "ema.safetensors").exists() for run in runs)
 
 
 def test_what_is_committed_is_one_clean_run(notebook):

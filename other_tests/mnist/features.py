@@ -40,6 +40,7 @@ def main() -> None:
         optimizer.step()
         schedule.step()
 
+    network.normalise(train.images)
     found = network.describe_images(test.images).probabilities.argmax(1)
     accuracy = (found == test.labels).double().mean().item()
     about = {

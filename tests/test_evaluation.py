@@ -1,0 +1,169 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from test_data import write_idx
+
+from diffusion_lib import evaluation, features, runs
+from diffusion_lib.__main__ import main
+from diffusion_lib.evaluation import Conditions
+
+QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
+FEW = Conditions(n=70, steps=2, n_likelihood=4, num_times=3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_idx(folder / "MNIST" / "raw", n_train=90, n_test=80)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """Two runs that differ in the schedule."""
+    folders = []
+    for schedule in ("linear", "cosine"):
+        folders.append(tmp_path_factory.mktemp("runs") / schedule)
+        flags = ["--budget", "smoke", "--data", str(root), "--schedule", schedule]
+        assert main(["train", "mnist", "--out", str(folders[-1]), *flags]) == 0
+    return folders
+
+
+@pytest.fixture
+def run(trained):
+    """The first run, not measured yet."""
+    (trained[0] / "metrics.json").unlink(missing_ok=True)
+    return runs.load(trained[0], torch.device("cpu"))
+
+
+def test_runs_are_measured_and_printed_side_by_side(trained, root, capsys):
+    arguments = ["evaluate", *map(str, trained), "--data", str(root), *QUICK]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "|  | linear | cosine | floor |" in printed
+    for metric in ("Frechet distance", "bits per dim", "nearest training image", "class 9"):
+        assert re.search(rf"\| {metric}.*\[.*\].*\|", printed), metric
+    for folder in trained:
+        record = json.loads((folder / "metrics.json").read_text())
+        conditions = record["conditions"]
+        assert conditions["n"] == 70
+        assert conditions["steps"] == 2
+        assert conditions["reference"] == "mnist test, 80 images"
+        assert conditions["images seen"] == 4 * 8
+        assert conditions["features sha256"] == features.RELEASED["mnist"][1]
+        assert record["samples"].keys() == record["floor"].keys()
+        bits = record["likelihood"]["bits per dim"]
+        assert bits["low"] < bits["value"] < bits["high"]
+        assert record["errors"]["t"][0] == 1
+        assert set(record["seconds"]) == {"sampling", "metrics of samples", "likelihood and errors"}
+    before = (trained[0] / "metrics.json").stat().st_mtime_ns
+    assert main(arguments) == 0  # nothing is measured twice
+    assert capsys.readouterr().out == printed
+    assert (trained[0] / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_records_made_under_different_conditions_are_not_compared(run, root):
+    one = evaluation.evaluate(run, FEW, root)
+    other = json.loads(json.dumps(one))
+    other["conditions"] |= {"n": 71, "reference": "mnist train"}
+    with pytest.raises(ValueError, match=r"cannot be compared: n: 70 and 71; reference: 'mnist te"):
+        evaluation.table([one, other])
+
+
+def test_other_conditions_or_weights_are_measured_anew(run, root):
+    first = evaluation.evaluate(run, FEW, root)
+    assert evaluation.evaluate(run, FEW, root) == first
+    again = evaluation.evaluate(run, Conditions(71, "ddim", 2, 0, 4, 3), root)
+    assert again["conditions"]["sampler"] == "ddim"
+    path = run.folder / "metrics.json"
+    record = json.loads(path.read_text()) | {"weights sha256": "other"}
+    path.write_text(json.dumps(record))
+    fresh = evaluation.evaluate(run, Conditions(71, "ddim", 2, 0, 4, 3), root)
+    assert fresh["weights sha256"] == first["weights sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 64}, "64 samples, but the features have 64 dimensions"),
+        ({"n": 85}, "85 test images for the distances .* asked for, but there are 80"),
+        ({"n": 91}, "91 mnist training images for the floor were asked for, but there are 90"),
+        ({"n_likelihood": 81}, "81 mnist test images for the likelihood .* there are 80"),
+        ({"sampler": "dim"}, "did you mean ddim"),
+        ({"steps": 1001}, "1001 sampling steps, but this schedule has T = 1000"),
+    ],
+)
+def test_impossible_conditions_are_refused(run, root, change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.evaluate(run, Conditions(**(vars(FEW) | change)), root)
+    assert not (run.folder / "metrics.json").exists()
+
+
+# ---- sample files --------------------------------------------------------------------------
+
+
+def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path, capsys):
+    path = tmp_path / "x.npz"
+    images = np.random.default_rng(0).integers(0, 256, (75, 28, 28, 1), dtype=np.uint8)
+    np.savez(path, images)
+    arguments = ["evaluate", str(run.folder), "--samples", str(path), "--data", str(root)]
+    assert main([*arguments, *QUICK]) == 0
+    record = json.loads((run.folder / "metrics.json").read_text())
+    assert record["conditions"]["n"] == 75
+    assert record["conditions"]["sampler"].startswith("given, sha256 ")
+    read = evaluation.read_samples(path, (1, 28, 28))
+    assert torch.equal(read, torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert main(["evaluate", *2 * [str(run.folder)], "--samples", str(path)]) == 2
+    assert "--samples is of one run, but 2 were named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 28, 28), np.uint8), r"uint8 \[3, 28, 28\]; expected"),
+        (np.zeros((3, 1, 28, 28), np.uint8), r"uint8 \[3, 1, 28, 28\]; expected"),
+        (np.zeros((0, 28, 28, 1), np.uint8), r"uint8 \[0, 28, 28, 1\]; expected"),
+        (np.full((3, 28, 28, 1), 0.5), r"float64 .* with values 0.5 to 0.5; expected"),
+        (np.full((3, 28, 28, 1), np.nan), r"with NaN or infinity; expected"),
+        (np.array([{}, {}], dtype=object), "does not hold an array arr_0 of uint8"),
+    ],
+)
+def test_arrays_that_are_no_samples_are_refused(tmp_path, array, message):
+    path = tmp_path / "x.npz"
+    np.savez(path, array)
+    with pytest.raises(ValueError, match=message):
+        evaluation.read_samples(path, (1, 28, 28))
+
+
+def test_files_that_are_no_samples_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.npz does not exist"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    for content in (b"", b"PK\x03\x04", b"not a zip"):
+        (tmp_path / "x.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="does not hold an array arr_0"):
+            evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match="does not hold an array arr_0"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "x"}', "no"])
+def test_files_that_are_no_records_are_refused(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match="is not a record of measurements"):
+        evaluation.load(tmp_path / "metrics.json")
+    with pytest.raises(FileNotFoundError):
+        evaluation.load(tmp_path / "nothing.json")
+
+
+def test_samples_like_the_training_images_are_found_out():
+    """A run that only copies: good distances, and nearest training images at distance 0."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (400, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    train, test = images[:300], images[300:]
+    found = evaluation.measure_samples(train[:90], train, test, features.load("mnist"))
+    assert found["samples"]["nearest training image"]["value"] < 0.1
+    assert found["floor"]["nearest training image"]["value"] > 50

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from safetensors import safe_open
+
+from diffusion_lib import features
+from diffusion_lib.features import Classifier
+
+
+@pytest.mark.parametrize("dataset", features.RELEASED)
+def test_what_is_released_has_the_hash_it_should_have(dataset):
+    classifier = features.load(dataset)
+    found = classifier.describe_images(torch.zeros(3, *classifier.image_shape, dtype=torch.uint8))
+    assert found.features.shape == (3, 64)
+    assert found.features.dtype == torch.float64
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(3).double())
+    path = features.ASSETS / features.RELEASED[dataset][0]
+    assert path.stat().st_size < 5_000_000
+    with safe_open(path, "pt") as file:
+        assert float(file.metadata()["test_accuracy"]) > 0.99
+
+
+def test_other_weights_than_the_released_ones_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    digest = Classifier((1, 28, 28)).save(path, {})
+    assert features.read(path, digest).image_shape == (1, 28, 28)
+    with pytest.raises(ValueError, match=r"a\.safetensors has the sha256 .*, expected 0123"):
+        features.read(path, "0123")
+
+
+def test_a_saved_classifier_describes_as_before(tmp_path):
+    classifier = Classifier((3, 8, 8), classes=4, features=5)
+    again = features.read(
+        tmp_path / "a.safetensors", classifier.save(tmp_path / "a.safetensors", {})
+    )
+    images = torch.randint(0, 256, (1030, 3, 8, 8), dtype=torch.uint8)
+    one, other = classifier.describe_images(images), again.describe_images(images)
+    assert torch.equal(one.features, other.features)
+    assert one.features.shape == (1030, 5)
+    assert one.probabilities.shape == (1030, 4)
+
+
+def test_normalised_features_have_variance_1():
+    images = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
+    classifier = Classifier((1, 8, 8))
+    before = classifier.describe_images(images)
+    classifier.normalise(images)
+    after = classifier.describe_images(images)
+    assert after.features.var(0).mean().item() == pytest.approx(1, rel=1e-5)
+    ratio = after.features / before.features
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    assert torch.equal(after.probabilities, before.probabilities)
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="28"):
+        Classifier((1, 28, 28)).describe_images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="uint8"):
+        Classifier((1, 28, 28)).describe_images(torch.zeros(2, 1, 28, 28))
+
+
+def test_a_data_set_without_features_is_named():
+    with pytest.raises(ValueError, match=r"no feature network is released for 'cifar10'"):
+        features.load("cifar10")
