@@ -6,6 +6,7 @@ depend on the number of images, the reference, the features and the sampler.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from diffusion_lib.runs import Run
 
 _FORMAT = "diffusion_lib metrics 1"
 _FILE = "metrics.json"
+_COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "confidence > 0.9")
 _TOLD = ("dataset", "schedule", "T", "prediction", "weight", "loss")  # of an experiment
 
 
@@ -130,6 +132,7 @@ def evaluate(
         "bits per dim": bound.total.estimate._asdict(),
         "bits per image": bound.total.bits_per_image,
         "standard error": bound.total.standard_error,
+        "per image": [round(bits, 6) for bits in bound.total.per_image.tolist()],
         "L_T": bound.L_T,
         "L_0": bound.L_0,
         "times": bound.times,
@@ -232,6 +235,48 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         rows.append(_row(f"mean squared error of {part}", names, cells, ""))
     cells = [f"{sum(record['seconds'].values()):.0f}" for record in records]
     return [*rows, _row("seconds to evaluate", names, cells, "")]
+
+
+def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows for `viz.table`: what one run has that another has not, and whether that is noise.
+
+    A difference of sample metrics adds the two intervals in quadrature; that of the bits per dim
+    is taken image by image.  The intervals hold the spread over samples and test images.  They do
+    not hold that over trainings: another seed is another run.
+
+    Raises:
+        ValueError: records made under different conditions.
+    """
+    check_alike([record, other])
+    here, there = (_title(r, (record, other)) for r in (record, other))
+    rows = []
+    for metric in (*_COMPARED, "bits per dim"):
+        if metric in _COMPARED:
+            a, b = record["samples"][metric], other["samples"][metric]
+            found = _difference(Estimate(**a), Estimate(**b))
+        else:
+            a, b = (r["likelihood"]["bits per dim"] for r in (record, other))
+            one, two = (torch.tensor(r["likelihood"]["per image"]) for r in (record, other))
+            found = metrics.Bits(one.double() - two.double(), 1).estimate
+        told = "not distinguishable" if found.low <= 0 <= found.high else "different"
+        rows.append(
+            {
+                "": metric,
+                here: interval(a),
+                there: interval(b),
+                "difference": interval(found._asdict()),
+                "verdict": told,
+            }
+        )
+    return rows
+
+
+def _difference(one: Estimate, other: Estimate) -> Estimate:
+    """one - other, of independent errors."""
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, value - below, value + above)
 
 
 def check_alike(records: Sequence[Mapping[str, Any]]) -> None:

@@ -26,6 +26,36 @@ def test_an_experiment_survives_json(preset, schedule, prediction, weight):
     assert Experiment.from_json(experiment.to_json()) == experiment
 
 
+@pytest.mark.parametrize("loss", losses.LOSSES.values())
+@pytest.mark.parametrize("weight", [None, losses.min_snr])
+def test_a_learned_variance_survives_json(loss, weight):
+    network = replace(TINY.network, outputs=2)
+    experiment = replace(TINY, network=network, loss=loss, weight=weight)
+    assert Experiment.from_json(experiment.to_json()) == experiment
+    assert experiment.name("images") != TINY.name("images")
+    next(experiment.trainer().run(torch.zeros(64, 1, 28, 28, dtype=torch.uint8)))
+
+
+def test_fields_that_came_later_leave_older_records_alone():
+    record = json.loads(TINY.to_json())
+    assert "loss" not in record
+    assert "outputs" not in record["network"]
+    assert record["weight"] is None
+
+
+def test_a_loss_of_ones_own_is_known_by_its_values():
+    def mine(denoiser, x_0, weight=None, generator=None):
+        return 2 * losses.diffusion_loss(denoiser, x_0, weight, generator)
+
+    first = replace(TINY, loss=mine).name("images")
+    assert replace(TINY, loss=mine).name("images") == first
+
+    def mine(denoiser, x_0, weight=None, generator=None):
+        return 3 * losses.diffusion_loss(denoiser, x_0, weight, generator)
+
+    assert replace(TINY, loss=mine).name("images") != first
+
+
 def test_the_presets_are_what_they_say():
     assert config.CIFAR10.dataset is data.cifar10
     assert sum(p.numel() for p in config.CIFAR10.build().parameters()) == 35_746_307

@@ -85,6 +85,26 @@ def test_other_conditions_or_weights_are_measured_anew(run, root):
     assert fresh["weights sha256"] == first["weights sha256"]
 
 
+def test_a_difference_has_a_verdict(trained, root):
+    a, b = (runs.load(folder, torch.device("cpu")) for folder in trained)
+    one, other = (evaluation.evaluate(run, FEW, root) for run in (a, b))
+    rows = {row[""]: row for row in evaluation.verdicts(one, other)}
+    assert list(rows["precision"]) == ["", "linear", "cosine", "difference", "verdict"]
+    same = evaluation.verdicts(one, one)
+    assert {row["verdict"] for row in same} == {"not distinguishable"}
+    far = json.loads(json.dumps(one))
+    far["samples"]["recall"] = {"value": 0.5, "low": 0.46, "high": 0.54}
+    bits = far["likelihood"]["per image"]
+    far["likelihood"]["per image"] = [bit + 0.01 for bit in bits]  # of the same images: paired
+    near = json.loads(json.dumps(one))
+    near["samples"]["recall"] = {"value": 0.4, "low": 0.37, "high": 0.43}
+    rows = {row[""]: row for row in evaluation.verdicts(far, near)}
+    assert rows["recall"]["difference"] == "0.1 [0.05, 0.15]"
+    assert rows["recall"]["verdict"] == "different"
+    assert rows["bits per dim"]["difference"] == "0.01 [0.01, 0.01]"
+    assert rows["bits per dim"]["verdict"] == "different"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -310,6 +310,9 @@ def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
         (["train", "mnist", "--out", "X", "--budget", "ful"], "did you mean full"),
         (["train", "mnist", "--out", "X", "--schedule", "cosin"], "did you mean cosine"),
         (["train", "mnist", "--out", "X", "--prediction", "x0"], "did you mean x_0"),
+        (["train", "mnist", "--out", "X", "--weight", "minsnr"], "did you mean min_snr"),
+        (["train", "mnist", "--out", "X", "--loss", "hybrid"], "did you mean hybrid_loss"),
+        (["evaluate", "X"], "X holds no trained run"),
         (["train", "mnist", "--out", "X", "--steps", "0"], "num_steps must be at least 1; got 0"),
         (["train", "mnist", "--out", "X", "--seed", "-1"], "seed must not be negative; got -1"),
         (["train", "mnist", "--out", "X", "--device", "gpu"], "--device gpu cannot be used"),
@@ -365,10 +368,13 @@ def test_image_i_does_not_depend_on_n_or_the_batch(trained, sampler):
 
 def test_the_flags_reach_the_experiment(root, tmp_path):
     flags = {"--schedule": "cosine", "--prediction": "v", "--seed": 5}
+    flags |= {"--weight": "min_snr", "--loss": "hybrid_loss"}
     assert main(command(root, tmp_path / "d", steps=2, **flags)) == 0
     record = json.loads((tmp_path / "d" / "experiment.json").read_text())
     assert (record["schedule"], record["prediction"]) == ("cosine", "v")
     assert record["train"]["seed"] == 5
     denoiser = Denoiser.load(tmp_path / "d" / "ema.safetensors")
     assert denoiser.prediction is predictions.v
+    assert (record["weight"], record["loss"]) == ("min_snr", "hybrid_loss")
+    assert denoiser.network.config.outputs == 2
     assert torch.equal(denoiser.schedule.alpha_bar, schedules.cosine().alpha_bar)
