@@ -332,12 +332,11 @@ def _row(metric: str, names: Sequence[str], cells: Sequence[str], floor: str) ->
 def _title(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """What sets a run apart: the parts of its experiment in which the records differ."""
     told = [
-        str(record["experiment"][name])
+        record["experiment"][name]
         for name in _TOLD
         if len({json.dumps(other["experiment"][name]) for other in records}) > 1
     ]
-    titles = ", ".join(told) or record["run"]
-    return titles
+    return ", ".join(str(part) for part in told if part is not None) or record["run"]
 
 
 def _some(images: Tensor, n: int) -> Tensor:

@@ -1,0 +1,127 @@
+"""The README's tables of MNIST, from the committed records.
+
+    python -m other_tests.mnist.tables runs/NAME ...    commit these runs' records
+    python -m other_tests.mnist.tables                  write the tables into the README
+
+A table stands between two comments that name it; a test fails where it is not the one that this
+script would write.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffusion_lib import evaluation, viz
+
+RECORDS = Path(__file__).parent / "records"
+README = Path(__file__).parent.parent.parent / "README.md"
+SHOWN = (
+    "Frechet distance",
+    "kernel distance",
+    "precision",
+    "recall",
+    "confidence > 0.9",
+    "nearest training image",
+    "bits per dim (bound)",
+    "bits per image",
+)
+
+
+def find(**wanted: Any) -> dict[str, Any]:
+    """The one committed record whose experiment has these values, and else those of the preset.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    wanted = {"schedule": "linear", "prediction": "eps", "weight": None, "loss": None} | wanted
+    found = [
+        record
+        for record in map(evaluation.load, sorted(RECORDS.glob("*.json")))
+        if wanted.items() <= record["experiment"].items()
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} records of {wanted} in {RECORDS.name}; one is needed")
+    return found[0]
+
+
+def the_runs() -> str:
+    """What `evaluate` prints of the notebooks' own runs, shortened."""
+    records = [find(), find(schedule="cosine"), find(prediction="x_0")]
+    return markdown([row for row in evaluation.table(records) if row[""] in SHOWN])
+
+
+def learned_variance() -> str:
+    """Bits per dim with a learned variance and without, each schedule against its twin."""
+    rows = []
+    for schedule in ("linear", "cosine"):
+        twins = [find(schedule=schedule), find(schedule=schedule, loss="hybrid_loss")]
+        (difference,) = (
+            row["difference"]
+            for row in evaluation.verdicts(*twins[::-1])
+            if row[""] == "bits per dim"
+        )
+        for name, record in zip(("L_simple", "L_hybrid, variance learned"), twins, strict=True):
+            bits = record["likelihood"]
+            rows.append(
+                {
+                    "schedule": schedule,
+                    "loss": name,
+                    "bits per dim": evaluation.interval(bits["bits per dim"]),
+                    "bits per image": f"{bits['bits per image']:.4g}",
+                    "L_0": f"{bits['L_0']:.3g}",
+                    "less its twin": difference if record is twins[1] else "",
+                }
+            )
+    return markdown(rows)
+
+
+def conditions() -> str:
+    """How the runs were measured, in words."""
+    record = find()
+    told = record["conditions"]
+    return (
+        f"{told['n']:,} samples of each run ({told['sampler']}, {told['steps']} steps, seed "
+        f"{told['seed']}), after {told['images seen']:,} images seen; reference: "
+        f"{told['reference']}; likelihood: {told['likelihood']}; {record['device']}. "
+        f"Feature network: sha256 `{told['features sha256'][:16]}`."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "the runs": the_runs,
+    "learned variance": learned_variance,
+    "conditions": conditions,
+}
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    return str(viz.table(rows).data)
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """The text with what stands between a table's two comments replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the README needs {begin} and {end}, once each")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="*", help="folders of runs that have been evaluated")
+    options = parser.parse_args()
+    for run in options.runs:
+        record = evaluation.load(Path(run) / "metrics.json")
+        RECORDS.mkdir(exist_ok=True)
+        shutil.copy(Path(run) / "metrics.json", RECORDS / f"{record['run']}.json")
+    text = README.read_text()
+    for name, make in TABLES.items():
+        text = replace_table(text, name, make())
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
