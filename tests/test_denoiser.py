@@ -116,12 +116,16 @@ def test_other_safetensors_files_are_refused(tmp_path):
         Denoiser.load(path)
 
 
-def test_a_file_of_other_weights_is_refused(tmp_path):
+def saved(tmp_path):
+    """A saved denoiser's file, tensors and metadata."""
     path = tmp_path / "a.safetensors"
     small().save(path)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    path, tensors, metadata = saved(tmp_path)
     tensors["network.conv_in.bias"] = torch.zeros(3)
     save_file(tensors, path, metadata)
     with pytest.raises(ValueError, match=r"conv_in.bias is \[3\] there, \[8\] here"):
@@ -166,11 +170,7 @@ def test_a_second_image_in_the_output_is_the_share_of_a_learned_variance(tmp_pat
 
 
 def test_a_file_from_before_learned_variances_is_read(tmp_path):
-    path = tmp_path / "a.safetensors"
-    small().save(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path, tensors, metadata = saved(tmp_path)
     description = json.loads(metadata["denoiser"])
     del description["network"]["outputs"]
     save_file(tensors, path, metadata | {"denoiser": json.dumps(description)})
