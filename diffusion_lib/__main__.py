@@ -116,6 +116,14 @@ def evaluate(options: argparse.Namespace) -> None:
         if len(found) > 1:
             raise ValueError(f"--samples is of one run, but {len(found)} were named")
         samples = evaluation.read_samples(options.samples, found[0].image_shape)
+    # Whether the runs can be compared is known before anything is measured.
+    plans = [evaluation.measured_under(run, conditions, options.data, samples) for run in found]
+    evaluation.check_alike(
+        [
+            {"run": run.folder.name, "conditions": plan}
+            for run, plan in zip(found, plans, strict=True)
+        ]
+    )
     records = [evaluation.evaluate(run, conditions, options.data, samples) for run in found]
     print(viz.table(evaluation.table(records)).data)
 

@@ -64,8 +64,20 @@ class Experiment:
         """The untrained denoiser; equal seeds and networks give equal weights.
 
         Raises:
-            ValueError: settings that no network, schedule or sampler can have.
+            ValueError: settings that no network, schedule or sampler can have, or a loss that the
+                network has no output for.
         """
+        outputs = self.network.outputs
+        if self.loss is losses.hybrid_loss and outputs == 1:
+            raise ValueError(
+                "hybrid_loss teaches a variance, but this network has no output for one: use "
+                "UNetConfig(outputs=2), or diffusion_loss"
+            )
+        if self.loss is losses.diffusion_loss and outputs == 2:
+            raise ValueError(
+                "diffusion_loss never teaches the variance that UNetConfig(outputs=2) puts out: "
+                "use outputs=1, or hybrid_loss"
+            )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):

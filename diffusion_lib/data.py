@@ -113,7 +113,17 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """float [-1, 1] to uint8 0..255, rounded; values outside are clipped.  Undoes `to_float`."""
+    """float [-1, 1] to uint8 0..255, rounded; values outside are clipped.  Undoes `to_float`.
+
+    Raises:
+        ValueError: NaN or infinite pixels, which no number stands for.
+    """
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{bad} of {len(x)} images hold NaN or infinity: the training of their denoiser has "
+            "diverged, or its weights are damaged"
+        )
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

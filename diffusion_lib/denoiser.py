@@ -84,10 +84,19 @@ class Denoiser(nn.Module):
         return self.outputs(x_t, t)[0]
 
     def outputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's prediction and, where it has learned them, its variance shares."""
+        """The network's prediction and, where it has learned them, its variance shares.
+
+        Raises:
+            ValueError: an output of neither C nor 2 C channels.
+        """
         output = self.network(x_t, t - 1).float()
         if output.shape[1] == x_t.shape[1]:
             return output, None
+        if output.shape[1] != 2 * x_t.shape[1]:
+            raise ValueError(
+                f"images of {x_t.shape[1]} channels need an output of as many, or of twice as many "
+                f"with a learned variance; the network's has {output.shape[1]}"
+            )
         output, share = output.chunk(2, dim=1)
         return output, (share + 1) / 2
 

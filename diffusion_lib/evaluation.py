@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,11 +21,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import config, data, features, files, metrics, rng, runs, samplers
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Estimate
 from diffusion_lib.runs import Run
 
 _FORMAT = "diffusion_lib metrics 1"
-_FILE = "metrics.json"
 _COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "confidence > 0.9")
 _TOLD = ("dataset", "schedule", "T", "prediction", "weight", "loss")  # of an experiment
 
@@ -39,7 +40,10 @@ class Conditions:
         steps: of the sampler, None for all T.
         seed: of the samples and of the measurements' draws.
         n_likelihood: test images for the bound and the errors per t.
-        num_times: network evaluations of each for the bound.
+        num_times: network evaluations of each for the bound, or T where that is less.
+
+    Raises:
+        ValueError: a number too small to measure anything, or no such sampler.
     """
 
     n: int = 1000
@@ -48,6 +52,14 @@ class Conditions:
     seed: int = 0
     n_likelihood: int = 500
     num_times: int = 100
+
+    def __post_init__(self) -> None:
+        config.resolve(self.sampler, samplers, "sampler")
+        least = {"n": 1, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}; got {value}")
 
 
 # How much the notebooks measure in each of `config.BUDGETS`.
@@ -72,62 +84,50 @@ def evaluate(
     Args:
         root: folder of the data sets, None for `config.data_root()`.
         samples: images made from the run earlier, uint8 [N, C, H, W], in place of the n that the
-            conditions would have sampled.
+            conditions would have sampled; their record is `metrics-DIGEST.json`.
 
     Raises:
         ValueError: no feature network for the data set; a data set smaller than asked for; n not
-            above the features' dimension; no such sampler, or more steps than T.
+            above the features' dimension; more steps than T.
         OSError: the record could not be written.
     """
-    sampler = config.resolve(conditions.sampler, samplers, "sampler")
-    schedule = run.denoiser.schedule
-    schedule.timesteps(steps := conditions.steps or schedule.num_timesteps)
-    described = json.loads((run.folder / "experiment.json").read_text())
-    dataset = described["dataset"]
-    network = features.load(dataset)
-    load_split = config.resolve(dataset, data, "data set")
-    train, test = (load_split(root or config.data_root(), part).images for part in (True, False))
+    described = _experiment(run)
+    network = features.load(described["dataset"])
+    train, test = _splits(described["dataset"], root)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "run": run.folder.name,
         "experiment": {name: described.get(name) for name in _TOLD},
-        "weights sha256": features.sha256(run.folder / "ema.safetensors"),
-        "conditions": {
-            "n": conditions.n,
-            "reference": f"{dataset} test, {len(test)} images",
-            "training images": len(train),
-            "features sha256": features.RELEASED[dataset][1],
-            "sampler": conditions.sampler,
-            "steps": steps,
-            "variance": "learned, else beta_tilde",
-            "weights": "EMA",
-            "seed": conditions.seed,
-            "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
-            "likelihood": f"{conditions.n_likelihood} test images, {conditions.num_times} times",
-        },
+        "weights sha256": _weights_digest(run.denoiser),
+        "conditions": measured_under(run, conditions, root, samples),
     }
+    path = run.folder / "metrics.json"
     if samples is not None:
-        digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
-        given = {"n": len(samples), "sampler": f"given, sha256 {digest[:16]}", "steps": None}
-        record["conditions"] |= given | {"seed": None}
-    path = run.folder / _FILE
-    if path.exists():
-        found = load(path)
-        if all(found.get(name) == record[name] for name in ("conditions", "weights sha256")):
-            return found
-    metrics.check_count(record["conditions"]["n"], network.classify.in_features, "samples")
-    _enough(test, conditions.n_likelihood, f"{dataset} test images for the likelihood")
-    _enough(train, record["conditions"]["n"], f"{dataset} training images for the floor")
+        record["samples sha256"] = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
+        path = run.folder / f"metrics-{record['samples sha256'][:8]}.json"
+    told = ("weights sha256", "conditions", "samples sha256")
+    found = _load_if_whole(path)
+    if found and all(found.get(name) == record.get(name) for name in told):
+        return found
+    n, n_likelihood = record["conditions"]["n"], conditions.n_likelihood
+    metrics.check_count(n, network.classify.in_features, "samples")
+    most = min(len(train), len(test))
+    if n > most:
+        raise ValueError(
+            f"{n} samples, but the floor needs as many {described['dataset']} images, and there "
+            f"are {len(train)} to train and {len(test)} to test on: measure at most {most} (--n)"
+        )
+    _enough(test, n_likelihood, f"{described['dataset']} test images for the likelihood")
     clocks = [time.monotonic()]
     if samples is None:
-        samples = runs.sample(run, conditions.n, conditions.seed, sampler, steps)
+        sampler = config.resolve(conditions.sampler, samplers, "sampler")
+        samples = runs.sample(run, n, conditions.seed, sampler, conditions.steps)
     clocks.append(time.monotonic())
     record |= measure_samples(samples, train, test, network, conditions.seed)
     clocks.append(time.monotonic())
-    images = _some(test, conditions.n_likelihood)
-    bound = metrics.bits_per_dim(
-        run.denoiser, images, min(conditions.num_times, schedule.num_timesteps)
-    )
+    images = _some(test, n_likelihood)
+    times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
+    bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     record["likelihood"] = {
         "bits per dim": bound.total.estimate._asdict(),
         "bits per image": bound.total.bits_per_image,
@@ -138,14 +138,84 @@ def evaluate(
         "times": bound.times,
         "L_t": bound.L_t,
     }
-    record["errors"] = metrics.errors_per_t(run.denoiser, images)._asdict()
+    errors = metrics.errors_per_t(run.denoiser, images, seed=conditions.seed)
+    record["errors"] = errors._asdict()
     clocks.append(time.monotonic())
     names = ("sampling", "metrics of samples", "likelihood and errors")
     spent = [round(after - before, 1) for before, after in pairwise(clocks)]
     record["seconds"] = dict(zip(names, spent, strict=True))
-    record["device"] = runs.device_name(schedule.signal.device)
-    files.write_text(path, json.dumps(record, indent=1) + "\n")
+    record["device"] = runs.device_name(run.denoiser.schedule.signal.device)
+    files.write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
+
+
+def measured_under(
+    run: Run,
+    conditions: Conditions,
+    root: str | Path | None = None,
+    samples: Tensor | None = None,
+) -> dict[str, Any]:
+    """The conditions as a record has them; cheap, so that runs can be told apart beforehand.
+
+    Raises:
+        ValueError: no feature network for the data set; more steps than T.
+    """
+    described = _experiment(run)
+    dataset = described["dataset"]
+    if dataset not in features.RELEASED:
+        features.load(dataset)  # says what can be measured
+    T = run.denoiser.schedule.num_timesteps
+    steps = T if conditions.steps is None else conditions.steps
+    run.denoiser.schedule.timesteps(steps)
+    train, test = _splits(dataset, root)
+    times = min(conditions.num_times, T)
+    found: dict[str, Any] = {
+        "n": conditions.n,
+        "reference": f"{dataset} test, {len(test)} images",
+        "training images": len(train),
+        "features sha256": features.RELEASED[dataset][1],
+        "sampler": conditions.sampler,
+        "steps": steps,
+        "variance": "learned, else beta_tilde",
+        "weights": "EMA",
+        "seed": conditions.seed,
+        "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
+        "likelihood": f"{conditions.n_likelihood} test images, {times} times",
+    }
+    if samples is not None:
+        found |= {"n": len(samples), "sampler": "given", "steps": None, "variance": None}
+    return found
+
+
+def _experiment(run: Run) -> dict[str, Any]:
+    path = run.folder / "experiment.json"
+    try:
+        described = json.loads(path.read_text())
+        described["dataset"], described["train"]["batch_size"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): it must say what was trained") from error
+    return described
+
+
+def _splits(dataset: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
+    load_split = config.resolve(dataset, data, "data set")
+    train, test = (load_split(root or config.data_root(), part).images for part in (True, False))
+    return train, test
+
+
+def _weights_digest(denoiser: Denoiser) -> str:
+    """Of the numbers that are measured: a file may be of a later moment of a training."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_if_whole(path: Path) -> dict[str, Any] | None:
+    try:
+        return load(path)
+    except (FileNotFoundError, ValueError):
+        return None  # a damaged record is measured again
 
 
 def measure_samples(
@@ -174,14 +244,12 @@ def measure_samples(
     # Drawn at random: in MNIST's order the first writers differ from the last.
     real, held_out = _some(train, n), _some(test, n)
     reference = network.describe_images(test)
+    usual = metrics.nearest_distances(held_out, train)
+    distances = {"samples": metrics.nearest_distances(samples, train), "floor": usual}
     found = {}
-    for name, images, unseen in (
-        ("samples", samples, samples),
-        ("floor", real, held_out),
-    ):
+    for name, images in (("samples", samples), ("floor", real)):
         estimates = metrics.quality(network.describe_images(images), reference, seed)
-        nearest = metrics.nearest_distances(unseen, train)
-        estimates["nearest training image"] = metrics.median(nearest, seed)
+        estimates |= metrics.memorisation(distances[name], usual, seed)
         found[name] = {key: estimate._asdict() for key, estimate in estimates.items()}
     return found
 
@@ -200,8 +268,13 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile, AttributeError) as error:
+    except (
+        *(ValueError, TypeError, OSError, KeyError, IndexError, EOFError, AttributeError),
+        *(BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
         raise ValueError(f"{path} does not hold {wanted} ({error})") from error
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{path} does not hold {wanted}, but raw bytes of that name")
     if images.dtype != np.uint8 or images.shape[1:] != (h, w, c) or len(images) == 0:
         found = f"{images.dtype} {list(images.shape)}"
         if images.dtype.kind == "f" and images.size:
@@ -209,6 +282,10 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
             values = f"values {images.min():g} to {images.max():g}" if finite else "NaN or infinity"
             found += f" with {values}"
         raise ValueError(f"{path} holds {found}; expected {wanted}")
+    if images.max() <= 1:
+        raise ValueError(
+            f"{path} holds values 0 to {images.max()}; expected {wanted}, pixels being 0..255"
+        )
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
@@ -219,7 +296,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         ValueError: records made under different conditions.
     """
     check_alike(records)
-    names = [_title(record, records) for record in records]
+    names = titles(records)
     likelihood = [record["likelihood"] for record in records]
     rows = []
     for metric, floor in records[0]["floor"].items():
@@ -248,7 +325,7 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
         ValueError: records made under different conditions.
     """
     check_alike([record, other])
-    here, there = (_title(r, (record, other)) for r in (record, other))
+    here, there = titles([record, other])
     rows = []
     for metric in (*_COMPARED, "bits per dim"):
         if metric in _COMPARED:
@@ -272,7 +349,7 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
 
 
 def _difference(one: Estimate, other: Estimate) -> Estimate:
-    """one - other, of independent errors."""
+    """one - other, as if their errors were independent: they share a reference, so it is wide."""
     value = one.value - other.value
     below = math.hypot(one.value - one.low, other.high - other.value)
     above = math.hypot(one.high - one.value, other.value - other.low)
@@ -297,7 +374,8 @@ def check_alike(records: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(
                 f"{records[0]['run']} and {record['run']} were measured under different "
                 f"conditions, so their numbers cannot be compared: {'; '.join(different)}. "
-                "Evaluate them with the same options."
+                "Give evaluate the same options for both; what was trained differently (images "
+                "seen) can only be measured apart."
             )
 
 
@@ -329,14 +407,23 @@ def _row(metric: str, names: Sequence[str], cells: Sequence[str], floor: str) ->
     return {"": metric, **dict(zip(names, cells, strict=True)), "floor": floor}
 
 
-def _title(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """What sets a run apart: the parts of its experiment in which the records differ."""
-    told = [
-        record["experiment"][name]
+def titles(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each run apart: the parts of its experiment in which the records differ."""
+    differ = [
+        name
         for name in _TOLD
-        if len({json.dumps(other["experiment"][name]) for other in records}) > 1
+        if len({json.dumps(record["experiment"][name]) for record in records}) > 1
     ]
-    return ", ".join(str(part) for part in told if part is not None) or record["run"]
+    found: list[str] = []
+    for record in records:
+        told = [record["experiment"][name] for name in differ]
+        title = ", ".join(str(part) for part in told if part is not None) or record["run"]
+        if title in found:
+            title = f"{title} ({record['run']})"
+        if title in found:
+            title = f"{title} ({len(found) + 1})"
+        found.append(title)
+    return found
 
 
 def _some(images: Tensor, n: int) -> Tensor:

@@ -93,7 +93,7 @@ def train(
     Args:
         images: to train on, uint8 [N, C, H, W].
         held_out: never trained on, uint8 [M, C, H, W]; 256 of them measure the averaged weights
-            as it goes.
+            as it goes, by the squared error whatever the loss is.
         folder: None makes one under "runs", named after the experiment: a changed experiment
             trains anew there.
         device: None takes the GPU if there is one.

@@ -117,7 +117,8 @@ class NoiseSchedule(nn.Module):
         if last > _NOT_NOISE:
             found.append(
                 f"x_T is not noise: {last:.2g} of the image's power is left (alpha_bar_T), while "
-                "sampling starts from none. Scale the betas by 1000 / T, as schedules.linear does"
+                "sampling starts from none. Use larger betas: schedules.linear and cosine reach "
+                "noise at every T, and zero_terminal(schedule) ends any schedule there"
             )
             warnings.warn(found[-1], stacklevel=2)
         if last == 0:
@@ -169,7 +170,7 @@ def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSch
 def sigmoid(
     T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> NoiseSchedule:
-    """alpha_bar falls along a sigmoid from `start` to `end` [Jabri 2022, section 2.1].
+    """alpha_bar falls along a sigmoid from `start` to `end` [Jabri 2022; Chen 2023, section 2.1].
 
     A smaller `tau` makes the fall steeper: more of the steps go to clean and to noisy images.
 

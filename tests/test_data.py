@@ -193,3 +193,10 @@ def test_mirroring_flips_about_as_many_as_asked_for():
 def test_images_that_do_not_fit_are_refused(images, error, message):
     with pytest.raises(error, match=message):
         data.check(images, (1, 28, 28))
+
+
+def test_nan_pixels_are_refused():
+    x = torch.zeros(3, 1, 2, 2)
+    x[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="1 of 3 images hold NaN or infinity"):
+        data.to_uint8(x)

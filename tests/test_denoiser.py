@@ -169,6 +169,13 @@ def test_a_second_image_in_the_output_is_the_share_of_a_learned_variance(tmp_pat
     assert torch.equal(loaded(x_t, t).variance_share, found.variance_share)
 
 
+def test_an_output_of_other_channels_is_refused():
+    denoiser = Denoiser(UNet(replace(SMALL, image_shape=(3, 8, 8))), schedules.linear(100))
+    with pytest.raises(ValueError, match=r"images of 3 channels.*the network's has 4"):
+        denoiser.network.conv_out = torch.nn.Conv2d(denoiser.network.conv_out.in_channels, 4, 1)
+        denoiser(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]))
+
+
 def test_a_file_from_before_learned_variances_is_read(tmp_path):
     path, tensors, metadata = saved(tmp_path)
     description = json.loads(metadata["denoiser"])

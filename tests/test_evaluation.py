@@ -1,5 +1,6 @@
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -109,10 +110,13 @@ def test_a_difference_has_a_verdict(trained, root):
     ("change", "message"),
     [
         ({"n": 64}, "64 samples, but the features have 64 dimensions"),
-        ({"n": 85}, "85 test images for the distances .* asked for, but there are 80"),
-        ({"n": 91}, "91 mnist training images for the floor were asked for, but there are 90"),
+        ({"n": 85}, r"90 to train and 80 to test on: measure at most 80 \(--n\)"),
         ({"n_likelihood": 81}, "81 mnist test images for the likelihood .* there are 80"),
         ({"sampler": "dim"}, "did you mean ddim"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"n": -5}, "n must be at least 1; got -5"),
+        ({"n_likelihood": 1}, "n_likelihood must be at least 2; got 1"),
+        ({"num_times": 1}, "num_times must be at least 2; got 1"),
         ({"steps": 1001}, "1001 sampling steps, but this schedule has T = 1000"),
     ],
 )
@@ -131,9 +135,12 @@ def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path,
     np.savez(path, images)
     arguments = ["evaluate", str(run.folder), "--samples", str(path), "--data", str(root)]
     assert main([*arguments, *QUICK]) == 0
-    record = json.loads((run.folder / "metrics.json").read_text())
+    assert not (run.folder / "metrics.json").exists()
+    (found,) = run.folder.glob("metrics-*.json")
+    record = evaluation.load(found)
     assert record["conditions"]["n"] == 75
-    assert record["conditions"]["sampler"].startswith("given, sha256 ")
+    assert record["conditions"]["sampler"] == "given"
+    assert found.stem == f"metrics-{record['samples sha256'][:8]}"
     read = evaluation.read_samples(path, (1, 28, 28))
     assert torch.equal(read, torch.from_numpy(images).permute(0, 3, 1, 2))
     assert main(["evaluate", *2 * [str(run.folder)], "--samples", str(path)]) == 2
@@ -146,6 +153,7 @@ def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path,
         (np.zeros((3, 28, 28), np.uint8), r"uint8 \[3, 28, 28\]; expected"),
         (np.zeros((3, 1, 28, 28), np.uint8), r"uint8 \[3, 1, 28, 28\]; expected"),
         (np.zeros((0, 28, 28, 1), np.uint8), r"uint8 \[0, 28, 28, 1\]; expected"),
+        (np.ones((3, 28, 28, 1), np.uint8), r"holds values 0 to 1; .* pixels being 0..255"),
         (np.full((3, 28, 28, 1), 0.5), r"float64 .* with values 0.5 to 0.5; expected"),
         (np.full((3, 28, 28, 1), np.nan), r"with NaN or infinity; expected"),
         (np.array([{}, {}], dtype=object), "does not hold an array arr_0 of uint8"),
@@ -165,9 +173,58 @@ def test_files_that_are_no_samples_are_refused(tmp_path):
         (tmp_path / "x.npz").write_bytes(content)
         with pytest.raises(ValueError, match="does not hold an array arr_0"):
             evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("arr_0", b"raw")
+    with pytest.raises(ValueError, match="raw bytes of that name"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    np.save(tmp_path / "x.npy", np.zeros((3, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match="does not hold an array arr_0"):
+        evaluation.read_samples(tmp_path / "x.npy", (1, 28, 28))
+    np.savez_compressed(tmp_path / "x.npz", np.arange(28 * 28 * 3, dtype=np.uint8))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    for place in range(40, len(content) - 1, 7):  # damage in any place is an error of ours, or none
+        damaged = content.copy()
+        damaged[place] ^= 0xFF
+        (tmp_path / "x.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="arr_0"):
+            evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
     with pytest.raises(ValueError, match="does not hold an array arr_0"):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+
+
+def test_a_damaged_record_is_measured_again(run, root):
+    first = evaluation.evaluate(run, FEW, root)
+    (run.folder / "metrics.json").write_text("{")
+    again = evaluation.evaluate(run, FEW, root)
+    assert again["samples"] == first["samples"]
+    assert evaluation.load(run.folder / "metrics.json") == again
+
+
+def test_equal_experiments_stay_apart_in_a_table(run, root):
+    one = evaluation.evaluate(run, FEW, root)
+    assert len(set(evaluation.titles([one, one, one]))) == 3
+    rows = evaluation.table([one, one])
+    assert len(rows[0]) == 4  # the metric, two runs, the floor
+
+
+def test_runs_that_cannot_be_compared_are_told_before_anything_is_measured(
+    run, root, tmp_path, capsys
+):
+    longer = ["--budget", "smoke", "--steps", "5", "--data", str(root)]
+    assert main(["train", "mnist", "--out", str(tmp_path / "longer"), *longer]) == 0
+    folders = [str(run.folder), str(tmp_path / "longer")]
+    assert main(["evaluate", *folders, "--data", str(root), *QUICK]) == 2
+    assert "images seen: 32 and 40" in capsys.readouterr().err
+    assert not (run.folder / "metrics.json").exists()
+
+
+def test_a_run_that_returns_nan_is_refused(run, root):
+    network = run.denoiser.network
+    next(network.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        evaluation.evaluate(run, FEW, root)
+    assert not (run.folder / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "x"}', "no"])
@@ -186,4 +243,5 @@ def test_samples_like_the_training_images_are_found_out():
     train, test = images[:300], images[300:]
     found = evaluation.measure_samples(train[:90], train, test, features.load("mnist"))
     assert found["samples"]["nearest training image"]["value"] < 0.1
+    assert found["samples"]["copies"]["value"] == 1
     assert found["floor"]["nearest training image"]["value"] > 50

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from oracles import gaussian
+from oracles import gaussian, mixture
 from torch import nn
 
 from diffusion_lib import losses, metrics, posterior, predictions, rng, schedules
@@ -41,10 +41,14 @@ def exact_variance(schedule, t, s):
 # ---- likelihood ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_bound_reaches_the_entropy_of_gaussian_data(schedule):
+# At T = 4000 only linear's: the others' first steps add less noise than a pixel's bin is wide, and
+# there data of 256 values are no longer Gaussian.
+@pytest.mark.parametrize(
+    ("schedule", "T"), [*((schedule, 1000) for schedule in SCHEDULES), (schedules.linear, 4000)]
+)
+def test_the_bound_reaches_the_entropy_of_gaussian_data(schedule, T):
     images, exact = pixels(1000)
-    bound = metrics.bits_per_dim(gaussian(schedule(), MEAN, STD), images, 60, exact_variance)
+    bound = metrics.bits_per_dim(gaussian(schedule(T), MEAN, STD), images, 60, exact_variance)
     error = bound.total.standard_error
     assert error < 0.03
     assert bound.total.mean == pytest.approx(ENTROPY, abs=3 * error)
@@ -109,10 +113,72 @@ def test_the_probability_flow_reaches_the_entropy_of_gaussian_data(schedule):
     assert bits.mean == pytest.approx(exact.mean().item(), abs=0.01)
 
 
-@pytest.mark.parametrize("num_times", [0, -1, 1001])
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+def test_the_probability_flow_reaches_the_density_of_nearly_discrete_data(schedule):
+    """Black and white pixels, as in MNIST: all of the divergence lies at the smallest noises."""
+    white = torch.rand(60, 1, 8, 8, generator=rng.generator(1)) < 0.2
+    images = (255 * white).to(torch.uint8)
+    schedule = schedule()
+    denoiser = mixture(schedule, (-1.0, 1.0), (1e-3, 1e-3), (0.8, 0.2), predictions.v)
+    # The density of x_1 at images that were dequantised uniformly, in closed form.
+    signal, noise = schedule.alpha_bar[1].sqrt(), (1 - schedule.alpha_bar[1]).sqrt()
+    variance = (signal * 1e-3) ** 2 + noise**2
+    squares = (1 - signal) ** 2 + (1 / 255) ** 2 / 3
+    nats = squares / (2 * variance) + (2 * math.pi * variance).log() / 2
+    nats = nats - (torch.where(white, 0.2, 0.8).log().double()).mean()
+    expected = nats.item() / math.log(2) + math.log2(127.5)
+    found = [metrics.ode_bits_per_dim(denoiser, images, steps).mean for steps in (100, 200)]
+    assert found[0] == pytest.approx(expected, abs=0.01)
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("num_times", [0, -1, 1, 1001])
 def test_impossible_numbers_of_times_are_refused(num_times):
-    with pytest.raises(ValueError, match=rf"num_times must lie in 1..1000.*got {num_times}"):
+    with pytest.raises(ValueError, match=rf"num_times must lie in 2..1000.*got {num_times}"):
         metrics.bits_per_dim(gaussian(schedules.linear(), 0, 1), pixels(2)[0], num_times)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 1000])
+def test_impossible_numbers_of_steps_are_refused(num_steps):
+    with pytest.raises(ValueError, match=rf"num_steps must lie in 2..999.*got {num_steps}"):
+        metrics.ode_bits_per_dim(gaussian(schedules.linear(), 0, 1), pixels(2)[0], num_steps)
+
+
+@pytest.mark.parametrize(("T", "num_times"), [(1000, 2), (1000, 3), (1000, 999), (7, 5), (4000, 9)])
+def test_the_first_stratum_is_the_first_step(T, num_times):
+    images, _ = pixels(2)
+    bound = metrics.bits_per_dim(gaussian(schedules.cosine(T), MEAN, STD), images, num_times)
+    assert len(bound.L_t) == num_times - 1
+    centres = [1, *bound.times]
+    # Centres of strata that cover 2..T: each begins where the one before ended.
+    edge = 2.0
+    for centre in centres[1:]:
+        edge = 2 * centre + 1 - edge
+    assert edge == T + 1
+    assert centres == sorted(centres)
+
+
+def test_a_single_step_has_a_bound():
+    bound = metrics.bits_per_dim(gaussian(schedules.cosine(1), MEAN, STD), pixels(3)[0])
+    assert (bound.L_t, bound.times) == ([], [])
+    assert bound.total.mean == pytest.approx(bound.L_0 + bound.L_T)
+
+
+def test_draws_follow_the_seed():
+    images, _ = pixels(3)
+    denoiser = gaussian(schedules.linear(), MEAN, STD)
+    a, b, c = (
+        metrics.bits_per_dim(denoiser, images, 5, seed=seed).total.mean for seed in (0, 0, 1)
+    )
+    assert a == b != c
+
+
+def test_nan_from_the_denoiser_is_refused():
+    images, _ = pixels(2)
+    denoiser = gaussian(schedules.linear(), math.nan, STD)
+    for measure in (metrics.bits_per_dim, metrics.ode_bits_per_dim, metrics.errors_per_t):
+        with pytest.raises(ValueError, match="returned NaN or infinity for some images"):
+            measure(denoiser, images, [5] if measure is metrics.errors_per_t else 3)
 
 
 def test_one_image_has_no_standard_error():
@@ -251,6 +317,26 @@ def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says():
     assert 33 <= inside <= 40  # 38 expected
 
 
+def test_equal_distributions_are_rarely_called_different():
+    """Precision and recall of two sets of one distribution: 5 % of differences are "different"."""
+    reference = described(normal(600, 4, 1000))
+    false = {"precision": 0, "recall": 0}
+    for seed in range(25):
+        sets = [metrics.quality(described(normal(300, 4, 2 * seed + k)), reference) for k in (0, 1)]
+        for name in false:
+            one, other = (found[name] for found in sets)
+            margin = math.hypot(one.high - one.value, other.high - other.value)
+            false[name] += abs(one.value - other.value) > margin
+    assert max(false.values()) <= 4
+
+
+def test_shares_of_0_and_1_have_intervals():
+    found = metrics.quality(described(normal(100, 2, 0)[:, :2], 2), described(normal(100, 2, 1), 2))
+    value, low, high = found["confidence > 0.9"]
+    assert (value, high) == (1, 1)
+    assert low == pytest.approx(1 - 0.037, abs=1e-3)  # Wilson's interval of 100 of 100
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -277,11 +363,20 @@ def test_a_copied_training_image_is_at_distance_0():
     assert found[1].item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-def test_the_median_has_an_interval():
-    value, low, high = metrics.median(torch.arange(1001).double())
+def test_memorisation_has_an_interval_and_a_floor():
+    distances = torch.arange(1001).double()[torch.randperm(1001, generator=rng.generator(0))]
+    found = metrics.memorisation(distances, distances)
+    value, low, high = found["nearest training image"]
     assert value == 500
     assert low < 500 < high
     assert high - low == pytest.approx(2 * 1.96 * 1.253 * 289 / 1001**0.5, rel=0.25)
+    assert found["copies"].value == pytest.approx(0.01, abs=1e-3)
+    # A twentieth of copies leaves the median nearly where it was.
+    copied = distances.clone()
+    copied[:50] = 0.0
+    found = metrics.memorisation(copied, distances)
+    assert found["nearest training image"].value == pytest.approx(500, abs=40)
+    assert found["copies"].low > 0.03
 
 
 def test_inception_says_what_it_needs(monkeypatch):
