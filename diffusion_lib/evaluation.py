@@ -48,7 +48,7 @@ class Conditions:
 
     n: int = 1000
     sampler: str = "ddpm"
-    steps: int | None = 250
+    steps: int | None = 100
     seed: int = 0
     n_likelihood: int = 500
     num_times: int = 100

@@ -171,8 +171,8 @@ def test_a_second_image_in_the_output_is_the_share_of_a_learned_variance(tmp_pat
 
 def test_an_output_of_other_channels_is_refused():
     denoiser = Denoiser(UNet(replace(SMALL, image_shape=(3, 8, 8))), schedules.linear(100))
+    denoiser.network.conv_out = torch.nn.Conv2d(denoiser.network.conv_out.in_channels, 4, 1)
     with pytest.raises(ValueError, match=r"images of 3 channels.*the network's has 4"):
-        denoiser.network.conv_out = torch.nn.Conv2d(denoiser.network.conv_out.in_channels, 4, 1)
         denoiser(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]))
 
 

@@ -369,7 +369,8 @@ def test_memorisation_has_an_interval_and_a_floor():
     value, low, high = found["nearest training image"]
     assert value == 500
     assert low < 500 < high
-    assert high - low == pytest.approx(2 * 1.96 * 1.253 * 289 / 1001**0.5, rel=0.25)
+    # The standard error of a median is 1 / (2 sqrt(n) density), and the density is 1 / 1001.
+    assert high - low == pytest.approx(2 * 1.96 * 1001 / (2 * 1001**0.5), rel=0.25)
     assert found["copies"].value == pytest.approx(0.01, abs=1e-3)
     # A twentieth of copies leaves the median nearly where it was.
     copied = distances.clone()
