@@ -191,7 +191,7 @@ def _experiment(run: Run) -> dict[str, Any]:
     path = run.folder / "experiment.json"
     try:
         described = json.loads(path.read_text())
-        described["dataset"], described["train"]["batch_size"]
+        _ = described["dataset"], described["train"]["batch_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): it must say what was trained") from error
     return described

@@ -23,7 +23,7 @@ from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer
+from diffusion_lib.training import Trainer, has_bfloat16
 from diffusion_lib.unet import UNet
 
 try:
@@ -153,7 +153,8 @@ def sample(
 ) -> Tensor:
     """Sample n images, uint8 [n, C, H, W] on the CPU, with a progress bar.
 
-    Image i depends on (seed, i) alone, not on n or on the batch it is sampled in.
+    Image i depends on (seed, i) alone, not on n or on the batch it is sampled in.  Where the device
+    is fast in bfloat16 the network computes in it, as it does in training.
 
     Args:
         sampler: one of `samplers`, or a function like those.
@@ -165,15 +166,17 @@ def sample(
     if n < 1:
         raise ValueError(f"at least 1 image must be sampled; got n = {n}")
     schedule = run.denoiser.schedule
+    device = schedule.signal.device
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
     batches = []
     for first in range(0, n, batch_size):
         size = min(batch_size, n - first)
         generators = rng.per_image(seed, size, first)
-        x_T = rng.normal((size, *run.image_shape), generators, schedule.signal.device)
+        x_T = rng.normal((size, *run.image_shape), generators, device)
         steps = sampler(run.denoiser, x_T, timesteps, generator=generators)
         name = f"images {first + 1} to {first + size} of {n}"
-        x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+            x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
         batches.append(data.to_uint8(x_0).cpu())
     return torch.cat(batches)
 

@@ -144,6 +144,33 @@ def test_the_bound_prefers_the_right_variance():
     assert slope.max() < 0  # more variance would help
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_term_of_a_learned_variance_is_a_kl_divergence(schedule):
+    s, t = schedule(1000), torch.tensor([2, 10, 400, 1000])
+    generator = rng.generator(0)
+    x_0, x_0_hat, x_t = (rng.normal((4, 1, 3, 3), generator).double() for _ in range(3))
+    share = torch.rand(4, 1, 3, 3, generator=generator, dtype=torch.float64)
+
+    def column(table):
+        return table[:, None, None, None]
+
+    alpha_bar, before, beta = (
+        column(x) for x in (s.alpha_bar[t], s.alpha_bar[t - 1], s.betas[t - 1])
+    )
+    beta_tilde = (1 - before) / (1 - alpha_bar) * beta
+
+    def mean(x):  # DDPM eq. 7
+        a, b = before.sqrt() * beta, (1 - beta).sqrt() * (1 - before)
+        return (a * x + b * x_t) / (1 - alpha_bar)
+
+    q = torch.distributions.Normal(mean(x_0), beta_tilde.sqrt())
+    log_variance = share * beta.log() + (1 - share) * beta_tilde.log()
+    p = torch.distributions.Normal(mean(x_0_hat), (log_variance / 2).exp())
+    expected = torch.distributions.kl_divergence(q, p).flatten(1).mean(1) / torch.tensor(2.0).log()
+    found = losses.bound_term(s, x_0, x_0_hat, t, share)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
 def test_a_variance_cannot_be_taught_to_a_network_without_one():
     with pytest.raises(ValueError, match=r"UNetConfig\(outputs=2\), or use diffusion_loss"):
         losses.hybrid_loss(zero_network(), torch.zeros(2, 1, 4, 4))

@@ -1,29 +1,30 @@
 """The README's figures are those of the committed records, and its commands are kept."""
 
-import json
 import re
 from pathlib import Path
+
+import pytest
+
+from diffusion_lib import evaluation, features
+from other_tests.mnist import tables
 
 ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
 
 
-def test_the_recognised_samples_are_those_of_the_record():
-    record = json.loads((ROOT / "other_tests/mnist/recognise.json").read_text())
-    run = record["run"]
-    for figure in (
-        f"{record['recognised']:,} of {record['n']:,} samples",
-        f"{record['real_recognised']:,} of the {record['real_n']:,} real test digits",
-        f"{100 * record['classifier_test_accuracy']:.1f} % test accuracy",
-        f"{run['steps']} steps",
-        f"{run['minutes of training']:.0f} minutes",
-        f"{run['training images']} digits",
-        run["device"],
-        f"seed {record['seed']}",
-    ):
-        assert re.search(rf"\b{re.escape(figure)}", README), figure
-    assert sum(record["classes"]) == record["n"]
-    assert record["classifier_test_accuracy"] > 0.985
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_table_is_the_one_that_the_records_give(name):
+    text = (ROOT / "README.md").read_text()
+    assert tables.replace_table(text, name, tables.TABLES[name]()) == text
+
+
+def test_the_records_are_of_the_released_features_and_of_one_budget():
+    records = [evaluation.load(path) for path in tables.RECORDS.glob("*.json")]
+    evaluation.check_alike(records)
+    conditions = records[0]["conditions"]
+    assert conditions["features sha256"] == features.RELEASED["mnist"][1]
+    assert conditions["training images"] == 60_000
+    assert evaluation.Conditions().n == conditions["n"]
 
 
 def test_two_commands_set_everything_up():

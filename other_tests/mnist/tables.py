@@ -24,6 +24,7 @@ SHOWN = (
     "recall",
     "confidence > 0.9",
     "nearest training image",
+    "copies",
     "bits per dim (bound)",
     "bits per image",
 )
@@ -50,6 +51,23 @@ def the_runs() -> str:
     """What `evaluate` prints of the notebooks' own runs, shortened."""
     records = [find(), find(schedule="cosine"), find(prediction="x_0")]
     return markdown([row for row in evaluation.table(records) if row[""] in SHOWN])
+
+
+def differences() -> str:
+    """The verdicts on each run against that of `ddpm.ipynb`, for two measurements."""
+    rows = []
+    for name, record in (
+        ("cosine schedule", find(schedule="cosine")),
+        ("x_0", find(prediction="x_0")),
+        ("x_0, weight snr", find(prediction="x_0", weight="snr")),
+        ("v", find(prediction="v")),
+    ):
+        row = {"": name}
+        for told in evaluation.verdicts(record, find()):
+            if told[""] in ("Frechet distance", "bits per dim"):
+                row |= {told[""]: f"{told['difference']}: {told['verdict']}"}
+        rows.append(row)
+    return markdown(rows)
 
 
 def learned_variance() -> str:
@@ -91,6 +109,7 @@ def conditions() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "the runs": the_runs,
+    "differences": differences,
     "learned variance": learned_variance,
     "conditions": conditions,
 }
