@@ -110,7 +110,7 @@ def test_describe_warns_where_x_T_is_not_noise():
         found = unscaled.describe()
     assert found["alpha_bar_T"] == pytest.approx(0.132, abs=0.001)
     assert found["L_T_bits_per_dim"] == pytest.approx(0.102, abs=0.001)
-    assert "Scale the betas by 1000 / T" in found["warnings"]
+    assert "zero_terminal(schedule) ends any schedule there" in found["warnings"]
 
 
 def test_describe_warns_where_eps_prediction_meets_a_vanishing_alpha_bar():
