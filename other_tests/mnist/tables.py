@@ -8,6 +8,7 @@ script would write.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 from diffusion_lib import evaluation, viz
 
 RECORDS = Path(__file__).parent / "records"
-README = Path(__file__).parent.parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+BENCHMARK = ROOT / "benchmarks" / "evaluate.json"
 SHOWN = (
     "Frechet distance",
     "kernel distance",
@@ -107,11 +110,22 @@ def conditions() -> str:
     )
 
 
+def time() -> str:
+    """How long the metrics of many samples take."""
+    told = json.loads(BENCHMARK.read_text())
+    return (
+        f"Once sampled, {told['n']:,} images are measured in {told['seconds']:.0f} seconds "
+        f"with {told['peak memory, GB']} GB of memory ({told['device']}, "
+        "`python -m benchmarks.evaluate`)."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "the runs": the_runs,
     "differences": differences,
     "learned variance": learned_variance,
     "conditions": conditions,
+    "time": time,
 }
 
 
