@@ -2,6 +2,7 @@
 
 import ast
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -26,18 +27,38 @@ def test_there_is_one():
     assert ROOT / "ddpm.ipynb" in NOTEBOOKS
 
 
-def test_it_runs_in_the_smoke_budget(notebook, tmp_path, monkeypatch):
-    """In a real kernel and an empty folder, on a few stand-ins for digits."""
-    write_idx(tmp_path / "data" / "MNIST" / "raw", n_train=80, n_test=80)
-    monkeypatch.setenv("DIFFUSION_BUDGET", "smoke")
-    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    node = nbformat.read(notebook, as_version=4)
-    NotebookClient(
-        node, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Each notebook run in a real kernel and an empty folder, on a few stand-ins for digits.
+
+    All at once, as a kernel spends most of its time on starting.
+    """
+    root = tmp_path_factory.mktemp("notebooks")
+    write_idx(root / "data" / "MNIST" / "raw", n_train=80, n_test=80)
+
+    def run(path):
+        folder = root / path.stem
+        folder.mkdir()
+        node = nbformat.read(path, as_version=4)
+        resources = {"metadata": {"path": str(folder)}}
+        NotebookClient(node, timeout=300, kernel_name="python3", resources=resources).execute()
+        return node, folder
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setenv(
+            "OMP_NUM_THREADS", "1"
+        )  # as kernels with more threads than cores wait for each other
+        patch.setenv("DIFFUSION_BUDGET", "smoke")
+        patch.setenv("DIFFUSION_DATA", str(root / "data"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        running = {path: pool.submit(run, path) for path in NOTEBOOKS}
+    return running
+
+
+def test_it_runs_in_the_smoke_budget(notebook, executed):
+    node, folder = executed[notebook].result()
     assert any("smoke" in str(output) for output in node.cells[1].outputs)
-    runs = list((tmp_path / "runs").iterdir())
+    runs = list((folder / "runs").iterdir())
     assert runs
     assert all((run / "ema.safetensors").exists() for run in runs)
 
