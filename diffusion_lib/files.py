@@ -13,6 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing guards a file against a second process
+    fcntl = None
+
 # Names that unfinished files have; a process that is killed while it writes leaves one behind.
 LITTER = ".*.part"
 
@@ -43,6 +48,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: str | Path) -> Iterator[bool]:
+    """Hold a file that exists against other processes; yields False where another one holds it.
+
+    A process that ends, however it ends, holds nothing.
+    """
+    with Path(path).open() as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -287,7 +287,7 @@ def errors_per_t(
 
 def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
     """(x_0, key) of each batch, with a progress bar; the key makes the batch's random numbers."""
-    with tqdm(total=len(images), desc=name, mininterval=0.5) as bar:
+    with tqdm(total=len(images), desc=name, mininterval=0.5, leave=None) as bar:
         for key, batch in enumerate(images.split(_BATCH)):
             yield data.to_float(batch).to(device), key
             bar.update(len(batch))

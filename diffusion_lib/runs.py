@@ -9,6 +9,7 @@ log.jsonl              one JSON object a line: a "device" line for each start, t
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,11 +26,6 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import Trainer, has_bfloat16
 from diffusion_lib.unet import UNet
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a run is not guarded against a second process
-    fcntl = None
 
 SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
@@ -84,6 +80,7 @@ def train(
     held_out: Tensor,
     folder: str | Path | None = None,
     device: torch.device | None = None,
+    start: str | Path | None = None,
 ) -> Run:
     """Train an experiment, go on with a run that was stopped, or load one that is finished.
 
@@ -97,10 +94,12 @@ def train(
         folder: None makes one under "runs", named after the experiment: a changed experiment
             trains anew there.
         device: None takes the GPU if there is one.
+        start: folder of a finished run of the same experiment with fewer steps: a new run goes on
+            from there, and ends as if it had begun at step 0.
 
     Raises:
         ValueError: the folder belongs to another experiment or other images, or another process
-            trains in it; a damaged file in it.
+            trains in it; a damaged file in it; `start` is of another experiment.
         TypeError, ValueError: images that do not fit the network.
         FloatingPointError: the loss is no longer finite; the state before that is saved.
         OSError: the run could not be written; the previous checkpoint is whole.
@@ -109,21 +108,34 @@ def train(
     shape = experiment.network.image_shape
     data.check(images, shape)
     data.check(held_out, shape)
-    digest = hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest()[:16]
-    fingerprint = f"{len(images)} images, sha256 {digest}"
-    folder = Path(folder or Path("runs") / experiment.name(fingerprint))
+    told = fingerprint(images)
+    folder = Path(folder or Path("runs") / experiment.name(told))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
-    _claim(folder, experiment, fingerprint)
+    if start is not None:
+        _check_start(Path(start), experiment, told)
+    _claim(folder, experiment, told)
     with _alone(folder):
         for litter in folder.glob(files.LITTER):  # of a process killed while it was writing
             litter.unlink()
         state = folder / "training.safetensors"
+        if start is not None and not state.exists():
+            for name in ("log.jsonl", "training.safetensors"):
+                with files.replacing(folder / name) as temporary:
+                    shutil.copy(Path(start) / name, temporary)
         if state.exists():
             trainer.load(state)
         _cut_log(folder, trainer.step)
         if trainer.step < experiment.train.num_steps:
             _train(trainer, experiment, images, held_out, folder)
     return Run(folder, trainer.ema, _read_log(folder))
+
+
+def fingerprint(images: Tensor) -> str:
+    """Number and hash of images, [N, C, H, W]: other images make another run."""
+    digest = hashlib.sha256()
+    for part in images.split(1000):  # a mapped file may be larger than the memory
+        digest.update(part.cpu().numpy().tobytes())
+    return f"{len(images)} images, sha256 {digest.hexdigest()[:16]}"
 
 
 def load(folder: str | Path, device: torch.device | None = None) -> Run:
@@ -232,6 +244,15 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
         record = json.loads(experiment.to_json()) | {"images": fingerprint}
         files.write_text(path, json.dumps(record, indent=2) + "\n")
         return
+    if different := _differences(path, experiment, fingerprint):
+        raise ValueError(
+            f"{folder} belongs to another experiment ({'; '.join(different)}). "
+            "Choose another folder, or the settings of the run that is there."
+        )
+
+
+def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[str]:
+    """What the run of an experiment.json trains differently."""
     try:
         record = json.loads(path.read_text())
         images = record.pop("images")
@@ -240,24 +261,35 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
         raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
     if images != fingerprint:
         different.append(f"training images: {images} there, {fingerprint} here")
+    return different
+
+
+def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
+    different = [
+        told
+        for told in _differences(start / "experiment.json", experiment, fingerprint)
+        if not told.startswith("train.num_steps: ")
+    ]
     if different:
         raise ValueError(
-            f"{folder} belongs to another experiment ({'; '.join(different)}). "
-            "Choose another folder, or the settings of the run that is there."
+            f"{start} cannot be gone on from: it belongs to another experiment "
+            f"({'; '.join(different)}); only the number of steps may differ"
+        )
+    steps = json.loads((start / "experiment.json").read_text())["train"]["num_steps"]
+    if steps > experiment.train.num_steps:
+        raise ValueError(
+            f"{start} has {steps} steps, more than the {experiment.train.num_steps} asked for"
         )
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
-    with (folder / "experiment.json").open() as file:
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with files.lock(folder / "experiment.json") as mine:
+        if not mine:
             raise ValueError(
                 f"another process is training in {folder}: wait for it, or choose another folder"
-            ) from error
+            )
         yield
 
 

@@ -121,7 +121,7 @@ class Trainer:
         yield that follows it.
 
         Args:
-            images: uint8 [N, C, H, W]; moved to the device once.
+            images: uint8 [N, C, H, W]; moved to the device once, if they leave half of its memory.
 
         Raises:
             TypeError, ValueError: images that do not fit the network, see `data.check`.
@@ -134,12 +134,12 @@ class Trainer:
 
     def _updates(self, images: Tensor) -> Iterator[TrainStep]:
         config = self.config
-        stream = data.batches(
-            images.to(self.device), config.batch_size, config.seed, self.step, config.mirror
-        )
+        if images.nbytes < _room(self.device):
+            images = images.to(self.device)
+        stream = data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
         for x_0 in islice(stream, max(0, config.num_steps - self.step)):
             with _interrupt_waits() as deliver:
-                loss = self._update(x_0)
+                loss = self._update(x_0.to(self.device))
             yield TrainStep(self.step, loss)
             deliver()
 
@@ -248,6 +248,11 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # On two cores with AVX512-BF16 a training step of the MNIST network takes 0.55 of the time.
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _room(device: torch.device) -> float:
+    """Bytes of images that may be kept on the device."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
 
 
 @contextmanager

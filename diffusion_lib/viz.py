@@ -173,7 +173,10 @@ def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterat
         total: number of steps; a trainer that goes on from a saved state starts part of the way.
     """
     # At most 200 updates: a notebook keeps the text of every one.
-    with tqdm(total=total, desc=description, mininterval=0.5, miniters=total // 200) as bar:
+    # Beneath another bar it leaves nothing behind.
+    with tqdm(
+        total=total, desc=description, mininterval=0.5, miniters=total // 200, leave=None
+    ) as bar:
         for step in steps:
             if isinstance(step, TrainStep):
                 if bar.n == 0 and step.step > 1:

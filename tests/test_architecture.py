@@ -29,6 +29,7 @@ ORDER = [
     "config",
     "runs",
     "evaluation",
+    "compare",
     "__main__",
 ]
 # These import nothing of ours at all.

@@ -52,6 +52,14 @@ def test_torchvisions_layout_is_read(tmp_path, offline, name, folder):
     assert test.images.shape == (5, 1, 28, 28)
 
 
+def test_packed_files_are_unpacked(tmp_path, offline):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    write_idx(raw, zipped=True)
+    for path in [*raw.glob("*-ubyte")]:
+        path.unlink()
+    assert len(data.fashion_mnist(tmp_path).images) == 12
+
+
 def test_cifar10_becomes_channels_first(monkeypatch, tmp_path):
     class Fake:
         def __init__(self, root, train, download):

@@ -114,7 +114,7 @@ def test_a_difference_has_a_verdict(trained, root):
         ({"n_likelihood": 81}, "81 mnist test images for the likelihood .* there are 80"),
         ({"sampler": "dim"}, "did you mean ddim"),
         ({"steps": 0}, "steps must be at least 1; got 0"),
-        ({"n": -5}, "n must be at least 1; got -5"),
+        ({"n": -5}, "n must be at least 0; got -5"),
         ({"n_likelihood": 1}, "n_likelihood must be at least 2; got 1"),
         ({"num_times": 1}, "num_times must be at least 2; got 1"),
         ({"steps": 1001}, "1001 sampling steps, but this schedule has T = 1000"),

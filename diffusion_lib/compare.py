@@ -1,0 +1,516 @@
+"""Paired comparisons: arms over seeds, intervals, verdicts.
+
+    record = compare({"eps": config.MNIST, "x_0": other}, seeds=(0, 1, 2), steps=(500, 1000))
+    viz.table(differences(record, "Frechet distance", 1000))
+
+An arm is an `Experiment`.  All arms of a seed start from the same weights (where the shapes agree)
+and see the same batches, times and noise; all of them are measured on the same test images with
+the same noise, and their samples start from the same x_T.  So what arms have in common cancels in
+their difference d_s at seed s, and
+
+    mean(d) +- t_{n-1}(0.975) * sd(d) / sqrt(n)
+
+is a 95 % interval for what another seed would have given [Student 1908].  One comparison in twenty
+leaves 0 out by chance: where there are many rows, a few verdicts are luck.
+
+Every training and every measurement is a file under "runs", named after the experiment that made
+it.  A study that was stopped goes on, and an added arm, seed or number of steps costs only itself.
+Processes share a study by locking what they work on: several of them, started by torchrun or by
+hand in one folder, do it together.
+"""
+
+import base64
+import io
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lib import config, evaluation, features, files, metrics, runs, samplers
+from diffusion_lib.config import Experiment
+from diffusion_lib.data import Dataset
+from diffusion_lib.evaluation import Conditions
+from diffusion_lib.runs import Run
+
+_FORMAT = "diffusion_lib study 1"
+_MEASURES = "compared.json"  # in the folder of a run
+_SHOWN = 8  # samples of each run that its record keeps
+_PATIENCE = 1.0  # seconds between looks at what other processes have done
+
+ERRORS = ("x_0 error", "eps error", "v error")
+"""Held-out mean squared errors a pixel, averaged over t: those of every arm on one yardstick."""
+
+
+class Study(NamedTuple):
+    """The arguments of `compare`, as a file holds them."""
+
+    arms: dict[str, Experiment]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    conditions: Conditions
+
+
+class Difference(NamedTuple):
+    """What one arm has that another has not, over n seeds."""
+
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+    standard_error: float  # of the paired difference
+    unpaired_standard_error: float  # had the arms not shared their seeds
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """ "lower", "higher" or "not distinguishable"."""
+        if self.low <= 0 <= self.high:
+            return "not distinguishable"
+        return "lower" if self.value < 0 else "higher"
+
+
+# ---- running ---------------------------------------------------------------------------------
+
+
+def compare(
+    arms: Mapping[str, Experiment],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    conditions: Conditions,
+    root: str | Path | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Train and measure what is missing of a study; returns its record.
+
+    Shows a progress bar over the whole study.  Stopped at any moment and called again, it goes on,
+    and ends with the same record.
+
+    Args:
+        arms: by name; `train.seed` and `train.num_steps` of an arm are replaced by the study's.
+        seeds: of trainings, at least 2.
+        steps: numbers of training steps at which every arm is measured.  A longer training goes on
+            from a shorter one.
+        conditions: how to measure; n = 0 samples nothing, for data sets without features.
+        root: folder of the data sets, None for `config.data_root()`.
+        device: None takes the GPU if there is one.
+
+    Returns:
+        {"arms", "seeds", "steps", "conditions", "devices", "floor", "measured": one for each arm,
+        seed and number of steps, in this order}: plain values, for JSON.
+
+    Raises:
+        ValueError: fewer than 2 arms or seeds, a seed or number of steps twice; what `runs.train`
+            refuses; a data set smaller than asked for, or without features where n > 0.
+        FloatingPointError: an arm diverged; the message names it.
+    """
+    _check(arms, seeds, steps)
+    study = Study(dict(arms), tuple(seeds), tuple(sorted(steps)), conditions)
+    place = _Place(str(root or config.data_root()), device or config.device())
+    jobs = [(name, seed) for seed in study.seeds for name in study.arms]
+    measured = {job: found for job in jobs if (found := _found(*job, study, place))}
+    longest = study.steps[-1]
+    total, done = len(jobs) * longest, len(measured) * longest
+    # The rate is that of the whole time, as arms differ; what was done before is not part of it.
+    with tqdm(total=total, initial=done, desc="study", unit=" steps", smoothing=0) as bar:
+        while len(measured) < len(jobs):
+            before = len(measured)
+            for name, seed in jobs:
+                if (name, seed) in measured:
+                    continue
+                bar.set_postfix_str(f"{name}, seed {seed}")
+                with _claim(name, seed, study, place) as mine:
+                    # Of what another process holds, it may just have written the last measure.
+                    found = (_work if mine else _found)(name, seed, study, place)
+                if found:
+                    measured[name, seed] = found
+                    bar.update(longest)
+            if len(measured) == before:
+                time.sleep(_PATIENCE)  # other processes hold all that is left
+    return _record(study, measured, place)
+
+
+class _Place(NamedTuple):
+    """Where a study runs."""
+
+    root: str
+    device: torch.device
+
+    def folder(self, experiment: Experiment) -> Path:
+        return Path("runs") / experiment.name(_fingerprint(experiment.dataset, self.root))
+
+
+def _check(arms: Mapping[str, Experiment], seeds: Sequence[int], steps: Sequence[int]) -> None:
+    if len(arms) < 2:
+        raise ValueError(f"a comparison needs at least 2 arms; got {list(arms)}")
+    for what, given, least in (("seeds", seeds, 2), ("steps", steps, 1)):
+        if len(given) < least or len(set(given)) < len(given):
+            raise ValueError(f"{what} must be at least {least} and all different; got {[*given]}")
+    for name, arm in arms.items():
+        for seed in seeds:
+            try:
+                replace(arm, train=replace(arm.train, seed=seed, num_steps=min(steps))).build()
+            except ValueError as error:
+                raise ValueError(f"arm {name!r}: {error}") from error
+
+
+def _chain(name: str, seed: int, study: Study) -> list[Experiment]:
+    """One arm with one seed, at every number of steps."""
+    arm = study.arms[name]
+    return [
+        replace(arm, train=replace(arm.train, seed=seed, num_steps=steps)) for steps in study.steps
+    ]
+
+
+def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]] | None:
+    """The measures of one arm with one seed, if all are there."""
+    found = []
+    for experiment in _chain(name, seed, study):
+        measures = _read_measures(experiment, study, place)
+        if measures is None:
+            return None
+        found.append(measures)
+    return found
+
+
+@contextmanager
+def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
+    """Whether this process may work on one arm with one seed."""
+    folder = place.folder(_chain(name, seed, study)[-1])
+    claim = folder.with_name(f".{folder.name}.lock")
+    claim.parent.mkdir(exist_ok=True)
+    claim.touch()
+    with files.lock(claim) as mine:
+        yield mine
+
+
+def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]]:
+    """Train and measure one arm with one seed, at every number of steps."""
+    dataset = study.arms[name].dataset
+    train, test = (_split(dataset, place.root, part) for part in (True, False))
+    found, start = [], None
+    for experiment in _chain(name, seed, study):
+        folder = place.folder(experiment)
+        measures = _read_measures(experiment, study, place)
+        if measures is None:
+            try:
+                run = runs.train(experiment, train, test, folder, place.device, start)
+                measures = _measure(run, experiment, study, place)
+            except (ValueError, FloatingPointError) as error:
+                error.add_note(f"This was arm {name!r}, seed {seed}.")
+                raise
+        found.append(measures)
+        start = folder
+    return found
+
+
+@cache
+def _split(dataset: Dataset, root: str, train: bool) -> Tensor:
+    return dataset(root, train).images
+
+
+@cache
+def _fingerprint(dataset: Dataset, root: str, train: bool = True) -> str:
+    return runs.fingerprint(_split(dataset, root, train))
+
+
+# ---- measuring -------------------------------------------------------------------------------
+
+
+def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
+    """All that the measures of a run depend on, apart from the run and the device."""
+    dataset = experiment.dataset
+    found: dict[str, Any] = {"test images": _fingerprint(dataset, place.root, False)}
+    if study.conditions.n:
+        found["features sha256"] = features.released(config.label(dataset))[1]
+    return asdict(study.conditions) | found
+
+
+def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
+    """What was measured of a run under the study's conditions, if anything was."""
+    try:
+        found = json.loads((place.folder(experiment) / _MEASURES).read_text())
+        alike = found["conditions"] == _conditions(experiment, study, place)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a damaged one is measured again
+    return found if alike else None
+
+
+def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
+    """The measures of a run, which are written into its folder."""
+    asked, train = study.conditions, experiment.train
+    test = _split(experiment.dataset, place.root, False)
+    images = evaluation.some(test, asked.n_likelihood, "test images for the likelihood")
+    times = min(asked.num_times, experiment.T)
+    bound = metrics.bits_per_dim(run.denoiser, images, times, seed=asked.seed)
+    errors = metrics.errors_per_t(run.denoiser, images, seed=asked.seed)
+    found = {"bits per dim": bound.total.mean, "L_0": bound.L_0}
+    for name, values in zip(ERRORS, (errors.x_0, errors.eps, errors.v), strict=True):
+        # Of the evenly spaced times: t = 1 stands beside them, for plots.
+        found[name] = fmean(value for t, value in zip(errors.t, values, strict=True) if t > 1)
+    record: dict[str, Any] = {
+        "conditions": _conditions(experiment, study, place),
+        "device": runs.device_name(place.device),
+        "images seen": train.num_steps * train.batch_size,
+        "errors": {
+            name: [_short(value) for value in values] for name, values in errors._asdict().items()
+        },
+    }
+    if asked.n:
+        sampler = config.resolve(asked.sampler, samplers, "sampler")
+        samples = runs.sample(run, asked.n, asked.seed, sampler, asked.steps)
+        found |= _quality(samples, experiment.dataset, place)
+        record["samples"] = _to_png(samples[:_SHOWN])
+    record["measures"] = {name: _short(value) for name, value in found.items()}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    files.write_text(run.folder / _MEASURES, text)
+    return record
+
+
+def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
+    """How images compare with the test split; no intervals, as a study has its seeds for those."""
+    reference = _reference(dataset, place.root)
+    mine = features.load(config.label(dataset)).describe_images(images)
+    precision, recall = metrics.precision_recall(mine.features, reference)
+    sure = mine.probabilities.max(1).values > metrics.CONFIDENT
+    return {
+        "Frechet distance": metrics.frechet_distance(mine.features, reference),
+        "kernel distance": metrics.kernel_distance(mine.features, reference),
+        "precision": precision,
+        "recall": recall,
+        f"confidence > {metrics.CONFIDENT}": sure.double().mean().item(),
+    }
+
+
+@cache
+def _reference(dataset: Dataset, root: str) -> Tensor:
+    network = features.load(config.label(dataset))
+    return network.describe_images(_split(dataset, root, False)).features
+
+
+def _floor(dataset: Dataset, n: int, place: _Place) -> dict[str, float]:
+    """What n real training images score in the place of samples."""
+    train = _split(dataset, place.root, True)
+    images = evaluation.some(train, n, "training images for the floor")
+    return {name: _short(value) for name, value in _quality(images, dataset, place).items()}
+
+
+def _to_png(images: Tensor) -> str:
+    """Images side by side as a PNG, in text."""
+    row = torch.cat(list(images), dim=2).permute(1, 2, 0).squeeze(-1)
+    file = io.BytesIO()
+    Image.fromarray(row.numpy()).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+# ---- the record ------------------------------------------------------------------------------
+
+
+def _record(
+    study: Study, measured: Mapping[tuple[str, int], list[dict[str, Any]]], place: _Place
+) -> dict[str, Any]:
+    rows, devices = [], set()
+    for name in study.arms:
+        for seed in study.seeds:
+            for steps, found in zip(study.steps, measured[name, seed], strict=True):
+                row = {"arm": name, "seed": seed, "steps": steps, **found}
+                del row["conditions"]
+                devices.add(row.pop("device"))
+                rows.append(row)
+    sets = {config.label(arm.dataset): arm for arm in study.arms.values()}
+    floors = {}
+    if study.conditions.n:
+        floors = {
+            label: _floor(arm.dataset, study.conditions.n, place) for label, arm in sets.items()
+        }
+    return {
+        "format": _FORMAT,
+        "arms": {name: json.loads(arm.to_json()) for name, arm in study.arms.items()},
+        "seeds": list(study.seeds),
+        "steps": list(study.steps),
+        "conditions": {label: _conditions(arm, study, place) for label, arm in sets.items()},
+        "devices": sorted(devices),
+        "floor": floors,
+        "measured": rows,
+    }
+
+
+def read_study(path: str | Path) -> Study:
+    """A study from a JSON file.
+
+        {"preset": "mnist", "all": {"train": {"batch_size": 32}},
+         "arms": {"eps": {}, "x_0": {"prediction": "x_0"}},
+         "seeds": [0, 1, 2], "steps": [500, 1000], "conditions": {"n": 500}}
+
+    An arm is the preset with the changes of "all" and its own; "all" and "conditions" may be left
+    out.  Names of functions are looked up, never executed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not a study; an unknown name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the file of a study, as JSON")
+    try:
+        told = json.loads(path.read_text())
+        unknown = told.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
+        if unknown:
+            raise ValueError(f"it has no {', '.join(sorted(unknown))}")
+        preset = config.choose(told["preset"], config.PRESETS, "preset")
+        arms = {
+            name: preset.changed(told.get("all", {})).changed(changes)
+            for name, changes in told["arms"].items()
+        }
+        seeds, steps = (tuple(map(int, told[name])) for name in ("seeds", "steps"))
+        return Study(arms, seeds, steps, Conditions(**told.get("conditions", {})))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is not a study: {reason}") from error
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read the record of a study.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not such a record.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        record = json.loads(Path(path).read_text())
+        found = record.get("format")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not the record of a study ({error})") from error
+    if found != _FORMAT:
+        raise ValueError(f"{path} is not the record of a study: its format is {found!r}")
+    return record
+
+
+# ---- looking at a record: nothing is trained -------------------------------------------------
+
+
+def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
+    """A measure of an arm after so many steps, one for each seed.
+
+    Raises:
+        ValueError: no such arm, steps or measure.
+    """
+    found = _rows(record, arm, steps)
+    for row in found:
+        config.choose(measure, row["measures"], "measure")
+    return [row["measures"][measure] for row in found]
+
+
+def difference(
+    record: Mapping[str, Any], measure: str, steps: int, arm: str, other: str
+) -> Difference:
+    """A measure of one arm less that of another, paired by seed.
+
+    Raises:
+        ValueError: no such arms, steps or measure.
+    """
+    return paired(*(values(record, measure, name, steps) for name in (arm, other)))
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """The mean of one - other with its t interval; entries of one index share a seed.
+
+    Raises:
+        ValueError: different lengths, or fewer than 2 entries.
+    """
+    n = len(one)
+    if n != len(other) or n < 2:
+        raise ValueError(
+            f"pairs need two equally long lists, at least 2 each; got {n}, {len(other)}"
+        )
+    gaps = [a - b for a, b in zip(one, other, strict=True)]
+    standard_error = stdev(gaps) / math.sqrt(n)
+    margin = float(stats.t.ppf(0.975, n - 1)) * standard_error
+    unpaired = math.hypot(stdev(one), stdev(other)) / math.sqrt(n)
+    value = fmean(gaps)
+    return Difference(value, value - margin, value + margin, standard_error, unpaired, n)
+
+
+def differences(
+    record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
+) -> list[dict[str, str]]:
+    """Rows for `viz.table`: every arm against a baseline, by default the first arm.
+
+    Raises:
+        ValueError: no such arm, steps or measure.
+    """
+    baseline = baseline or next(iter(record["arms"]))
+    rows = []
+    for arm in record["arms"]:
+        row = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
+        names = ("difference", "verdict", "standard error", "if unpaired")
+        cells = ("", "the baseline", "", "")
+        if arm != baseline:
+            told = difference(record, measure, steps, arm, baseline)
+            cells = (
+                f"{told.value:.3g} [{told.low:.3g}, {told.high:.3g}]",
+                told.verdict,
+                f"{told.standard_error:.2g}",
+                f"{told.unpaired_standard_error:.2g}",
+            )
+        rows.append(row | dict(zip(names, cells, strict=True)))
+    return rows
+
+
+def series(
+    record: Mapping[str, Any], measure: str, arm: str
+) -> tuple[list[int], list[float], list[float]]:
+    """Images seen, mean over seeds and its 95 % margin, for a plot of quality against budget.
+
+    Raises:
+        ValueError: no such arm or measure.
+    """
+    seen, means, margins = [], [], []
+    for steps in record["steps"]:
+        found = values(record, measure, arm, steps)
+        seen.append(_rows(record, arm, steps)[0]["images seen"])
+        means.append(fmean(found))
+        n = len(found)
+        margins.append(float(stats.t.ppf(0.975, n - 1)) * stdev(found) / math.sqrt(n))
+    return seen, means, margins
+
+
+def errors(
+    record: Mapping[str, Any], kind: str, arm: str, steps: int
+) -> tuple[list[int], list[float]]:
+    """Times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
+    rows = _rows(record, arm, steps)
+    config.choose(kind, rows[0]["errors"], "error")
+    columns = zip(*(row["errors"][kind] for row in rows), strict=True)
+    return rows[0]["errors"]["t"], [fmean(column) for column in columns]
+
+
+def shown(record: Mapping[str, Any], arm: str, steps: int, seed: int) -> Tensor:
+    """The first samples of a run, uint8 [8, C, H, W]: image i starts from the same x_T in all."""
+    (row,) = (row for row in _rows(record, arm, steps) if row["seed"] == seed)
+    with Image.open(io.BytesIO(base64.b64decode(row["samples"]))) as picture:
+        pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    width = record["arms"][arm]["network"]["image_shape"][2]
+    return torch.stack(pixels.permute(2, 0, 1).split(width, dim=2))
+
+
+def _rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]]:
+    config.choose(arm, record["arms"], "arm")
+    config.choose(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
+    return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]

@@ -1,0 +1,94 @@
+"""Train a feature network and release it.
+
+    python -m other_tests.features mnist
+    python -m other_tests.features cifar10_jpeg
+
+Writes assets/features-NAME.safetensors with its test accuracy inside, and prints the hash that
+`features.RELEASED` must hold.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from diffusion_lib import config, data, rng
+from diffusion_lib.features import Classifier
+
+SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
+
+
+class Recipe(NamedTuple):
+    """What differs between the networks."""
+
+    dataset: data.Dataset
+    widths: tuple[int, ...]
+    epochs: int
+    mirror: float
+    shift: int  # pixels that training images are moved by, at most
+    dtype: torch.dtype  # that the network computes in while it is trained
+
+
+RECIPES = {
+    "mnist": Recipe(data.mnist, (32, 64), 8, 0.0, 0, torch.float32),
+    "cifar10_jpeg": Recipe(data.cifar10_jpeg, (48, 96, 192, 192), 12, 0.5, 3, torch.bfloat16),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", help=", ".join(RECIPES))
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    recipe = config.choose(options.name, RECIPES, "feature network")
+    train, test = (recipe.dataset(options.data, part) for part in (True, False))
+
+    torch.manual_seed(rng.seed(SEED))
+    device = config.device()
+    _, channels, height, width = train.images.shape
+    network = Classifier((channels, height, width), widths=recipe.widths).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    steps = recipe.epochs * len(train.images) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    for _ in tqdm(range(steps), "feature network", mininterval=1):
+        chosen = torch.randint(len(train.images), (BATCH,))
+        x = varied(data.to_float(train.images[chosen]), recipe).to(device)
+        with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
+            loss = F.cross_entropy(network(x)[1], train.labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+    network.normalise(train.images)
+    found = network.describe_images(test.images).probabilities.argmax(1)
+    accuracy = (found == test.labels).double().mean().item()
+    about = {
+        "test_accuracy": f"{accuracy:.4f}",
+        "data": f"{options.name}, {len(train.images)} training images",
+        "seed": str(SEED),
+    }
+    out = f"assets/features-{options.name}.safetensors"
+    print(f"test accuracy {accuracy:.4f}, sha256 {network.cpu().save(out, about)}")
+
+
+def varied(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Images mirrored and moved at random: a network that has seen more describes better."""
+    if recipe.mirror:
+        x = torch.where(torch.rand(len(x), 1, 1, 1) < recipe.mirror, x.flip(-1), x)
+    if recipe.shift:
+        size, room = x.shape[-1], 2 * recipe.shift + 1
+        padded = F.pad(x, [recipe.shift] * 4, mode="reflect")
+        down, right = torch.randint(room, (2, len(x)))
+        moved = [
+            image[:, i : i + size, j : j + size]
+            for image, i, j in zip(padded, down.tolist(), right.tolist(), strict=True)
+        ]
+        x = torch.stack(moved)
+    return x
+
+
+if __name__ == "__main__":
+    main()

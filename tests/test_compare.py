@@ -1,0 +1,290 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_data import write_idx
+
+from diffusion_lib import compare, config, predictions, schedules
+from diffusion_lib.__main__ import main
+from diffusion_lib.compare import paired
+from diffusion_lib.evaluation import Conditions
+from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.unet import UNetConfig
+
+ROOT = Path(__file__).parent.parent
+TINY = replace(
+    config.MNIST,
+    network=UNetConfig((1, 28, 28), 4, (1, 1), num_blocks=1, attention=(), dropout=0.0),
+    T=40,
+    train=replace(config.MNIST.train, batch_size=4, warmup_steps=1),
+)
+ERRORS_ONLY = Conditions(n=0, n_likelihood=8, num_times=4)
+STUDY = {
+    "preset": "mnist",
+    "all": {
+        "network": {"width": 4, "multipliers": [1, 1], "attention": []},
+        "T": 40,
+        "train": {"batch_size": 4, "warmup_steps": 1},
+    },
+    "arms": {"eps": {}, "x_0": {"prediction": "x_0"}},
+    "seeds": [0, 1],
+    "steps": [2, 3],
+    "conditions": {"n": 70, "steps": 2, "n_likelihood": 4, "num_times": 3},
+}
+
+
+def never_noise(T: int) -> NoiseSchedule:
+    """Broken: x_T is still the picture."""
+    return NoiseSchedule(torch.full((T,), 1e-4))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_idx(folder / "MNIST" / "raw", n_train=90, n_test=80)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def record(root, tmp_path_factory):
+    """Three arms, two of them the same but in name, three seeds, two numbers of steps."""
+    arms = {"eps": TINY, "again": TINY, "broken": replace(TINY, schedule=never_noise)}
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("study"))
+    try:
+        return compare.compare(arms, (0, 1, 2), (2, 1), ERRORS_ONLY, root, torch.device("cpu"))
+    finally:
+        os.chdir(before)
+
+
+def test_identical_arms_are_not_distinguishable(record):
+    for measure in record["measured"][0]["measures"]:
+        found = compare.difference(record, measure, 2, "eps", "again")
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+        assert found.verdict == "not distinguishable"
+
+
+def test_a_broken_schedule_is_found_out(record):
+    for measure in ("bits per dim", "x_0 error", "eps error", "v error"):
+        found = compare.difference(record, measure, 2, "broken", "eps")
+        assert found.n == 3
+        assert found.low < found.value < found.high
+        assert found.low > 0 or found.high < 0
+        assert found.verdict == ("lower" if found.value < 0 else "higher")
+        back = compare.difference(record, measure, 2, "eps", "broken")
+        assert back.value == -found.value
+        assert back.verdict == ("higher" if found.value < 0 else "lower")
+
+
+def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
+    told = [(row["arm"], row["seed"], row["steps"]) for row in record["measured"]]
+    wanted = [
+        (arm, seed, steps)
+        for arm in ("eps", "again", "broken")
+        for seed in (0, 1, 2)
+        for steps in (1, 2)
+    ]
+    assert told == wanted
+    assert [row["images seen"] for row in record["measured"]] == [4, 8] * 9
+    assert record["devices"] == [f"CPU (x86_64, {torch.get_num_threads()} threads)"]
+    assert record["floor"] == {}
+
+
+def test_the_interval_is_students():
+    # d = 1, 2, 6: mean 3, sd sqrt(7); t_2(0.975) = 4.302653.
+    found = paired([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    assert found.value == pytest.approx(3)
+    assert found.standard_error == pytest.approx(math.sqrt(7 / 3))
+    assert found.high - found.value == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
+    assert found.verdict == "not distinguishable"
+    assert found.unpaired_standard_error == pytest.approx(math.sqrt((13 + 1) / 3))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_cover_the_truth_as_often_as_they_say(n):
+    """Arms that share most of their noise, as paired trainings do."""
+    g = torch.Generator().manual_seed(0)
+    tries, truth = 4000, 0.3
+    shared = torch.randn(tries, n, generator=g, dtype=torch.float64)
+    own = 0.3 * torch.randn(2, tries, n, generator=g, dtype=torch.float64)
+    one, other = shared + own[0] + truth, shared + own[1]
+    found = [paired(a.tolist(), b.tolist()) for a, b in zip(one, other, strict=True)]
+    covered = sum(f.low <= truth <= f.high for f in found) / tries
+    # Three standard errors of the share.
+    assert abs(covered - 0.95) < 3 * math.sqrt(0.95 * 0.05 / tries)
+    # Pairing removes the shared part: sqrt(0.18) against sqrt(2.18).
+    ratio = sum(f.standard_error for f in found) / sum(f.unpaired_standard_error for f in found)
+    assert ratio == pytest.approx(math.sqrt(0.18 / 2.18), rel=0.1)
+
+
+def test_equal_arms_rarely_differ_in_simulation():
+    g = torch.Generator().manual_seed(1)
+    draws = torch.randn(2, 4000, 3, generator=g, dtype=torch.float64)
+    verdicts = [paired(a.tolist(), b.tolist()).verdict for a, b in zip(*draws, strict=True)]
+    share = 1 - verdicts.count("not distinguishable") / 4000
+    assert abs(share - 0.05) < 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_arms_of_a_seed_start_alike_and_differ_between_seeds(root):
+    one, other = (replace(TINY, prediction=p) for p in (predictions.eps, predictions.x_0))
+    first, second = (arm.build().network.state_dict() for arm in (one, other))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    seeded = replace(one, train=replace(one.train, seed=1)).build().network.state_dict()
+    assert any(not torch.equal(first[name], seeded[name]) for name in first)
+
+
+def trained_steps(log: Path) -> list[int]:
+    return [json.loads(line).get("step") for line in log.read_text().splitlines()]
+
+
+def test_an_added_arm_and_seed_train_only_themselves(root):
+    def run(arms, seeds, steps):
+        return compare.compare(arms, seeds, steps, ERRORS_ONLY, root, torch.device("cpu"))
+
+    arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
+    first = run(arms, (0, 1), (2,))
+    times = {path: path.stat().st_mtime_ns for path in Path("runs").glob("*/*")}
+    more = run(arms | {"cosine": replace(TINY, schedule=schedules.cosine)}, (0, 1, 2), (2, 4))
+    for path, changed in times.items():
+        assert path.stat().st_mtime_ns == changed, path
+    kept = [row for row in more["measured"] if row["steps"] == 2 and row["seed"] < 2]
+    assert [row for row in kept if row["arm"] != "cosine"] == first["measured"]
+    assert len(list(Path("runs").glob("mnist-*"))) == 18
+
+
+def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
+    arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
+    found = [
+        compare.compare(arms, (0, 1), steps, ERRORS_ONLY, root, torch.device("cpu"))
+        for steps in ((1, 4), (4,))
+    ]
+    # The second study found the runs of the first; train them anew, from step 0.
+    long = [row for row in found[0]["measured"] if row["steps"] == 4]
+    assert found[1]["measured"] == long
+    for path in Path("runs").glob("*/*"):
+        path.unlink()
+    anew = compare.compare(arms, (0, 1), (4,), ERRORS_ONLY, root, torch.device("cpu"))
+    assert anew == found[1]
+
+
+def test_a_study_that_was_killed_ends_with_the_same_record(root):
+    Path("study.json").write_text(json.dumps(STUDY))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "diffusion_lib", "compare", "study.json", "--data", str(root)]
+    command += ["--device", "cpu"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not list(Path("runs").glob("*/*.safetensors")) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    killed = Path("study.record.json").read_bytes()
+    for path in [*Path("runs").glob("*/*"), Path("study.record.json")]:
+        path.unlink()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert Path("study.record.json").read_bytes() == killed
+
+
+def test_two_processes_share_a_study(root):
+    Path("study.json").write_text(json.dumps(STUDY))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    command += ["diffusion_lib", "compare", "study.json", "--data", str(root), "--device", "cpu"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    together = compare.load("study.record.json")
+    study = compare.read_study("study.json")
+    for path in Path("runs").glob("*/*"):
+        path.unlink()
+    torch.set_num_threads(1)
+    assert compare.compare(*study, root, torch.device("cpu")) == together
+
+
+def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsys):
+    Path("study.json").write_text(json.dumps(STUDY))
+    assert main(["compare", "study.json", "--data", str(root), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("Frechet distance after 3 steps, 2 seeds", "bits per dim", "v error", "verdict"):
+        assert words in printed
+    record = compare.load("study.record.json")
+    assert record["floor"]["mnist"].keys() < record["measured"][0]["measures"].keys()
+    images = compare.shown(record, "x_0", 3, seed=1)
+    assert images.shape == (8, 1, 28, 28)
+    assert images.dtype == torch.uint8
+    seen, means, margins = compare.series(record, "eps error", "eps")
+    assert seen == [8, 12]
+    assert len(means) == len(margins) == 2
+    times, errors = compare.errors(record, "v", "x_0", 3)
+    assert times[0] == 1
+    assert times[-1] == 40
+    assert len(errors) == len(times)
+
+
+def test_arms_that_cannot_be_compared_are_refused(root):
+    arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
+    for bad, words in (
+        (({"eps": TINY}, (0, 1), (1,)), "at least 2 arms"),
+        ((arms, (0,), (1,)), "seeds must be at least 2"),
+        ((arms, (1, 1), (1,)), "all different"),
+        ((arms, (0, 1), ()), "steps must be at least 1"),
+        ((arms | {"bad": replace(TINY, T=0)}, (0, 1), (1,)), "arm 'bad'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            compare.compare(*bad, ERRORS_ONLY, root, torch.device("cpu"))
+    assert not list(Path().glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preset": "mnits"}, "did you mean mnist"),
+        ({"arms": {"a": {"schedul": "cosine"}, "b": {}}}, "did you mean schedule"),
+        ({"arms": {"a": {"schedule": "cosin"}, "b": {}}}, "did you mean cosine"),
+        ({"arms": {"a": {"train": {"lr": 1}}, "b": {}}}, "field of train 'lr' is unknown"),
+        ({"arms": {"a": {"network": 3}, "b": {}}}, "network must hold fields"),
+        ({"steps": "many"}, "not a study"),
+        ({"conditions": {"m": 1}}, "not a study"),
+        ({"sneeds": 3}, "no sneeds"),
+    ],
+)
+def test_a_study_file_that_says_something_else_is_refused(change, words, capsys):
+    Path("study.json").write_text(json.dumps(STUDY | change))
+    assert main(["compare", "study.json"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_missing_and_foreign_files_are_refused():
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        compare.read_study("nothing.json")
+    Path("other.json").write_text('{"format": "something else"}')
+    with pytest.raises(ValueError, match="something else"):
+        compare.load("other.json")
+    Path("cut.json").write_text('{"format": ')
+    for read in (compare.load, compare.read_study):
+        with pytest.raises(ValueError, match=r"cut\.json is not"):
+            read("cut.json")
+
+
+def test_unknown_arms_measures_and_steps_are_named(record):
+    for arguments, words in (
+        (("bits per dimm", 2, "eps", "again"), "did you mean bits per dim"),
+        (("bits per dim", 3, "eps", "again"), "number of steps '3'"),
+        (("bits per dim", 2, "epss", "again"), "did you mean eps"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            compare.difference(record, *arguments)
+    with pytest.raises(ValueError, match="equally long"):
+        paired([1.0], [1.0])
