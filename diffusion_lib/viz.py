@@ -103,7 +103,7 @@ def forward_process(
 
 
 def curve(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Sequence[float], ...]],
     x_label: str,
     y_label: str,
     smooth: int = 1,
@@ -112,20 +112,22 @@ def curve(
     """Lines in one plot.
 
     Args:
-        lines: name -> (x, y).
+        lines: name -> (x, y), or (x, y, margin) for a band of y - margin to y + margin.
         smooth: average over this many neighbouring points, in lines of ten times as many; the raw
             points stay behind it, pale.
         y_scale: matplotlib's name for the scale of the y axis, such as "log".
     """
     figure, axis = plt.subplots(figsize=(7, 3))
-    for name, (x, y) in lines.items():
-        x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+    for name, line in lines.items():
+        x, y, *margin = (torch.as_tensor(part, dtype=torch.float64) for part in line)
         if 1 < smooth <= len(y) // 10:  # a few points would lose their beginning
             (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
             means = y.unfold(0, smooth, 1).mean(1)
             axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
         else:
-            axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
+            (drawn,) = axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
+            for m in margin:
+                axis.fill_between(x, y - m, y + m, color=drawn.get_color(), alpha=0.15)
     axis.set(xlabel=x_label, ylabel=y_label, yscale=y_scale)
     axis.grid(alpha=0.3)
     axis.legend()

@@ -1,0 +1,96 @@
+"""How complex is a data set?  Chosen before any run of `complexity.json` was trained.
+
+    python -m other_tests.cifar10.complexity
+
+The measure is the number of bits that a lossless coder needs for a picture: 1,000 test images, laid
+side by side in one sheet, as lossless WebP.  It is a bound on their entropy from a coder that knows
+nothing of diffusion models, it sees structure in space and between colours, and it counts a whole
+picture, as a network has to predict a whole one: bits for a pixel would call colour photographs
+simpler than grey ones.  Writes complexity.bits.json.
+
+The yardstick of the gap was chosen at the same time: the base-2 logarithm of how many times the
+held-out error of v_hat, averaged over t, is larger with a network that predicts x_0 than with one
+that predicts eps.  v lies between the two predictions at every t, and a ratio needs no unit that
+data sets would have to share.
+"""
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion_lib import compare, config, data, evaluation, files
+from diffusion_lib._torchvision import utils
+
+DATASETS = (data.mnist, data.fashion_mnist, data.cifar10_jpeg_grey, data.cifar10_jpeg)
+BITS = Path(__file__).with_name("complexity.bits.json")
+STEPS, IMAGES, COLUMNS = 2000, 1000, 40
+YARDSTICK = "v error"
+
+
+def bits_per_image(images: Tensor) -> float:
+    """Bits of a lossless sheet, for each of its images: uint8 [N, C, H, W]."""
+    sheet = utils.make_grid(images, nrow=COLUMNS, padding=0)[: images.shape[1]]
+    file = io.BytesIO()
+    pixels = sheet.permute(1, 2, 0).squeeze(-1).numpy()
+    Image.fromarray(pixels).save(file, format="WEBP", lossless=True, quality=100, method=6)
+    return 8 * len(file.getvalue()) / len(images)
+
+
+def gaps(record: Mapping[str, Any], arm: str) -> dict[str, list[float]]:
+    """log2 of the yardstick with an arm over that with eps: data set -> one for each seed."""
+    found = {}
+    for dataset in DATASETS:
+        name = config.label(dataset)
+        one, other = (
+            compare.values(record, YARDSTICK, f"{name}, {which}", STEPS)
+            for which in (arm, "eps, snr")
+        )
+        found[name] = [math.log2(a / b) for a, b in zip(one, other, strict=True)]
+    return found
+
+
+def slope(record: Mapping[str, Any], bits: Mapping[str, float], arm: str) -> compare.Difference:
+    """Growth of the gap for each doubling of the bits: a line is fitted for each seed.
+
+    The interval is over seeds.  It says nothing of other data sets: there are four.
+    """
+    found = gaps(record, arm)
+    x = torch.tensor([math.log2(bits[name]) for name in found], dtype=torch.float64)
+    x = x - x.mean()
+    y = torch.tensor(list(found.values()), dtype=torch.float64)  # [data sets, seeds]
+    slopes = ((x[:, None] * y).sum(0) / x.square().sum()).tolist()
+    return compare.paired(slopes, [0.0] * len(slopes))
+
+
+def mean_gap(record: Mapping[str, Any], name: str, arm: str) -> compare.Difference:
+    """The gap of one data set, over seeds."""
+    found = gaps(record, arm)[name]
+    return compare.paired(found, [0.0] * len(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    found = {}
+    for dataset in DATASETS:
+        images = dataset(options.data, False).images
+        chosen = evaluation.some(images, IMAGES, "test images")
+        found[config.label(dataset)] = round(bits_per_image(chosen), 1)
+        bits = found[config.label(dataset)]
+        print(
+            f"{config.label(dataset)}: {bits} bits an image, {bits / images[0].numel():.3f} a dim"
+        )
+    files.write_text(BITS, json.dumps({"images": IMAGES, "bits": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
