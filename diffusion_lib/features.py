@@ -24,12 +24,20 @@ ASSETS = Path(__file__).parent.parent / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 
+_CIFAR10 = (
+    "features-cifar10_jpeg.safetensors",
+    "f9ae6cbce9098b777e08081e46153fd87ca8cca4b06cc9558f7b17af235b6237",
+)
+
 # Data set -> file in assets and its sha256.
 RELEASED = {
     "mnist": (
         "features-mnist.safetensors",
         "21514453b4fbe2b9afc696d367b19a08eef874cd33b6a96e5fc1642fb0782506",
     ),
+    # One for the family, so that both describe their samples in the same features.
+    "cifar10": _CIFAR10,
+    "cifar10_jpeg": _CIFAR10,
 }
 
 

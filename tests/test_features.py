@@ -16,7 +16,7 @@ def test_what_is_released_has_the_hash_it_should_have(dataset):
     path = features.ASSETS / features.RELEASED[dataset][0]
     assert path.stat().st_size < 5_000_000
     with safe_open(path, "pt") as file:
-        assert float(file.metadata()["test_accuracy"]) > 0.99
+        assert float(file.metadata()["test_accuracy"]) > (0.99 if dataset == "mnist" else 0.8)
 
 
 def test_other_weights_than_the_released_ones_are_refused(tmp_path):
@@ -39,6 +39,17 @@ def test_a_saved_classifier_describes_as_before(tmp_path):
     assert one.probabilities.shape == (1030, 4)
 
 
+def test_a_deeper_classifier_is_read_as_it_was_saved(tmp_path):
+    classifier = Classifier((3, 16, 16), features=6, widths=(4, 5, 7))
+    digest = classifier.save(tmp_path / "a.safetensors", {})
+    again = features.read(tmp_path / "a.safetensors", digest)
+    assert again.state_dict().keys() == classifier.state_dict().keys()
+    assert again.describe.in_features == 7 * 2 * 2
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    one, other = classifier.describe_images(images), again.describe_images(images)
+    assert torch.equal(one.features, other.features)
+
+
 def test_normalised_features_have_variance_1():
     images = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
     classifier = Classifier((1, 8, 8))
@@ -59,5 +70,5 @@ def test_images_of_another_shape_are_refused():
 
 
 def test_a_data_set_without_features_is_named():
-    with pytest.raises(ValueError, match=r"no feature network is released for 'cifar10'"):
-        features.load("cifar10")
+    with pytest.raises(ValueError, match=r"no feature network is released for 'fashion_mnist'"):
+        features.load("fashion_mnist")
