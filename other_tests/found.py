@@ -19,6 +19,7 @@ from other_tests.mnist import tables
 FOLDER = Path(__file__).parent
 STUDIES = {
     "mnist": FOLDER / "mnist" / "small_backbone.json",
+    "learning rate": FOLDER / "mnist" / "learning_rate.json",
     "cifar10": FOLDER / "cifar10" / "cifar10.json",
     "complexity": FOLDER / "cifar10" / "complexity.json",
 }
@@ -106,6 +107,29 @@ def mnist() -> list[dict]:
     ]
 
 
+def learning_rate() -> list[dict]:
+    """Is it a hyper-parameter: does the surprise outlive another learning rate?"""
+    found = record("learning rate")
+    first = found["steps"][0]
+    seen = first * found["arms"]["eps, snr, learning rate 0.001"]["train"]["batch_size"]
+    return [
+        row(
+            f"Does $x_0$ still converge first with {words} the learning rate?",
+            "learning rate",
+            f"unweighted $x_0$ less $\\epsilon$: {MEASURE} after {seen:,} images",
+            compare.difference(
+                found,
+                MEASURE,
+                first,
+                f"x_0, uniform, learning rate {rate}",
+                f"eps, snr, learning rate {rate}",
+            ),
+            ("yes", "no: it is behind"),
+        )
+        for words, rate in (("0.3 times", "0.0003"), ("3 times", "0.003"))
+    ]
+
+
 def cifar10() -> list[dict]:
     """Small photographs: does DDPM win there?"""
     found = record("cifar10")
@@ -142,7 +166,7 @@ def complexity_rows() -> list[dict]:
 
 def what_we_found() -> str:
     """The table."""
-    return tables.markdown([*mnist(), *cifar10(), *complexity_rows()])
+    return tables.markdown([*mnist(), *learning_rate(), *cifar10(), *complexity_rows()])
 
 
 TABLES: dict[str, Callable[[], str]] = {"what we found": what_we_found}
