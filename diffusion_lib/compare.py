@@ -336,6 +336,8 @@ def _record(
             for steps, found in zip(study.steps, measured[name, seed], strict=True):
                 row = {"arm": name, "seed": seed, "steps": steps, **found}
                 del row["conditions"]
+                if seed != study.seeds[0]:
+                    row.pop("samples", None)  # pictures of one seed are enough
                 devices.add(row.pop("device"))
                 rows.append(row)
     sets = {config.label(arm.dataset): arm for arm in study.arms.values()}
@@ -538,9 +540,17 @@ def errors(
     return rows[0]["errors"]["t"], [fmean(column) for column in columns]
 
 
-def shown(record: Mapping[str, Any], arm: str, steps: int, seed: int) -> Tensor:
-    """The first samples of a run, uint8 [8, C, H, W]: image i starts from the same x_T in all."""
-    (row,) = (row for row in _rows(record, arm, steps) if row["seed"] == seed)
+def shown(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
+    """The first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
+
+    Image i starts from the same x_T in all arms.
+
+    Raises:
+        ValueError: no such arm or steps; a study that sampled nothing.
+    """
+    row = _rows(record, arm, steps)[0]
+    if "samples" not in row:
+        raise ValueError("this study sampled nothing: its conditions have n = 0")
     with Image.open(io.BytesIO(base64.b64decode(row["samples"]))) as picture:
         pixels = torch.from_numpy(np.array(picture))
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels

@@ -76,7 +76,7 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     for row, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(row, images, strict=True):
             pixels = data.to_uint8(image).cpu().permute(1, 2, 0).squeeze(-1).numpy()
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbours
     for axis, title in zip(axes[0], columns, strict=True):

@@ -103,6 +103,42 @@ def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
     assert record["floor"] == {}
 
 
+def test_a_study_without_samples_shows_none(record):
+    with pytest.raises(ValueError, match="sampled nothing"):
+        compare.shown(record, "eps", 2)
+
+
+def test_several_arms_on_a_side_stand_for_their_mean(record):
+    sides = (["eps", "broken"], "again")
+    found = compare.difference(record, "v error", 2, *sides)
+    half = compare.difference(record, "v error", 2, "broken", "again")
+    assert found.value == pytest.approx(half.value / 2)
+    assert found.standard_error == pytest.approx(half.standard_error / 2)
+
+
+def test_tables_name_the_baseline_and_both_standard_errors(record):
+    rows = compare.differences(record, "v error", 2)
+    assert [row["arm"] for row in rows] == ["eps (baseline)", "again", "broken"]
+    assert rows[1]["verdict"] == "not distinguishable"
+    assert rows[1]["standard error"] == "0"
+    assert float(rows[1]["if unpaired"]) > 0
+    (row,) = compare.contrasts(record, "v error", 2, [("broken", "again")])
+    assert row["difference"] == rows[2]["difference"]
+
+
+def test_on_several_gpus_the_command_starts_a_process_on_each(monkeypatch):
+    Path("study.json").write_text(json.dumps(STUDY))
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    assert main(["compare", "study.json", "--data", "somewhere"]) == 0
+    (command,) = started
+    assert command[1:] == [
+        *["-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "diffusion_lib"],
+        *["compare", "study.json", "--out", "study.record.json", "--data", "somewhere"],
+    ]
+
+
 def test_the_interval_is_students():
     # d = 1, 2, 6: mean 3, sd sqrt(7); t_2(0.975) = 4.302653.
     found = paired([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
@@ -221,7 +257,7 @@ def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsy
         assert words in printed
     record = compare.load("study.record.json")
     assert record["floor"]["mnist"].keys() < record["measured"][0]["measures"].keys()
-    images = compare.shown(record, "x_0", 3, seed=1)
+    images = compare.shown(record, "x_0", 3)
     assert images.shape == (8, 1, 28, 28)
     assert images.dtype == torch.uint8
     seen, means, margins = compare.series(record, "eps error", "eps")

@@ -31,9 +31,6 @@ def main() -> None:
     for num_steps in NUM_STEPS:
         asked = replace(conditions, steps=num_steps)
         found[str(num_steps)] = compare.compare(arms, seeds, steps[-1:], asked, options.data)
-        for row in found[str(num_steps)]["measured"]:
-            if row["seed"] != seeds[0]:
-                del row["samples"]  # pictures of one seed are enough
     if os.environ.get("RANK", "0") == "0":  # all processes end with the same
         files.write_text(RECORD, json.dumps(found, indent=1) + "\n")
 
