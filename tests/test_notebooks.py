@@ -11,12 +11,11 @@ from nbclient import NotebookClient
 from test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
+NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))  # train, sample, measure
+STUDIES = sorted(ROOT.glob("other_tests/*/*.ipynb"))  # draw what was measured, from records
 
-
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
-def notebook(request):
-    return request.param
+every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
+training = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 
 
 def code(path):
@@ -37,8 +36,10 @@ def executed(tmp_path_factory):
     write_idx(root / "data" / "MNIST" / "raw", n_train=80, n_test=80)
 
     def run(path):
-        folder = root / path.stem
-        folder.mkdir()
+        folder = path.parent
+        if path in NOTEBOOKS:
+            folder = root / path.stem
+            folder.mkdir()
         node = nbformat.read(path, as_version=4)
         resources = {"metadata": {"path": str(folder)}}
         NotebookClient(node, timeout=300, kernel_name="python3", resources=resources).execute()
@@ -51,10 +52,25 @@ def executed(tmp_path_factory):
         patch.setenv("DIFFUSION_BUDGET", "smoke")
         patch.setenv("DIFFUSION_DATA", str(root / "data"))
         patch.setenv("PYTHONPATH", str(ROOT))
-        running = {path: pool.submit(run, path) for path in NOTEBOOKS}
+        running = {path: pool.submit(run, path) for path in [*NOTEBOOKS, *STUDIES]}
     return running
 
 
+@pytest.mark.parametrize("notebook", STUDIES, ids=lambda path: path.name)
+def test_it_draws_the_committed_records_again(notebook, executed):
+    node, _ = executed[notebook].result()
+    committed = nbformat.read(notebook, as_version=4)
+    tables = [
+        [output.data["text/markdown"] for output in cell.outputs if "text/markdown" in output.data]
+        for cells in (node.cells, committed.cells)
+        for cell in cells
+        if cell.cell_type == "code"
+    ]
+    assert tables[: len(tables) // 2] == tables[len(tables) // 2 :]
+    assert any(tables)
+
+
+@training
 def test_it_runs_in_the_smoke_budget(notebook, executed):
     node, folder = executed[notebook].result()
     assert any("smoke" in str(output) for output in node.cells[1].outputs)
@@ -63,15 +79,21 @@ def test_it_runs_in_the_smoke_budget(notebook, executed):
     assert all((run / "ema.safetensors").exists() for run in runs)
 
 
+@every
 def test_what_is_committed_is_one_clean_run(notebook):
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
-    assert "| budget | full |" in str(cells[0].outputs)
 
 
+@training
+def test_what_is_committed_is_of_the_full_budget(notebook):
+    assert "| budget | full |" in str(code(notebook)[0].outputs)
+
+
+@every
 def test_it_is_thin(notebook):
     cells = code(notebook)
     assert len(cells) <= 12
@@ -81,6 +103,7 @@ def test_it_is_thin(notebook):
         assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, heavy)]
 
 
+@every
 def test_it_names_no_machine(notebook):
     text = notebook.read_text()
     assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages|[A-Z]:\\\\", text)
