@@ -125,10 +125,7 @@ def compare(
     # The rate is that of the whole time, as arms differ; what was done before is not part of it.
     with tqdm(total=total, initial=done, desc="study", unit=" steps", smoothing=0) as bar:
         while len(measured) < len(jobs):
-            before = len(measured)
-            for name, seed in jobs:
-                if (name, seed) in measured:
-                    continue
+            for name, seed in [job for job in jobs if job not in measured]:
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 with _claim(name, seed, study, place) as mine:
                     # Of what another process holds, it may just have written the last measure.
@@ -136,8 +133,9 @@ def compare(
                 if found:
                     measured[name, seed] = found
                     bar.update(longest)
-            if len(measured) == before:
-                time.sleep(_PATIENCE)  # other processes hold all that is left
+                    break  # look first at what other processes have finished meanwhile
+            else:
+                time.sleep(_PATIENCE)  # they hold all that is left
     return _record(study, measured, place)
 
 
