@@ -24,7 +24,7 @@ from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, has_bfloat16
+from diffusion_lib.training import Trainer, has_bfloat16, suit
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -152,7 +152,7 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
             f"Train one: python -m diffusion_lib train mnist --out {folder}"
         )
     denoiser = Denoiser.load(folder / "ema.safetensors").to(device or config.device())
-    return Run(folder, denoiser, _read_log(folder))
+    return Run(folder, suit(denoiser), _read_log(folder))
 
 
 def sample(

@@ -7,10 +7,12 @@ stopped and loaded ends with the weights of one that never stopped, bit for bit 
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +86,7 @@ class Trainer:
     """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
 
     Where the device is fast in bfloat16 the network computes in it; weights, loss and moving
-    average stay float32.
+    average stay float32.  The weights are laid out as the device likes them (`suit`).
 
     Args:
         denoiser: on the device to train on.
@@ -98,7 +100,7 @@ class Trainer:
         config: TrainConfig,
         loss: Callable[..., Tensor] = losses.diffusion_loss,
     ) -> None:
-        self.denoiser = denoiser
+        self.denoiser = suit(denoiser)
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
         self.config = config
         self.loss = loss
@@ -238,16 +240,48 @@ class Trainer:
         check_weights(self.ema.network, weights["ema"], path)
         self.denoiser.network.load_state_dict(weights["network"])
         self.ema.network.load_state_dict(weights["ema"])
+        for i, parameter in enumerate(self.denoiser.parameters()):
+            for key, tensor in moments.get(i, {}).items():
+                if tensor.shape == parameter.shape:
+                    # A fused update goes through memory in order, so all must have one layout.
+                    moments[i][key] = torch.empty_like(parameter).copy_(tensor)
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
 
 
+@cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware, rather than slowly imitating it."""
+    """Whether the device multiplies bfloat16 faster than float32.
+
+    A GPU says so itself.  A CPU is measured, for some milliseconds: of two that both have the
+    AVX512-BF16 instructions one was 4 times faster with them and the other 2 times slower.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # On two cores with AVX512-BF16 a training step of the MNIST network takes 0.55 of the time.
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
+        return False
+    matrices = [torch.ones(512, 512, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
+    seconds = [math.inf, math.inf]
+    for _ in range(5):  # in turns, and the best of each: other processes disturb both alike
+        for i, matrix in enumerate(matrices):
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds[i] = min(seconds[i], time.perf_counter() - start)
+    # Conversions cost something too: bfloat16 must win clearly.
+    return 1.5 * seconds[1] < seconds[0]
+
+
+def suit(denoiser: Denoiser) -> Denoiser:
+    """Lay a denoiser's weights out, in place, as its device is fastest with; returns it.
+
+    The weights do not change, only their order in memory: channels last for float32 convolutions
+    on a CPU, where a training step of MNIST's network then takes 0.85 of the time; in bfloat16 it
+    would take 1.4 times as long.
+    """
+    device = next(denoiser.parameters()).device
+    if device.type == "cpu" and not has_bfloat16(device):
+        denoiser.network.to(memory_format=torch.channels_last)
+    return denoiser
 
 
 def _room(device: torch.device) -> float:

@@ -245,8 +245,12 @@ def test_two_processes_share_a_study(root):
     study = compare.read_study("study.json")
     for path in Path("runs").glob("*/*"):
         path.unlink()
-    torch.set_num_threads(1)
-    assert compare.compare(*study, root, torch.device("cpu")) == together
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as the processes had
+        assert compare.compare(*study, root, torch.device("cpu")) == together
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsys):
