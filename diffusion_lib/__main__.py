@@ -142,7 +142,9 @@ def compare_arms(options: argparse.Namespace) -> None:
     if options.device is None and processes == 1 and gpus > 1:
         arguments = ["compare", options.study, "--out", str(out), "--data", options.data]
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
-        subprocess.run([*launch, "-m", "diffusion_lib", *arguments], check=True)
+        status = subprocess.run([*launch, "-m", "diffusion_lib", *arguments]).returncode
+        if status:  # the processes have told why
+            sys.exit(status)
         return
     device = _device(options.device)
     if options.device is None and gpus > 1:
@@ -151,10 +153,16 @@ def compare_arms(options: argparse.Namespace) -> None:
     if rank > 0:
         return  # all processes end with the same record
     files.write_text(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    sets: dict[str, list[str]] = {}
+    for arm, told in record["arms"].items():
+        sets.setdefault(told["dataset"], []).append(arm)
+    baselines = {dataset: arms[0] for dataset, arms in sets.items() if len(arms) > 1}
+    seeds = len(record["seeds"])
     for measure in record["measured"][0]["measures"]:
         for steps in record["steps"]:
-            print(f"\n{measure} after {steps} steps, {len(record['seeds'])} seeds")
-            print(viz.table(compare.differences(record, measure, steps)).data)
+            for dataset, baseline in baselines.items():
+                print(f"\n{measure} on {dataset} after {steps} steps, {seeds} seeds")
+                print(viz.table(compare.differences(record, measure, steps, baseline)).data)
     print(f"\n{out}")
 
 

@@ -3,10 +3,10 @@
     record = compare({"eps": config.MNIST, "x_0": other}, seeds=(0, 1, 2), steps=(500, 1000))
     viz.table(differences(record, "Frechet distance", 1000))
 
-An arm is an `Experiment`.  All arms of a seed start from the same weights (where the shapes agree)
-and see the same batches, times and noise; all of them are measured on the same test images with
-the same noise, and their samples start from the same x_T.  So what arms have in common cancels in
-their difference d_s at seed s, and
+An arm is an `Experiment`.  All arms of a seed start from the same weights (where their networks
+have the same shapes) and see the same batches, times and noise; all of them are measured on the
+same test images with the same noise, and their samples start from the same x_T.  So what arms have
+in common cancels in their difference d_s at seed s, and
 
     mean(d) +- t_{n-1}(0.975) * sd(d) / sqrt(n)
 
@@ -40,7 +40,7 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_lib import config, evaluation, features, files, metrics, runs, samplers
+from diffusion_lib import config, data, evaluation, features, files, metrics, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset
 from diffusion_lib.evaluation import Conditions
@@ -111,13 +111,14 @@ def compare(
         seed and number of steps, in this order}: plain values, for JSON.
 
     Raises:
-        ValueError: fewer than 2 arms or seeds, a seed or number of steps twice; what `runs.train`
-            refuses; a data set smaller than asked for, or without features where n > 0.
+        ValueError: fewer than 2 arms or seeds, a seed or number of steps twice; conditions that an
+            arm cannot be measured under (all before anything is trained); what `runs.train`
+            refuses.
         FloatingPointError: an arm diverged; the message names it.
     """
-    _check(arms, seeds, steps)
     study = Study(dict(arms), tuple(seeds), tuple(sorted(steps)), conditions)
     place = _Place(str(root or config.data_root()), device or config.device())
+    _check(study, place)
     jobs = [(name, seed) for seed in study.seeds for name in study.arms]
     measured = {job: found for job in jobs if (found := _found(*job, study, place))}
     longest = study.steps[-1]
@@ -149,26 +150,43 @@ class _Place(NamedTuple):
         return Path("runs") / experiment.name(_fingerprint(experiment.dataset, self.root))
 
 
-def _check(arms: Mapping[str, Experiment], seeds: Sequence[int], steps: Sequence[int]) -> None:
-    if len(arms) < 2:
-        raise ValueError(f"a comparison needs at least 2 arms; got {list(arms)}")
-    for what, given, least in (("seeds", seeds, 2), ("steps", steps, 1)):
+def _check(study: Study, place: _Place) -> None:
+    """Refuse what cannot be trained or measured before hours are spent on the rest."""
+    if len(study.arms) < 2:
+        raise ValueError(f"a comparison needs at least 2 arms; got {list(study.arms)}")
+    for what, given, least in (("seeds", study.seeds, 2), ("steps", study.steps, 1)):
         if len(given) < least or len(set(given)) < len(given):
             raise ValueError(f"{what} must be at least {least} and all different; got {[*given]}")
-    for name, arm in arms.items():
-        for seed in seeds:
-            try:
-                replace(arm, train=replace(arm.train, seed=seed, num_steps=min(steps))).build()
-            except ValueError as error:
-                raise ValueError(f"arm {name!r}: {error}") from error
+    for name, arm in study.arms.items():
+        try:
+            for seed in study.seeds:
+                _at(arm, seed, study.steps[0]).build()
+            _check_conditions(arm, study.conditions, place)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"arm {name!r}: {error}") from error
+
+
+def _check_conditions(arm: Experiment, asked: Conditions, place: _Place) -> None:
+    train, test = (_split(arm.dataset, place.root, part) for part in (True, False))
+    for images in (train, test):
+        data.check(images, arm.network.image_shape)
+    evaluation.check_enough(test, asked.n_likelihood, "test images for the likelihood")
+    if asked.n:
+        network = features.load(config.label(arm.dataset))
+        metrics.check_count(asked.n, network.classify.in_features, "samples")
+        evaluation.check_enough(train, asked.n, "training images for the floor")
+        schedule = arm.schedule(arm.T)
+        schedule.timesteps(asked.steps or arm.T)  # refuses more sampling steps than T
+
+
+def _at(arm: Experiment, seed: int, steps: int) -> Experiment:
+    """One arm with one seed, at one number of steps."""
+    return replace(arm, train=replace(arm.train, seed=seed, num_steps=steps))
 
 
 def _chain(name: str, seed: int, study: Study) -> list[Experiment]:
     """One arm with one seed, at every number of steps."""
-    arm = study.arms[name]
-    return [
-        replace(arm, train=replace(arm.train, seed=seed, num_steps=steps)) for steps in study.steps
-    ]
+    return [_at(study.arms[name], seed, steps) for steps in study.steps]
 
 
 def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]] | None:
@@ -184,8 +202,8 @@ def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, 
 
 @contextmanager
 def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
-    """Whether this process may work on one arm with one seed."""
-    folder = place.folder(_chain(name, seed, study)[-1])
+    """Whether this process may work on one arm with one seed, at whatever number of steps."""
+    folder = place.folder(_at(study.arms[name], seed, 1))
     claim = folder.with_name(f".{folder.name}.lock")
     claim.parent.mkdir(exist_ok=True)
     claim.touch()
@@ -237,9 +255,13 @@ def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str
 
 def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
     """What was measured of a run under the study's conditions, if anything was."""
+    path, conditions = (
+        _measures_file(experiment, study, place),
+        _conditions(experiment, study, place),
+    )
     try:
-        found = json.loads(_measures_file(experiment, study, place).read_text())
-        return found if found["conditions"] == _conditions(experiment, study, place) else None
+        found = json.loads(path.read_text())
+        return found if found["conditions"] == conditions else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged one is measured again
 
@@ -262,10 +284,10 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
     found = {"bits per dim": bound.total.mean, "L_0": bound.L_0}
     for name, values in zip(ERRORS, (errors.x_0, errors.eps, errors.v), strict=True):
         # Of the evenly spaced times: t = 1 stands beside them, for plots.
-        found[name] = fmean(value for t, value in zip(errors.t, values, strict=True) if t > 1)
+        found[name] = fmean(values[1:] or values)
     record: dict[str, Any] = {
         "conditions": _conditions(experiment, study, place),
-        "device": runs.device_name(place.device),
+        "device": _devices(run, place.device),
         "images seen": train.num_steps * train.batch_size,
         "errors": {
             name: [_short(value) for value in values] for name, values in errors._asdict().items()
@@ -280,6 +302,12 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     files.write_text(_measures_file(experiment, study, place), text)
     return record
+
+
+def _devices(run: Run, device: torch.device) -> str:
+    """Where a run was trained and, if that is another place, measured."""
+    trained, measured = run.describe()["device"], runs.device_name(device)
+    return trained if trained == measured else f"{trained}; measured on {measured}"
 
 
 def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
@@ -346,7 +374,7 @@ def _record(
         }
     return {
         "format": _FORMAT,
-        "arms": {name: json.loads(arm.to_json()) for name, arm in study.arms.items()},
+        "arms": {name: described(arm) for name, arm in study.arms.items()},
         "seeds": list(study.seeds),
         "steps": list(study.steps),
         "conditions": {label: _conditions(arm, study, place) for label, arm in sets.items()},
@@ -354,6 +382,13 @@ def _record(
         "floor": floors,
         "measured": rows,
     }
+
+
+def described(arm: Experiment) -> dict[str, Any]:
+    """An arm as a record has it: without the seed and steps, which its study decides."""
+    told = json.loads(arm.to_json())
+    del told["train"]["seed"], told["train"]["num_steps"]
+    return told
 
 
 def read_study(path: str | Path) -> Study:
@@ -373,7 +408,7 @@ def read_study(path: str | Path) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give the file of a study, as JSON")
     try:
-        told = json.loads(path.read_text())
+        told = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
         unknown = told.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
         if unknown:
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
@@ -382,11 +417,25 @@ def read_study(path: str | Path) -> Study:
             name: preset.changed(told.get("all", {})).changed(changes)
             for name, changes in told["arms"].items()
         }
-        seeds, steps = (tuple(map(int, told[name])) for name in ("seeds", "steps"))
+        seeds, steps = (_whole_numbers(told[name], name) for name in ("seeds", "steps"))
         return Study(arms, seeds, steps, Conditions(**told.get("conditions", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a study: {reason}") from error
+
+
+def _whole_numbers(found: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or any(type(number) is not int for number in found):
+        raise ValueError(f"{name} must be a list of whole numbers; got {found!r}")
+    return tuple(found)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two entries of one name JSON itself would forget the first."""
+    for name, _ in pairs:
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"{name!r} stands there twice")
+    return dict(pairs)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -436,15 +485,18 @@ def difference(
             can be averaged over the others that a study crosses with it.
 
     Raises:
-        ValueError: no such arms, steps or measure.
+        ValueError: no such arms, steps or measure; arms of different data sets, whose measures
+            are not of one kind.
     """
+    named = [[names] if isinstance(names, str) else list(names) for names in (arm, other)]
     sides = []
-    for names in (arm, other):
-        found = [
-            values(record, measure, name, steps)
-            for name in ([names] if isinstance(names, str) else names)
-        ]
+    for names in named:
+        found = [values(record, measure, name, steps) for name in names]
         sides.append([fmean(of_seed) for of_seed in zip(*found, strict=True)])
+    if len(sets := {record["arms"][name]["dataset"] for names in named for name in names}) > 1:
+        raise ValueError(
+            f"arms of different data sets cannot be compared: {', '.join(sorted(sets))}"
+        )
     return paired(*sides)
 
 
@@ -470,17 +522,22 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
 def differences(
     record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
 ) -> list[dict[str, str]]:
-    """Rows for `viz.table`: every arm against a baseline, by default the first arm.
+    """Rows for `viz.table`: the arms of a data set against one of them, by default the first arm.
 
     Raises:
-        ValueError: no such arm, steps or measure.
+        ValueError: no such arm, steps or measure; a baseline alone with its data set.
     """
     baseline = baseline or next(iter(record["arms"]))
-    pairs = [(arm, baseline) for arm in record["arms"] if arm != baseline]
+    config.choose(baseline, record["arms"], "arm")
+    dataset = record["arms"][baseline]["dataset"]
+    alike = [arm for arm, told in record["arms"].items() if told["dataset"] == dataset]
+    pairs = [(arm, baseline) for arm in alike if arm != baseline]
+    if not pairs:
+        raise ValueError(f"no other arm is trained on {dataset}, the data set of {baseline!r}")
     rows = []
     for row, (arm, _) in zip(contrasts(record, measure, steps, pairs), pairs, strict=True):
         mean = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
-        del row["arm"], row["less"]
+        del row["images seen"], row["arm"], row["less"]
         rows.append(mean | row)
     mean = fmean(values(record, measure, baseline, steps))
     first = dict.fromkeys(rows[0], "")
@@ -498,7 +555,9 @@ def contrasts(
     rows = []
     for arm, other in pairs:
         told = difference(record, measure, steps, arm, other)
-        row = {"arm": arm, "less": other, "difference": interval(told), "verdict": told.verdict}
+        seen = f"{_rows(record, arm, steps)[0]['images seen']:,}"
+        row = {"images seen": seen, "arm": arm, "less": other}
+        row |= {"difference": interval(told), "verdict": told.verdict}
         row["standard error"] = f"{told.standard_error:.2g}"
         row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
         rows.append(row)
@@ -520,12 +579,36 @@ def series(
     """
     seen, means, margins = [], [], []
     for steps in record["steps"]:
-        found = values(record, measure, arm, steps)
+        mean, margin = _mean(values(record, measure, arm, steps))
         seen.append(_rows(record, arm, steps)[0]["images seen"])
-        means.append(fmean(found))
-        n = len(found)
-        margins.append(float(stats.t.ppf(0.975, n - 1)) * stdev(found) / math.sqrt(n))
+        means.append(mean)
+        margins.append(margin)
     return seen, means, margins
+
+
+def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> list[dict[str, str]]:
+    """Rows for `viz.table`: measures of every arm, mean over seeds +- 95 % margin; then the floor.
+
+    Raises:
+        ValueError: no such steps or measure.
+    """
+    rows = []
+    for arm in record["arms"]:
+        row = {"arm": arm}
+        for measure in measures:
+            mean, margin = _mean(values(record, measure, arm, steps))
+            row[measure] = f"{mean:.3g} ± {margin:.2g}"
+        rows.append(row)
+    for dataset, floor in record["floor"].items():
+        told = {name: f"{floor[name]:.3g}" if name in floor else "" for name in measures}
+        rows.append({"arm": f"floor: {dataset} training images"} | told)
+    return rows
+
+
+def _mean(found: Sequence[float]) -> tuple[float, float]:
+    """Mean over seeds and the margin of its 95 % interval."""
+    n = len(found)
+    return fmean(found), float(stats.t.ppf(0.975, n - 1)) * stdev(found) / math.sqrt(n)
 
 
 def errors(

@@ -11,9 +11,10 @@ pictures its body is one call of `folder`.
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import socket
-import tempfile
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +160,7 @@ def folder(
         raise ValueError(f"size must be at least 1 and channels 1 or 3; got {size} and {channels}")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
-    endings = Image.registered_extensions()
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     names = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
@@ -170,20 +171,25 @@ def folder(
     made_of = hashlib.sha256()
     for name in names:
         stat = (path / name).stat()
-        made_of.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        made_of.update(
+            f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="backslashreplace")
+        )
     decoded = path.resolve().with_name(f".{path.resolve().name}-{channels}x{size}x{size}")
-    about = _read_about(decoded, made_of.hexdigest())
-    if about is None:
-        _decode(path, names, decoded, (channels, size), made_of.hexdigest())
-        about = _read_about(decoded, made_of.hexdigest())
-        if about is None:
-            raise OSError(f"{decoded} was changed while {path} was being decoded: try again")
-    broken(about["broken"])
-    if not (n := about["images"]):
+    shape, told = (channels, size), made_of.hexdigest()
+    while (found := _read_decoded(decoded, shape, told)) is None:
+        lock = decoded.with_name(f"{decoded.name}.lock")
+        lock.touch()
+        with files.lock(lock) as mine:
+            # Another process may have finished between the look and the lock.
+            if mine and _read_decoded(decoded, shape, told) is None:
+                _decode(path, names, decoded, shape, told)
+        if not mine:
+            time.sleep(0.5)  # until the other process has decoded them
+    images, names_of_broken = found
+    broken(names_of_broken)
+    if not len(images.images):
         raise FileNotFoundError(f"none of the {len(names)} pictures in {path} can be read")
-    # Copy on write: torch asks for memory that may be written, and the file must stay as it is.
-    images = np.load(decoded / "images.npy", mmap_mode="c")
-    return Images(torch.from_numpy(images)[:n], torch.from_numpy(np.load(decoded / "labels.npy")))
+    return images
 
 
 def check(images: Tensor, shape: Sequence[int]) -> None:
@@ -287,13 +293,24 @@ def _told(names: Sequence[str]) -> str:
     return f"{len(names)} broken images: {', '.join(names[:5])}{more}"
 
 
-def _read_about(decoded: Path, made_of: str) -> dict[str, Any] | None:
-    """What was decoded, if it was decoded from just these files."""
+def _read_decoded(
+    decoded: Path, shape: tuple[int, int], made_of: str
+) -> tuple[Images, list[str]] | None:
+    """What was decoded of just these files, with the names of the broken ones, if it is whole."""
+    channels, size = shape
     try:
         about = json.loads((decoded / "about.json").read_text())
-    except (OSError, ValueError):
+        n, broken = about["images"], about["broken"]
+        # Copy on write: torch asks for memory that may be written; the file must stay as it is.
+        images = np.load(decoded / "images.npy", mmap_mode="c")
+        labels = np.load(decoded / "labels.npy")
+    except (OSError, ValueError, EOFError, LookupError, TypeError):
         return None
-    return about if about.get("made of") == made_of else None
+    whole = images.shape == (n + len(broken), channels, size, size) and labels.shape == (n,)
+    whole = whole and images.dtype == np.uint8 and labels.dtype == np.int64
+    if about.get("made of") != made_of or not whole:
+        return None
+    return Images(torch.from_numpy(images)[:n], torch.from_numpy(labels)), broken
 
 
 def _decode(
@@ -305,14 +322,24 @@ def _decode(
     mixed = [names[i] for i in order]
     classes = sorted(set(map(_class, mixed)))
     broken, labels = [], []
-    work = Path(tempfile.mkdtemp(prefix=f"{decoded.name}.", dir=decoded.parent))
+    work = decoded.with_name(f"{decoded.name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir()
     try:
         whole = (len(names), channels, size, size)
         images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, whole)
+        if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk would be fatal
+            with (work / "images.npy").open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         for name in tqdm(mixed, f"decoding {path.name}", mininterval=0.5):
             try:
                 pixels = _read_picture(path / name, size, channels)
-            except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+            except OSError as error:
+                if error.errno is not None:  # a disk or a permission, and not the picture
+                    raise
+                broken.append(name)
+                continue
+            except Exception:  # decoders raise whatever a damaged file leads them to
                 broken.append(name)
                 continue
             images[len(labels)] = pixels
@@ -322,8 +349,12 @@ def _decode(
         about = {"made of": made_of, "images": len(labels), "classes": classes}
         (work / "about.json").write_text(json.dumps(about | {"broken": sorted(broken)}, indent=1))
         shutil.rmtree(decoded, ignore_errors=True)  # of files that have changed since
-        with suppress(OSError):  # another process was first
-            work.rename(decoded)
+        work.rename(decoded)
+    except OSError as error:
+        raise OSError(
+            f"could not decode {path} into {decoded}: {error}. Free some space or repair what the "
+            "message names, then try again."
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -336,6 +367,11 @@ def _class(name: str) -> str:
 def _read_picture(path: Path, size: int, channels: int) -> np.ndarray:
     """[C, size, size], upright."""
     with Image.open(path) as file:
+        if file.mode.startswith(("I", "F")):  # `convert` would cut off all that is above 255
+            deep = np.asarray(file)
+            if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
+                raise ValueError("pixels of an unknown range")
+            file = Image.fromarray((deep // 257).astype(np.uint8))
         upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
         square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(square)

@@ -115,9 +115,10 @@ def evaluate(
     if n > most:
         raise ValueError(
             f"{n} samples, but the floor needs as many {described['dataset']} images, and there "
-            f"are {len(train)} to train and {len(test)} to test on: measure at most {most} (--n)"
+            f"are {len(train)} to train and {len(test)} to test on: measure at most {most} (n of "
+            "Conditions, --n of the command)"
         )
-    _enough(test, n_likelihood, f"{described['dataset']} test images for the likelihood")
+    check_enough(test, n_likelihood, f"{described['dataset']} test images for the likelihood")
     clocks = [time.monotonic()]
     if samples is None:
         sampler = config.resolve(conditions.sampler, samplers, "sampler")
@@ -430,10 +431,11 @@ def some(images: Tensor, n: int, what: str) -> Tensor:
     Raises:
         ValueError: there are fewer; the message says `what` they were asked for.
     """
-    _enough(images, n, what)
+    check_enough(images, n, what)
     return images[torch.randperm(len(images), generator=rng.generator(0))[:n]]
 
 
-def _enough(images: Tensor, n: int, what: str) -> None:
+def check_enough(images: Tensor, n: int, what: str) -> None:
+    """Refuse to measure with fewer images than asked for; `what` is what they are."""
     if len(images) < n:
         raise ValueError(f"{n} {what} were asked for, but there are {len(images)}")

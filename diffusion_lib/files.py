@@ -56,7 +56,7 @@ def lock(path: str | Path) -> Iterator[bool]:
 
     A process that ends, however it ends, holds nothing.
     """
-    with Path(path).open() as file:
+    with Path(path).open("r+") as file:  # some file systems lock only what may be written
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

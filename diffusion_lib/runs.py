@@ -276,9 +276,9 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
             f"({'; '.join(different)}); only the number of steps may differ"
         )
     steps = json.loads((start / "experiment.json").read_text())["train"]["num_steps"]
-    if steps > experiment.train.num_steps:
+    if steps >= experiment.train.num_steps:
         raise ValueError(
-            f"{start} has {steps} steps, more than the {experiment.train.num_steps} asked for"
+            f"{start} has {steps} steps, not fewer than the {experiment.train.num_steps} asked for"
         )
 
 

@@ -3,13 +3,16 @@
     for step in ddim(denoiser, x_T, denoiser.schedule.timesteps(50)):
         ...                     # progress bars, animations, early stops: the caller's business
 
-Every sampler here goes from time t to an earlier time s by
+`ddpm` and `ddim` go from time t to an earlier time s by
 
     x_s = signal_s * x_0_hat + sqrt(noise_s^2 - removed) * eps_hat + sqrt(added) * z,
     z ~ N(0, I),
 
 the mean of which is that of q(x_s | x_t, x_0) where removed = beta_tilde.  They differ in the
 two variances (see `posterior`).  The last step, to s = 0, adds no noise, as in Ho's code.
+
+`dpm_solver` and `heun` are for few steps: both follow the probability-flow ODE, as `ddim` does with
+eta = 0, but their error falls with the square of the step.
 
 To add a sampler, write one generator function (denoiser, x_T, timesteps, ..., generator) and list
 it in `__all__`.
@@ -18,7 +21,7 @@ it in `__all__`.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from math import sqrt
+from math import atan2, inf, log, sqrt
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,7 +34,7 @@ from diffusion_lib.posterior import beta as beta  # the other fixed variance, fo
 from diffusion_lib.rng import Generator
 from diffusion_lib.schedules import NoiseSchedule
 
-__all__ = ["ddpm", "ddim"]
+__all__ = ["ddpm", "ddim", "dpm_solver", "heun"]
 
 
 class DenoiserLike(Protocol):
@@ -103,6 +106,75 @@ def ddim(
     return _reverse(denoiser, x_T, timesteps, variance, variance, generator)
 
 
+def dpm_solver(
+    denoiser: DenoiserLike, x_T: Tensor, timesteps: Sequence[int], generator: Generator = None
+) -> Iterator[SampleStep]:
+    """DPM-Solver++(2M), deterministic, one evaluation a step [Lu 2022b, algorithm 2].
+
+        x_s = noise_s / noise_t * x_t - signal_s * (exp(-h) - 1) * D
+        D = x_0_hat_t + h / (2 h_before) * (x_0_hat_t - x_0_hat_before)
+        lambda = log(signal / noise),  h = lambda_s - lambda_t
+
+    The first step has nothing before it and the last one an infinite h: both take D = x_0_hat_t,
+    which is DDIM's step.
+
+    Args:
+        denoiser, x_T, timesteps: as in `ddim`.
+        generator: not drawn from; every sampler takes one.
+
+    Raises:
+        ValueError: timesteps that do not go down to 0, or leave 0..T.
+    """
+    return _dpm_solver(denoiser, x_T, _checked(denoiser, timesteps))
+
+
+@torch.no_grad()
+def _dpm_solver(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator[SampleStep]:
+    schedule, x_t = denoiser.schedule, x_T
+    x_0_before, h_before = x_T, inf  # with h_before infinite the first step does not look back
+    for t, s in pairwise(timesteps):
+        (signal_t, noise_t), (signal_s, noise_s) = (_scales(schedule, time) for time in (t, s))
+        x_0 = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device)).x_0
+        h = _log_ratio(signal_s, noise_s) - _log_ratio(signal_t, noise_t)
+        back = h / (2 * h_before) if s > 0 else 0.0
+        D = x_0 + back * (x_0 - x_0_before) if back else x_0
+        kept = noise_s / noise_t  # signal_s * exp(-h) is kept * signal_t
+        x_t = kept * x_t + (signal_s - kept * signal_t) * D
+        x_0_before, h_before = x_0, h
+        yield SampleStep(s, x_t, x_0)
+
+
+def heun(
+    denoiser: DenoiserLike, x_T: Tensor, timesteps: Sequence[int], generator: Generator = None
+) -> Iterator[SampleStep]:
+    """Heun's method on the probability-flow ODE, deterministic.
+
+        dx / dphi = v_hat,    phi = arctan(noise / signal)        [Salimans & Ho 2022, appendix D]
+
+    with the mean of v_hat at both ends of a step, after a step of DDIM to the far end [Karras 2022,
+    algorithm 1].  In phi nothing grows without bound where the signal vanishes.  Two evaluations a
+    step, and one in the last, which is DDIM's.
+
+    Arguments and errors as in `dpm_solver`.
+    """
+    return _heun(denoiser, x_T, _checked(denoiser, timesteps))
+
+
+@torch.no_grad()
+def _heun(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator[SampleStep]:
+    schedule, x_t = denoiser.schedule, x_T
+    for t, s in pairwise(timesteps):
+        (signal_t, noise_t), (signal_s, noise_s) = (_scales(schedule, time) for time in (t, s))
+        x_0, eps, _ = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_s = signal_s * x_0 + noise_s * eps
+        if s > 0:
+            x_0_s, eps_s, _ = denoiser(x_s, torch.full((len(x_t),), s, device=x_t.device))
+            v_t, v_s = signal_t * eps - noise_t * x_0, signal_s * eps_s - noise_s * x_0_s
+            x_s = x_t + (atan2(noise_s, signal_s) - atan2(noise_t, signal_t)) / 2 * (v_t + v_s)
+        x_t = x_s
+        yield SampleStep(s, x_t, x_0)
+
+
 def final(steps: Iterable[SampleStep]) -> Tensor:
     """Run a sampler to its end, keeping one state in memory; returns the images [B, C, H, W]."""
     return deque(steps, maxlen=1).pop().x_t
@@ -116,7 +188,11 @@ def _reverse(
     added: Variance | None,
     generator: Generator,
 ) -> Iterator[SampleStep]:
-    """Check the arguments now rather than at the first step, then hand over to the generator."""
+    return _steps(denoiser, x_T, _checked(denoiser, timesteps), removed, added, generator)
+
+
+def _checked(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:
+    """The times as a list: checked when a sampler is called, not only at its first step."""
     T = denoiser.schedule.num_timesteps
     times = list(timesteps)
     if len(times) < 2 or times[0] > T or times[-1] != 0 or any(t <= s for t, s in pairwise(times)):
@@ -125,7 +201,20 @@ def _reverse(
             f"{times[:3]} ... {times[-2:]}. "
             "schedule.timesteps(num_steps) makes such a list."
         )
-    return _steps(denoiser, x_T, times, removed, added, generator)
+    return times
+
+
+def _scales(schedule: NoiseSchedule, t: int) -> tuple[float, float]:
+    """(signal_t, noise_t), exact."""
+    alpha_bar = float(schedule.alpha_bar[t])
+    return sqrt(alpha_bar), sqrt(1 - alpha_bar)
+
+
+def _log_ratio(signal: float, noise: float) -> float:
+    """lambda = log(signal / noise)."""
+    if signal == 0 or noise == 0:
+        return inf if signal else -inf
+    return log(signal / noise)
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     """Rows of images with a name for each row and column.
 
     Args:
-        rows: (name, images [C, H, W] in [-1, 1]), as many images as `columns`.
+        rows: (name, images [C, H, W], uint8 or float in [-1, 1]), as many images as `columns`.
         columns: names of the columns.
     """
     figure, axes = plt.subplots(
@@ -75,7 +75,9 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     )
     for row, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(row, images, strict=True):
-            pixels = data.to_uint8(image).cpu().permute(1, 2, 0).squeeze(-1).numpy()
+            if image.dtype != torch.uint8:
+                image = data.to_uint8(image)
+            pixels = image.cpu().permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbours

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import compare, config, predictions, schedules
+from diffusion_lib import compare, config, predictions, runs, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.compare import paired
 from diffusion_lib.evaluation import Conditions
@@ -46,6 +46,11 @@ def never_noise(T: int) -> NoiseSchedule:
     return NoiseSchedule(torch.full((T,), 1e-4))
 
 
+def linear_again(T: int) -> NoiseSchedule:
+    """`linear` under another name: an arm with it is trained and measured on its own."""
+    return schedules.linear(T)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
@@ -61,7 +66,11 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def record(root, tmp_path_factory):
     """Three arms, two of them the same but in name, three seeds, two numbers of steps."""
-    arms = {"eps": TINY, "again": TINY, "broken": replace(TINY, schedule=never_noise)}
+    arms = {
+        "eps": TINY,
+        "again": replace(TINY, schedule=linear_again),
+        "broken": replace(TINY, schedule=never_noise),
+    }
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("study"))
     try:
@@ -130,7 +139,8 @@ def test_on_several_gpus_the_command_starts_a_process_on_each(monkeypatch):
     Path("study.json").write_text(json.dumps(STUDY))
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(subprocess, "run", lambda command: started.append(command) or done)
     assert main(["compare", "study.json", "--data", "somewhere"]) == 0
     (command,) = started
     assert command[1:] == [
@@ -227,12 +237,45 @@ def test_a_study_that_was_killed_ends_with_the_same_record(root):
             time.sleep(0.02)
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
+    assert not Path("study.record.json").exists(), "it had finished before it could be killed"
     subprocess.run(command, env=environment, check=True, capture_output=True)
     killed = Path("study.record.json").read_bytes()
     for path in [*Path("runs").glob("*/*"), Path("study.record.json")]:
         path.unlink()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert Path("study.record.json").read_bytes() == killed
+
+
+class Killed(BaseException):
+    """Nothing in the library catches it, as nothing can catch SIGKILL."""
+
+
+def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(root, monkeypatch):
+    """The k-th attempt dies at its k-th write of a file; each goes on from what is there."""
+    Path("study.json").write_text(json.dumps(STUDY))
+    study, cpu = compare.read_study("study.json"), torch.device("cpu")
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SAVES", 0.0)
+    writes, replace_file = [0, 0], os.replace  # so far, and at most
+
+    def replace_or_die(*arguments):
+        writes[0] += 1
+        if writes[0] >= writes[1]:
+            raise Killed
+        replace_file(*arguments)
+
+    monkeypatch.setattr(os, "replace", replace_or_die)
+    record = None
+    while record is None:
+        writes[:] = 0, writes[1] + 1
+        try:
+            record = compare.compare(*study, root, cpu)
+        except Killed:
+            assert writes[1] < 50
+    assert writes[1] > 5  # it was killed that often
+    monkeypatch.undo()
+    for path in Path("runs").glob("*/*"):
+        path.unlink()
+    assert compare.compare(*study, root, cpu) == record
 
 
 def test_two_processes_share_a_study(root):
@@ -257,7 +300,12 @@ def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsy
     Path("study.json").write_text(json.dumps(STUDY))
     assert main(["compare", "study.json", "--data", str(root), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    for words in ("Frechet distance after 3 steps, 2 seeds", "bits per dim", "v error", "verdict"):
+    for words in (
+        "Frechet distance on mnist after 3 steps, 2 seeds",
+        "bits per dim",
+        "v error",
+        "verdict",
+    ):
         assert words in printed
     record = compare.load("study.record.json")
     assert record["floor"]["mnist"].keys() < record["measured"][0]["measures"].keys()
@@ -290,6 +338,10 @@ def test_arms_that_cannot_be_compared_are_refused(root):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"seeds": "012"}, "seeds must be a list of whole numbers; got '012'"),
+        ({"steps": [1.5]}, r"steps must be a list of whole numbers; got [1.5]"),
+        ({"seeds": [True, False]}, "seeds must be a list of whole numbers"),
+        ({"arms": {"a": {"train": {"batch_size": 4.5}}, "b": {}}}, "batch_size must be a whole"),
         ({"preset": "mnits"}, "did you mean mnist"),
         ({"arms": {"a": {"schedul": "cosine"}, "b": {}}}, "did you mean schedule"),
         ({"arms": {"a": {"schedule": "cosin"}, "b": {}}}, "did you mean cosine"),
@@ -304,6 +356,45 @@ def test_a_study_file_that_says_something_else_is_refused(change, words, capsys)
     Path("study.json").write_text(json.dumps(STUDY | change))
     assert main(["compare", "study.json"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_arm_named_twice_is_refused():
+    Path("study.json").write_text(
+        '{"preset": "mnist", "arms": {"a": {}, "a": {}}, "seeds": [0, 1], "steps": [1]}'
+    )
+    with pytest.raises(ValueError, match="'a' stands there twice"):
+        compare.read_study("study.json")
+
+
+@pytest.mark.parametrize(
+    ("arm", "conditions", "words"),
+    [
+        ({}, {"n_likelihood": 81}, "81 test images for the likelihood were asked for"),
+        ({}, {"n": 64}, "64 samples"),
+        ({}, {"n": 91}, "91 training images for the floor were asked for"),
+        ({}, {"n": 70, "steps": 41}, "41 sampling steps"),
+        ({"network": UNetConfig((3, 28, 28), 4, (1,), 1, ())}, {}, r"shape \[N, 3, 28, 28\]"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_training(root, arm, conditions, words):
+    arms = {"good": TINY, "bad": replace(TINY, **arm)}
+    asked = replace(ERRORS_ONLY, **conditions)
+    with pytest.raises(ValueError, match=words):
+        compare.compare(arms, (0, 1), (1,), asked, root, torch.device("cpu"))
+    assert not list(Path().glob("runs/*"))
+
+
+def test_arms_of_different_data_sets_are_not_compared(record):
+    other = json.loads(json.dumps(record))
+    other["arms"]["broken"]["dataset"] = "fashion_mnist"
+    with pytest.raises(ValueError, match="different data sets cannot be compared"):
+        compare.difference(other, "v error", 2, "broken", "eps")
+    assert [row["arm"] for row in compare.differences(other, "v error", 2)] == [
+        "eps (baseline)",
+        "again",
+    ]
+    with pytest.raises(ValueError, match="no other arm is trained on fashion_mnist"):
+        compare.differences(other, "v error", 2, "broken")
 
 
 def test_missing_and_foreign_files_are_refused():

@@ -1,4 +1,8 @@
+import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +10,8 @@ import torch
 from PIL import Image
 
 from diffusion_lib import data
+
+ROOT = Path(__file__).parent.parent
 
 
 def write(path, color, size=(8, 8), mode="RGB"):
@@ -90,12 +96,32 @@ def test_decoding_happens_once_and_again_when_a_file_changes(pictures, capfd):
     assert 150 in reds(data.folder(pictures, 8))
     write(pictures / "cats" / "9.png", (160, 0, 0))
     assert len(data.folder(pictures, 8).images) == 7
-    assert len(list(pictures.parent.glob(".pictures-*"))) == 1
+    assert len(list(pictures.parent.glob(".pictures-*8"))) == 1
 
 
-def test_a_damaged_cache_is_made_again(pictures):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("about.json", b'{"made of'),
+        ("about.json", b"[]"),
+        ("images.npy", b""),
+        ("images.npy", None),
+        ("labels.npy", b"\x93NUMPY\x01\x00"),
+    ],
+)
+def test_a_damaged_cache_is_made_again(pictures, name, content):
     data.folder(pictures, 8)
-    (pictures.parent / ".pictures-3x8x8" / "about.json").write_text('{"made of')
+    path = pictures.parent / ".pictures-3x8x8" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert len(data.folder(pictures, 8).images) == 6
+
+
+def test_a_cache_that_was_cut_short_is_made_again(pictures):
+    data.folder(pictures, 8)
+    path = pictures.parent / ".pictures-3x8x8" / "images.npy"
+    path.write_bytes(path.read_bytes()[:-100])
     assert len(data.folder(pictures, 8).images) == 6
 
 
@@ -153,4 +179,44 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
     monkeypatch.setattr(data, "_read_picture", interrupt)
     with pytest.raises(KeyboardInterrupt):
         data.folder(pictures, 8)
-    assert [path.name for path in pictures.parent.iterdir()] == ["pictures"]
+    left = sorted(path.name for path in pictures.parent.iterdir())
+    assert left == [".pictures-3x8x8.lock", "pictures"]  # the lock is empty
+
+
+def test_what_a_killed_decoding_left_is_cleared_away(pictures):
+    (pictures.parent / ".pictures-3x8x8.part").mkdir()
+    (pictures.parent / ".pictures-3x8x8.part" / "images.npy").write_bytes(b"half")
+    assert len(data.folder(pictures, 8).images) == 6
+    assert not (pictures.parent / ".pictures-3x8x8.part").exists()
+
+
+def test_several_processes_decode_a_folder_once(pictures):
+    call = f"from diffusion_lib import data; print(len(data.folder({str(pictures)!r}, 8).images))"
+    command, environment = [sys.executable, "-c", call], os.environ | {"PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    told = [process.communicate(timeout=100) for process in started]
+    assert [out for out, _ in told] == ["6\n"] * 3
+    assert sum("decoding" in err for _, err in told) == 1
+
+
+def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"could not decode .* No space left .* Free some space"):
+        data.folder(pictures, 8)
+    assert not list(pictures.parent.glob("*.part"))
+
+
+def test_16_bit_pictures_keep_their_greys(tmp_path):
+    (tmp_path / "set").mkdir()
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "set" / "deep.png")
+    image = data.folder(tmp_path / "set", 8, channels=1).images[0, 0]
+    assert torch.equal(image, torch.from_numpy((ramp // 257).astype(np.uint8)))

@@ -6,16 +6,30 @@ from pathlib import Path
 import pytest
 
 from diffusion_lib import evaluation, features
+from other_tests import found
 from other_tests.mnist import tables
 
 ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
-def test_a_table_is_the_one_that_the_records_give(name):
-    text = (ROOT / "README.md").read_text()
-    assert tables.replace_table(text, name, tables.TABLES[name]()) == text
+TABLES = {(tables.README, name): make for name, make in tables.TABLES.items()} | found.TABLES
+
+
+@pytest.mark.parametrize(("readme", "name"), TABLES)
+def test_a_table_is_the_one_that_the_records_give(readme, name):
+    text = readme.read_text()
+    assert tables.replace_table(text, name, TABLES[readme, name]()) == text
+
+
+@pytest.mark.parametrize("study", found.STUDIES)
+def test_a_record_is_of_the_study_beside_it(study):
+    record = found.record(study)
+    found.check(record, found.STUDIES[study])
+    assert all(device.startswith(("CPU (", "NVIDIA")) for device in record["devices"])
+    other = record | {"steps": [*record["steps"], 1]}
+    with pytest.raises(ValueError, match="other steps than its record"):
+        found.check(other, found.STUDIES[study])
 
 
 def test_the_records_are_of_the_released_features_and_of_one_budget():

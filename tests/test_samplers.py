@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from oracles import gaussian, mixture
 from torch import nn
 
 from diffusion_lib import predictions, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
-from diffusion_lib.samplers import ddim, ddpm, final
+from diffusion_lib.samplers import ddim, ddpm, dpm_solver, final, heun
 
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
@@ -33,8 +33,10 @@ def noise(n: int, seed: int = 0, shape: tuple[int, int, int] = (1, 1, 1)) -> tor
         (lambda d, x, g: ddim(d, x, range(1000, -1, -1)), 0.01),
         (lambda d, x, g: ddim(d, x, range(1000, -1, -1), eta=0.5, generator=g), 0.01),
         (lambda d, x, g: ddpm(d, x, d.schedule.timesteps(250), generator=g), 0.03),
+        (lambda d, x, g: dpm_solver(d, x, d.schedule.timesteps(50)), 0.01),
+        (lambda d, x, g: heun(d, x, d.schedule.timesteps(50)), 0.01),
     ],
-    ids=["ddpm", "ddpm beta", "ddim", "ddim eta=0.5", "ddpm 250 steps"],
+    ids=["ddpm", "ddpm beta", "ddim", "ddim eta=0.5", "ddpm 250 steps", "dpm_solver", "heun"],
 )
 def test_a_gaussian_comes_out_with_its_mean_and_deviation(schedule, run, tolerance):
     n, mean, std = 20_000, 0.4, 0.5
@@ -85,6 +87,23 @@ class Fixed(nn.Module):
     def forward(self, x_t, t):
         signal, noise = self.schedule(t)
         return Denoised(self.x_0, (x_t - signal * self.x_0) / noise)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpm_solver, 2), (heun, 2)])
+def test_the_error_falls_at_the_order_of_the_sampler(schedule, sampler, order):
+    """Down to t = T / 8, as the last step to 0 is DDIM's in all of them, whatever came before."""
+    T, x_T = 4000, noise(100).double()
+    denoiser = mixture(schedule(T), (-0.5, 0.6), (0.3, 0.2), (0.4, 0.6))
+
+    def state(run, num_steps):
+        times = [T - T * 7 // 8 * i // num_steps for i in range(num_steps + 1)]
+        return next(step.x_t for step in run(denoiser, x_T, [*times, 0]) if step.t == T // 8)
+
+    exact = state(heun, 1750)
+    errors = [(state(sampler, n) - exact).abs().mean() for n in (20, 40, 80)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert orders == pytest.approx([order, order], abs=0.2)
 
 
 @pytest.mark.parametrize(("t", "s"), [(1000, 999), (500, 480), (2, 1), (800, 0)])
@@ -250,6 +269,27 @@ def test_strided_ddim_agrees_with_diffusers(prediction, eta):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+@pytest.mark.parametrize("num_steps", [10, 50])
+def test_dpm_solver_agrees_with_diffusers(prediction, schedule, num_steps):
+    scheduler = DPMSolverMultistepScheduler(
+        1000,
+        prediction_type=DIFFUSERS[prediction.__name__],
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
+    x_T = noise(4, shape=(1, 4, 4))
+    denoiser = Denoiser(Wave(), schedule(), prediction, clip=None)
+    scheduler.alphas_cumprod = denoiser.schedule.alpha_bar[1:]
+    scheduler.set_timesteps(num_steps)
+    expected = diffusers_trajectory(scheduler, denoiser.schedule, x_T)
+    actual = final(dpm_solver(denoiser, x_T, denoiser.schedule.timesteps(num_steps)))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
 # ---- how they are used ---------------------------------------------------------------------
 
 
@@ -261,7 +301,7 @@ def test_a_sampler_is_a_lazy_generator_of_its_states(sampler):
     steps = sampler(denoiser, noise(2), [1000, 600, 200, 0], generator=rng.generator(0))
     assert calls == []
     assert next(steps).t == 600
-    assert len(calls) == 1
+    assert len(calls) == (2 if sampler is heun else 1)
     states = list(steps)
     assert [state.t for state in states] == [200, 0]
     assert torch.equal(states[-1].x_t, states[-1].x_0)  # the last state is the last prediction

@@ -35,6 +35,11 @@ STEPS, IMAGES, COLUMNS = 2000, 1000, 40
 YARDSTICK = "v error"
 
 
+def bits() -> dict[str, float]:
+    """Bits of a picture of each data set, as they were measured."""
+    return json.loads(BITS.read_text())["bits"]
+
+
 def bits_per_image(images: Tensor) -> float:
     """Bits of a lossless sheet, for each of its images: uint8 [N, C, H, W]."""
     sheet = utils.make_grid(images, nrow=COLUMNS, padding=0)[: images.shape[1]]
