@@ -312,17 +312,8 @@ def _devices(run: Run, device: torch.device) -> str:
 
 def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
     """How images compare with the test split; no intervals, as a study has its seeds for those."""
-    reference = _reference(dataset, place.root)
-    mine = features.load(config.label(dataset)).describe_images(images)
-    precision, recall = metrics.precision_recall(mine.features, reference)
-    sure = mine.probabilities.max(1).values > metrics.CONFIDENT
-    return {
-        "Frechet distance": metrics.frechet_distance(mine.features, reference),
-        "kernel distance": metrics.kernel_distance(mine.features, reference),
-        "precision": precision,
-        "recall": recall,
-        f"confidence > {metrics.CONFIDENT}": sure.double().mean().item(),
-    }
+    network = features.load(config.label(dataset))
+    return metrics.values(network.describe_images(images), _reference(dataset, place.root))
 
 
 @cache

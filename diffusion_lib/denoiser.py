@@ -55,9 +55,11 @@ class Denoiser(nn.Module):
         clip: float | None = 1.0,
     ) -> None:
         super().__init__()
-        alpha_bar = schedule.alpha_bar[-1]
-        c_x, c_eps = prediction(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
-        if alpha_bar.sqrt() * c_eps == (1 - alpha_bar).sqrt() * c_x:
+        alpha_bar, signal, noise = (
+            x[-1] for x in (schedule.alpha_bar, schedule.signal, schedule.noise)
+        )
+        c_x, c_eps = prediction(signal, noise)
+        if signal * c_eps == noise * c_x:  # in the float32 that images are computed in
             raise ValueError(
                 f"x_T holds no signal in this schedule (alpha_bar_T is {alpha_bar:g}), so no image "
                 f"follows from the prediction of {prediction.__name__} there: predict v or x_0"

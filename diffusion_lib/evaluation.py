@@ -99,6 +99,7 @@ def evaluate(
         "run": run.folder.name,
         "experiment": {name: described.get(name) for name in _TOLD},
         "weights sha256": _weights_digest(run.denoiser),
+        "variance": _variance(run, conditions, samples),
         "conditions": measured_under(run, conditions, root, samples),
     }
     path = run.folder / "metrics.json"
@@ -176,15 +177,23 @@ def measured_under(
         "features sha256": features_sha256,
         "sampler": conditions.sampler,
         "steps": steps,
-        "variance": "learned, else beta_tilde",
         "weights": "EMA",
         "seed": conditions.seed,
         "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
         "likelihood": f"{conditions.n_likelihood} test images, {times} times",
     }
     if samples is not None:
-        found |= {"n": len(samples), "sampler": "given", "steps": None, "variance": None}
+        found |= {"n": len(samples), "sampler": "given", "steps": None}
     return found
+
+
+def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str | None:
+    """Of the noise that the sampler added; runs that differ in it may be compared."""
+    if samples is not None:
+        return None
+    if conditions.sampler != samplers.ddpm.__name__:
+        return "none: the sampler is deterministic"
+    return "learned" if _experiment(run)["network"].get("outputs", 1) == 2 else "beta_tilde"
 
 
 def _experiment(run: Run) -> dict[str, Any]:

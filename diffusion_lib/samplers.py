@@ -131,16 +131,18 @@ def dpm_solver(
 @torch.no_grad()
 def _dpm_solver(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator[SampleStep]:
     schedule, x_t = denoiser.schedule, x_T
-    x_0_before, h_before = x_T, inf  # with h_before infinite the first step does not look back
+    before: tuple[Tensor, float] | None = None
     for t, s in pairwise(timesteps):
         (signal_t, noise_t), (signal_s, noise_s) = (_scales(schedule, time) for time in (t, s))
         x_0 = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device)).x_0
         h = _log_ratio(signal_s, noise_s) - _log_ratio(signal_t, noise_t)
-        back = h / (2 * h_before) if s > 0 else 0.0
-        D = x_0 + back * (x_0 - x_0_before) if back else x_0
+        D = x_0
+        if before is not None and s > 0:
+            x_0_before, h_before = before
+            D = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
         kept = noise_s / noise_t  # signal_s * exp(-h) is kept * signal_t
         x_t = kept * x_t + (signal_s - kept * signal_t) * D
-        x_0_before, h_before = x_0, h
+        before = x_0, h
         yield SampleStep(s, x_t, x_0)
 
 

@@ -277,7 +277,7 @@ def suit(denoiser: Denoiser) -> Denoiser:
     """
     device = next(denoiser.parameters()).device
     if device.type == "cpu" and not has_bfloat16(device):
-        denoiser.network.to(memory_format=torch.channels_last)
+        denoiser.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return denoiser
 
 

@@ -189,3 +189,13 @@ def test_only_a_unet_can_be_saved(tmp_path):
     with pytest.raises(TypeError, match="this network is a Identity"):
         denoiser.save(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eps_prediction_is_refused_where_float32_holds_no_signal_at_T():
+    betas = torch.full((90,), 0.9, dtype=torch.float64)
+    betas[-1] = 1 - 1e-12  # alpha_bar_T = 1e-101
+    schedule = schedules.NoiseSchedule(betas)
+    assert schedule.alpha_bar[-1] > 0
+    with pytest.raises(ValueError, match="x_T holds no signal"):
+        Denoiser(torch.nn.Identity(), schedule)
+    Denoiser(torch.nn.Identity(), schedule, predictions.v)

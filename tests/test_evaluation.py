@@ -110,7 +110,7 @@ def test_a_difference_has_a_verdict(trained, root):
     ("change", "message"),
     [
         ({"n": 64}, "64 samples, but the features have 64 dimensions"),
-        ({"n": 85}, r"90 to train and 80 to test on: measure at most 80 \(--n\)"),
+        ({"n": 85}, r"90 to train and 80 to test on: measure at most 80 \(n of"),
         ({"n_likelihood": 81}, "81 mnist test images for the likelihood .* there are 80"),
         ({"sampler": "dim"}, "did you mean ddim"),
         ({"steps": 0}, "steps must be at least 1; got 0"),

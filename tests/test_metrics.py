@@ -67,6 +67,38 @@ def test_the_bound_lies_above_the_entropy_with_either_fixed_variance():
         assert bound.total.mean > exact.mean() + bound.total.standard_error
 
 
+class Learned(nn.Module):
+    """The exact denoiser of Gaussian data, with shares that stand for its exact variance."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.mean = schedule, gaussian(schedule, MEAN, STD)
+
+    def forward(self, x_t, t):
+        low, high = posterior.log_range(self.schedule, t, t - 1)
+        exact = posterior.log_variance(self.schedule, t, t - 1, exact_variance)
+        share = ((exact - low) / (high - low)).float()[:, None, None, None].expand(x_t.shape)
+        return self.mean(x_t, t)._replace(variance_share=share)
+
+
+@pytest.mark.parametrize("T", [1000, 4000])
+def test_a_learned_variance_counts_as_the_variance_that_it_stands_for(T):
+    """At every t, t = 1 included, in the bound and in the errors per t."""
+    images, _ = pixels(40)
+    learned = Learned(schedules.linear(T))
+    told = metrics.bits_per_dim(learned, images, 40)
+    expected = metrics.bits_per_dim(learned.mean, images, 40, exact_variance)
+    other = metrics.bits_per_dim(learned.mean, images, 40)
+    assert pytest.approx(expected.L_0, rel=1e-4) == told.L_0
+    assert abs(told.L_0 - other.L_0) > 0.01
+    assert told.L_t == pytest.approx(expected.L_t, rel=1e-3, abs=1e-6)
+    assert told.total.mean < other.total.mean
+    errors = metrics.errors_per_t(learned, images)
+    for t, bound in zip(errors.t[:2], errors.bound[:2], strict=True):
+        without = metrics.errors_per_t(learned.mean, images, [t]).bound[0]
+        assert bound < without
+
+
 def test_all_times_and_a_sample_of_them_agree():
     images, _ = pixels(60, (1, 2, 2))
     denoiser = gaussian(schedules.cosine(200), MEAN, STD)
@@ -244,9 +276,11 @@ def test_identical_sets_are_at_distance_0():
     x = normal(300, 8, 0)
     assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     assert metrics.precision_recall(x, x) == (1.0, 1.0)
-    # The unbiased estimate of identical sets lies a little below 0.
-    assert metrics.kernel_distance(x, x) == pytest.approx(0, abs=0.1)
-    assert metrics.kernel_distance(x, x) <= 0
+    # The unbiased estimate of identical sets lies below 0: by what a point is nearer to itself
+    # than to others, over n.
+    k = (x @ x.T / 8 + 1) ** 3
+    excess = k.diagonal().mean() - (k.sum() - k.trace()) / (300 * 299)
+    assert metrics.kernel_distance(x, x) == pytest.approx(-2 / 300 * excess.item(), rel=1e-9)
 
 
 def test_two_known_gaussians_are_at_the_distance_of_the_formula():
@@ -328,6 +362,21 @@ def test_equal_distributions_are_rarely_called_different():
             margin = math.hypot(one.high - one.value, other.high - other.value)
             false[name] += abs(one.value - other.value) > margin
     assert max(false.values()) <= 4
+
+
+def test_equal_distributions_are_hardly_ever_at_different_distances():
+    """Near the floor the bootstrap is too wide, never too narrow."""
+    reference = described(normal(300, 2, 1000))
+    false = {"Frechet distance": 0, "kernel distance": 0}
+    for seed in range(20):
+        sets = [metrics.quality(described(normal(150, 2, 2 * seed + k)), reference) for k in (0, 1)]
+        for name in false:
+            one, other = (found[name] for found in sets)
+            gap = one.value - other.value
+            low = gap - math.hypot(one.value - one.low, other.high - other.value)
+            high = gap + math.hypot(one.high - one.value, other.value - other.low)
+            false[name] += not low <= 0 <= high
+    assert max(false.values()) <= 3
 
 
 def test_shares_of_0_and_1_have_intervals():

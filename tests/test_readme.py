@@ -1,6 +1,8 @@
 """The README's figures are those of the committed records, and its commands are kept."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,24 @@ def test_the_records_are_of_the_released_features_and_of_one_budget():
     assert conditions["features sha256"] == features.RELEASED["mnist"][1]
     assert conditions["training images"] == 60_000
     assert evaluation.Conditions().n == conditions["n"]
+
+
+def test_a_run_takes_the_place_of_the_record_of_its_experiment(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RECORDS", tmp_path / "records")
+    shutil.copytree(ROOT / "other_tests" / "mnist" / "records", tables.RECORDS)
+    (old,) = tables.RECORDS.glob("mnist-cosine-eps-10000-*.json")
+    told = json.loads(old.read_text()) | {"run": "cosine"}
+    n = len(list(tables.RECORDS.iterdir()))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(told))
+    tables.commit(tmp_path / "run")
+    assert tables.find(schedule="cosine")["run"] == "cosine"
+    assert len(list(tables.RECORDS.iterdir())) == n
+    told["conditions"]["n"] = 70
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="n: 70 and 1000"):
+        tables.commit(tmp_path / "run")
+    assert (tables.RECORDS / "cosine.json").exists()
 
 
 def test_two_commands_set_everything_up():

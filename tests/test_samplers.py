@@ -45,6 +45,17 @@ def test_a_gaussian_comes_out_with_its_mean_and_deviation(schedule, run, toleran
     assert x_0.std().item() == pytest.approx(std, abs=tolerance + 4 * std / (2 * n) ** 0.5)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("T", [1000, 4000])
+def test_a_schedule_that_ends_without_signal_gives_the_same_moments(sampler, T):
+    n, mean, std = 4000, 0.4, 0.3
+    denoiser = gaussian(schedules.zero_terminal(schedules.linear(T)), mean, std, predictions.v)
+    times = denoiser.schedule.timesteps(200)
+    x_0 = final(sampler(denoiser, noise(n), times, generator=rng.generator(1)))
+    assert x_0.mean().item() == pytest.approx(mean, abs=0.01 + 4 * std / n**0.5)
+    assert x_0.std().item() == pytest.approx(std, abs=0.03 + 4 * std / (2 * n) ** 0.5)
+
+
 def test_strided_ddim_of_a_gaussian_has_its_closed_form():
     """For N(0, std^2) every deterministic step is linear: the product of the gains is known."""
     schedule, std, times = schedules.linear(), 0.3, schedules.linear().timesteps(20)

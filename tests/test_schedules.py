@@ -174,3 +174,10 @@ def test_T_below_1_is_refused(schedule, T):
 def test_linear_says_why_it_cannot_be_short():
     with pytest.raises(ValueError, match=r"linear\(T=10\).*T > 20, or schedules.cosine"):
         schedules.linear(10)
+
+
+def test_betas_that_leave_no_signal_before_the_end_are_refused():
+    with pytest.raises(
+        ValueError, match=r"no signal is left at t = \d+, before the end at T = 1000"
+    ):
+        schedules.NoiseSchedule(torch.full((1000,), 0.9))

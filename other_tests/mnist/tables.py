@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from diffusion_lib import evaluation, viz
@@ -19,6 +20,7 @@ from diffusion_lib import evaluation, viz
 RECORDS = Path(__file__).parent / "records"
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
+FLOORS = Path(__file__).parent / "floors.json"
 BENCHMARK = ROOT / "benchmarks" / "evaluate.json"
 SHOWN = (
     "Frechet distance",
@@ -31,6 +33,25 @@ SHOWN = (
     "bits per dim (bound)",
     "bits per image",
 )
+
+
+def commit(run: str | Path) -> None:
+    """Put a run's record among the committed ones, in the place of that of the same experiment.
+
+    Raises:
+        FileNotFoundError, ValueError: the run has not been evaluated, or under other conditions
+            than the committed records; nothing is changed then.
+    """
+    path = Path(run) / "metrics.json"
+    record = evaluation.load(path)
+    others = {old: evaluation.load(old) for old in sorted(RECORDS.glob("*.json"))}
+    same = [old for old, told in others.items() if told["experiment"] == record["experiment"]]
+    kept = [told for old, told in others.items() if old not in same]
+    evaluation.check_alike([record, *kept])
+    for old in same:
+        old.unlink()
+    RECORDS.mkdir(exist_ok=True)
+    shutil.copy(path, RECORDS / f"{record['run']}.json")
 
 
 def find(**wanted: Any) -> dict[str, Any]:
@@ -53,7 +74,14 @@ def find(**wanted: Any) -> dict[str, Any]:
 def the_runs() -> str:
     """What `evaluate` prints of the notebooks' own runs, shortened."""
     records = [find(), find(schedule="cosine"), find(prediction="x_0")]
-    return markdown([row for row in evaluation.table(records) if row[""] in SHOWN])
+    floors = json.loads(FLOORS.read_text())["floors"]
+    rows = [row for row in evaluation.table(records) if row[""] in SHOWN]
+    for row in rows:
+        values = floors.get(row[""], [])
+        row["20 floors"] = (
+            f"{fmean(values):.4g} [{min(values):.4g}, {max(values):.4g}]" if values else ""
+        )
+    return markdown(rows)
 
 
 def differences() -> str:
@@ -147,9 +175,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", help="folders of runs that have been evaluated")
     options = parser.parse_args()
     for run in options.runs:
-        record = evaluation.load(Path(run) / "metrics.json")
-        RECORDS.mkdir(exist_ok=True)
-        shutil.copy(Path(run) / "metrics.json", RECORDS / f"{record['run']}.json")
+        commit(run)
     text = README.read_text()
     for name, make in TABLES.items():
         text = replace_table(text, name, make())

@@ -1,0 +1,43 @@
+"""What real digits score: disjoint sets of training images, measured in the place of samples.
+
+    python -m other_tests.mnist.floors        writes floors.json
+
+A run's record has one such set as its floor, which is one draw.  Here are twenty of the same size,
+so that a run can be held against the whole of what real digits score.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffusion_lib import config, data, evaluation, features, files, metrics
+
+OUT = Path(__file__).with_name("floors.json")
+SETS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    n, network = evaluation.Conditions().n, features.load("mnist")
+    train, test = (data.mnist(options.data, part).images for part in (True, False))
+    reference = network.describe_images(test).features
+    chosen = evaluation.some(train, SETS * n, "training images")
+    found: dict[str, list[float]] = {}
+    for images in tqdm(chosen.split(n), "sets of real digits"):
+        for name, value in metrics.values(network.describe_images(images), reference).items():
+            found.setdefault(name, []).append(float(f"{value:.6g}"))
+    told = {
+        "n": n,
+        "reference": f"mnist test, {len(test)} images",
+        "features sha256": features.released("mnist")[1],
+        "floors": found,
+    }
+    files.write_text(OUT, json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
