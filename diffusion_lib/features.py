@@ -35,6 +35,10 @@ RELEASED = {
         "features-mnist.safetensors",
         "21514453b4fbe2b9afc696d367b19a08eef874cd33b6a96e5fc1642fb0782506",
     ),
+    "fashion_mnist": (
+        "features-fashion_mnist.safetensors",
+        "f25602b6adcad365131a823e73b4f6df3301e07160af761e2ff791fdea7270d9",
+    ),
     # One for the family, so that both describe their samples in the same features.
     "cifar10": _CIFAR10,
     "cifar10_jpeg": _CIFAR10,

@@ -132,7 +132,10 @@ def curve(
                 axis.fill_between(x, y - m, y + m, color=drawn.get_color(), alpha=0.15)
     axis.set(xlabel=x_label, ylabel=y_label, yscale=y_scale)
     axis.grid(alpha=0.3)
-    axis.legend()
+    if len(lines) > 5:  # a box of so many names would hide the lines
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    else:
+        axis.legend()
     figure.tight_layout()
     plt.close(figure)
     return figure
