@@ -58,6 +58,28 @@ def root(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    """The record of STUDY, run from beginning to end with one thread."""
+    before, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(tmp_path_factory.mktemp("undisturbed"))
+    try:
+        torch.set_num_threads(1)
+        Path("study.json").write_text(json.dumps(STUDY))
+        return compare.compare(*compare.read_study("study.json"), root, torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+        os.chdir(before)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -227,7 +249,7 @@ def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
     assert anew == found[1]
 
 
-def test_a_study_that_was_killed_ends_with_the_same_record(root):
+def test_a_study_that_was_killed_ends_with_the_same_record(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "diffusion_lib", "compare", "study.json", "--data", str(root)]
@@ -239,18 +261,16 @@ def test_a_study_that_was_killed_ends_with_the_same_record(root):
         process.send_signal(signal.SIGKILL)
     assert not Path("study.record.json").exists(), "it had finished before it could be killed"
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    killed = Path("study.record.json").read_bytes()
-    for path in [*Path("runs").glob("*/*"), Path("study.record.json")]:
-        path.unlink()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert Path("study.record.json").read_bytes() == killed
+    assert compare.load("study.record.json") == undisturbed
 
 
 class Killed(BaseException):
     """Nothing in the library catches it, as nothing can catch SIGKILL."""
 
 
-def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(root, monkeypatch):
+def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
+    root, undisturbed, one_thread, monkeypatch
+):
     """The k-th attempt dies at its k-th write of a file; each goes on from what is there."""
     Path("study.json").write_text(json.dumps(STUDY))
     study, cpu = compare.read_study("study.json"), torch.device("cpu")
@@ -272,28 +292,16 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(root, monkey
         except Killed:
             assert writes[1] < 50
     assert writes[1] > 5  # it was killed that often
-    monkeypatch.undo()
-    for path in Path("runs").glob("*/*"):
-        path.unlink()
-    assert compare.compare(*study, root, cpu) == record
+    assert record == undisturbed
 
 
-def test_two_processes_share_a_study(root):
+def test_two_processes_share_a_study(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     command += ["diffusion_lib", "compare", "study.json", "--data", str(root), "--device", "cpu"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    together = compare.load("study.record.json")
-    study = compare.read_study("study.json")
-    for path in Path("runs").glob("*/*"):
-        path.unlink()
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)  # as the processes had
-        assert compare.compare(*study, root, torch.device("cpu")) == together
-    finally:
-        torch.set_num_threads(threads)
+    assert compare.load("study.record.json") == undisturbed
 
 
 def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsys):
