@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -552,6 +553,39 @@ def contrasts(
         row["standard error"] = f"{told.standard_error:.2g}"
         row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
         rows.append(row)
+    return rows
+
+
+def pairing(record: Mapping[str, Any], steps: int) -> list[dict[str, str]]:
+    """Rows for `viz.table`: what sharing seeds was worth, for each measure.
+
+    The standard errors of the differences of all pairs of arms of one data set, as they are and as
+    they would have been unpaired: the square root of their mean squares, and their ratio.  Below
+    1, pairing has helped.
+
+    Raises:
+        ValueError: no such steps.
+    """
+    arms = record["arms"]
+    pairs = [
+        pair
+        for pair in combinations(arms, 2)
+        if arms[pair[0]]["dataset"] == arms[pair[1]]["dataset"]
+    ]
+    rows = []
+    for measure in record["measured"][0]["measures"]:
+        told = [difference(record, measure, steps, *pair) for pair in pairs]
+        paired_error = math.sqrt(fmean(d.standard_error**2 for d in told))
+        unpaired_error = math.sqrt(fmean(d.unpaired_standard_error**2 for d in told))
+        rows.append(
+            {
+                "measure": measure,
+                "pairs of arms": str(len(pairs)),
+                "standard error": f"{paired_error:.3g}",
+                "if unpaired": f"{unpaired_error:.3g}",
+                "ratio": f"{paired_error / unpaired_error:.2f}" if unpaired_error else "",
+            }
+        )
     return rows
 
 
