@@ -163,6 +163,8 @@ def compare_arms(options: argparse.Namespace) -> None:
             for dataset, baseline in baselines.items():
                 print(f"\n{measure} on {dataset} after {steps} steps, {seeds} seeds")
                 print(viz.table(compare.differences(record, measure, steps, baseline)).data)
+    print(f"\nWhat sharing seeds was worth, after {record['steps'][-1]} steps")
+    print(viz.table(compare.pairing(record, record["steps"][-1])).data)
     print(f"\n{out}")
 
 

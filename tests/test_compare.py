@@ -157,6 +157,20 @@ def test_tables_name_the_baseline_and_both_standard_errors(record):
     assert row["difference"] == rows[2]["difference"]
 
 
+def test_what_pairing_was_worth_is_told_for_each_measure(record):
+    rows = {row["measure"]: row for row in compare.pairing(record, 2)}
+    assert rows.keys() == record["measured"][0]["measures"].keys()
+    told = [
+        compare.difference(record, "v error", 2, *pair)
+        for pair in (("eps", "again"), ("eps", "broken"), ("again", "broken"))
+    ]
+    ratio = math.sqrt(
+        sum(d.standard_error**2 for d in told) / sum(d.unpaired_standard_error**2 for d in told)
+    )
+    assert rows["v error"]["pairs of arms"] == "3"
+    assert rows["v error"]["ratio"] == f"{ratio:.2f}"
+
+
 def test_on_several_gpus_the_command_starts_a_process_on_each(monkeypatch):
     Path("study.json").write_text(json.dumps(STUDY))
     started = []
@@ -313,6 +327,7 @@ def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsy
         "bits per dim",
         "v error",
         "verdict",
+        "What sharing seeds was worth",
     ):
         assert words in printed
     record = compare.load("study.record.json")
