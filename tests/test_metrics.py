@@ -352,31 +352,22 @@ def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says():
 
 
 def test_equal_distributions_are_rarely_called_different():
-    """Precision and recall of two sets of one distribution: 5 % of differences are "different"."""
+    """Of two sets of one distribution 5 % of the differences are "different", of distances fewer.
+
+    Near their floor the bootstrap's intervals are too wide.
+    """
     reference = described(normal(600, 4, 1000))
-    false = {"precision": 0, "recall": 0}
+    names = ("Frechet distance", "kernel distance", "precision", "recall")
+    false = dict.fromkeys(names, 0)
     for seed in range(25):
         sets = [metrics.quality(described(normal(300, 4, 2 * seed + k)), reference) for k in (0, 1)]
-        for name in false:
-            one, other = (found[name] for found in sets)
-            margin = math.hypot(one.high - one.value, other.high - other.value)
-            false[name] += abs(one.value - other.value) > margin
-    assert max(false.values()) <= 4
-
-
-def test_equal_distributions_are_hardly_ever_at_different_distances():
-    """Near the floor the bootstrap is too wide, never too narrow."""
-    reference = described(normal(300, 2, 1000))
-    false = {"Frechet distance": 0, "kernel distance": 0}
-    for seed in range(20):
-        sets = [metrics.quality(described(normal(150, 2, 2 * seed + k)), reference) for k in (0, 1)]
-        for name in false:
+        for name in names:
             one, other = (found[name] for found in sets)
             gap = one.value - other.value
             low = gap - math.hypot(one.value - one.low, other.high - other.value)
             high = gap + math.hypot(one.high - one.value, other.value - other.low)
             false[name] += not low <= 0 <= high
-    assert max(false.values()) <= 3
+    assert max(false.values()) <= 4
 
 
 def test_shares_of_0_and_1_have_intervals():
