@@ -256,10 +256,8 @@ def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str
 
 def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
     """What was measured of a run under the study's conditions, if anything was."""
-    path, conditions = (
-        _measures_file(experiment, study, place),
-        _conditions(experiment, study, place),
-    )
+    path = _measures_file(experiment, study, place)
+    conditions = _conditions(experiment, study, place)
     try:
         found = json.loads(path.read_text())
         return found if found["conditions"] == conditions else None

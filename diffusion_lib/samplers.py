@@ -75,7 +75,7 @@ def ddpm(
     """
     if timesteps is None:
         timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
-    return _reverse(denoiser, x_T, timesteps, beta_tilde, variance, generator)
+    return _steps(denoiser, x_T, _checked(denoiser, timesteps), beta_tilde, variance, generator)
 
 
 def ddim(
@@ -103,7 +103,7 @@ def ddim(
     def variance(schedule: NoiseSchedule, t: posterior.Times, s: posterior.Times) -> Tensor:
         return eta**2 * beta_tilde(schedule, t, s)
 
-    return _reverse(denoiser, x_T, timesteps, variance, variance, generator)
+    return _steps(denoiser, x_T, _checked(denoiser, timesteps), variance, variance, generator)
 
 
 def dpm_solver(
@@ -180,17 +180,6 @@ def _heun(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator
 def final(steps: Iterable[SampleStep]) -> Tensor:
     """Run a sampler to its end, keeping one state in memory; returns the images [B, C, H, W]."""
     return deque(steps, maxlen=1).pop().x_t
-
-
-def _reverse(
-    denoiser: DenoiserLike,
-    x_T: Tensor,
-    timesteps: Sequence[int],
-    removed: Variance,
-    added: Variance | None,
-    generator: Generator,
-) -> Iterator[SampleStep]:
-    return _steps(denoiser, x_T, _checked(denoiser, timesteps), removed, added, generator)
 
 
 def _checked(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:

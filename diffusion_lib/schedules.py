@@ -59,17 +59,17 @@ class NoiseSchedule(nn.Module):
             t = int((betas == 1).nonzero()[0]) + 1
             raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
         self.betas = betas
-        faded = (1 - betas).cumprod(0)[:-1].sqrt().float() == 0
-        if faded.any():
-            t = int(faded.nonzero()[0]) + 1
-            raise ValueError(
-                f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
-                "betas, or fewer of them"
-            )
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
         self.register_buffer("signal", self.alpha_bar.sqrt().float(), persistent=False)
         self.register_buffer("noise", (1 - self.alpha_bar).sqrt().float(), persistent=False)
+        faded = self.signal[:-1] == 0
+        if faded.any():
+            t = int(faded.nonzero()[0])
+            raise ValueError(
+                f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
+                "betas, or fewer of them"
+            )
 
     @property
     def num_timesteps(self) -> int:
