@@ -11,11 +11,15 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusion_lib import (
     compare,
@@ -95,13 +99,26 @@ def sample(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the name must end in .npz (an array) or .png (a grid)")
     sampler = config.resolve(options.sampler, samplers, "--sampler")
     run = runs.load(options.run, _device(options.device))
-    images = runs.sample(run, options.n, options.seed, sampler, options.steps)
+    batches = runs.stream(run, options.n, options.seed, sampler, options.steps)
     with files.replacing(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npz":
-            np.savez(file, images.permute(0, 2, 3, 1).numpy())  # arr_0, uint8 [N, H, W, C]
+            c, h, w = run.image_shape
+            _write_npz(file, batches, (options.n, h, w, c))
         else:
-            viz.grid(images).save(file, format="PNG")
+            viz.grid(torch.cat(list(batches))).save(file, format="PNG")
     print(out)
+
+
+def _write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
+    """arr_0, uint8 [N, H, W, C], written batch by batch, so that N may be large."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, header)
+        for images in batches:
+            array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -31,6 +31,10 @@ from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 
+# Fields that came later, with the values that say nothing new: not recorded then, so that older
+# runs and files stay what they are.
+_LATER = (("network", "outputs", 1), ("network", "patch", 1), ("train", "cooldown", 0.0))
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -142,7 +146,7 @@ class Experiment:
             ValueError: an unknown field or name; a value that is refused.
         """
         record: dict[str, Any] = self._record() | {"loss": label(self.loss)}
-        record["network"] = asdict(self.network)
+        record |= {"network": asdict(self.network), "train": asdict(self.train)}
         for name, value in changes.items():
             choose(name, record, "field")
             if isinstance(record[name], dict):
@@ -198,10 +202,9 @@ class Experiment:
         }
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
-        # A field that came later is recorded where it says something, so that older runs and
-        # files stay what they are.
-        if record["network"]["outputs"] == 1:
-            del record["network"]["outputs"]
+        for part, name, usual in _LATER:
+            if record[part][name] == usual:
+                del record[part][name]
         if self.loss is losses.diffusion_loss:
             del record["loss"], modules["loss"]
         record["dataset"] = label(self.dataset)
@@ -238,8 +241,6 @@ CIFAR10 = Experiment(
     train=TrainConfig(mirror=0.5),
 )
 
-PRESETS = {"mnist": MNIST, "fashion_mnist": FASHION_MNIST, "cifar10": CIFAR10}
-
 
 def smoke(experiment: Experiment) -> Experiment:
     """Seconds: proves that everything runs, learns nothing."""
@@ -248,14 +249,45 @@ def smoke(experiment: Experiment) -> Experiment:
 
 
 def quick(experiment: Experiment) -> Experiment:
-    """Minutes on two CPU cores, for MNIST: digits that a person reads."""
-    return replace(experiment, train=replace(experiment.train, num_steps=1500))
+    """Minutes on two CPU cores, for MNIST: digits that a person reads.
+
+    Fewer steps, and a learning rate twice as high that falls in the end.  The network of the MNIST
+    preset goes without its first level, which takes more than half of the time: 2 x 2 pixels
+    become one.  Any other network stays as it is.
+    """
+    network, train = experiment.network, experiment.train
+    if network == replace(MNIST.network, outputs=network.outputs):
+        network = replace(network, width=32, multipliers=(1, 2), patch=2)
+    train = replace(
+        train,
+        num_steps=3000,
+        learning_rate=2 * train.learning_rate,
+        cooldown=0.5,
+        ema_decay=0.995,
+    )
+    return replace(experiment, network=network, train=train)
 
 
 def full(experiment: Experiment) -> Experiment:
     """The preset as it is: a GPU, or for MNIST about an hour of CPU."""
     return experiment
 
+
+# Of what was tried, this gave the most digits that a classifier is sure of after eight minutes on
+# two CPU cores (`benchmarks.time_to_digits`).  It was chosen after half of that: of 500 samples
+# (DDPM, 100 steps) the classifier was sure of 78 % with eps and the linear schedule, of 79 % with v
+# and the cosine one, of 76 % at twice the learning rate, and of 83 % with the weight `uniform`,
+# which looks less at nearly clean pictures.
+MNIST_FAST = replace(
+    quick(MNIST), schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
+)
+
+PRESETS = {
+    "mnist": MNIST,
+    "mnist_fast": MNIST_FAST,
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+}
 
 BUDGETS = {"smoke": smoke, "quick": quick, "full": full}
 

@@ -5,6 +5,7 @@ Errors         `errors_per_t`: of x_0_hat, eps_hat and v_hat, on fixed draws
 Samples        `quality` of a set beside a reference, in the features of a small classifier:
                Frechet and kernel distance, precision and recall, classes, confidence
 Memorisation   `nearest_distances` to the training images
+Budgets        `sweep`: quality, network evaluations and seconds of samplers in few steps
 
 An `Estimate` is a number with a 95 % interval.  For the bits it is 1.96 standard errors to each
 side.  For distances and shares it comes from a bootstrap: images are drawn again with replacement,
@@ -19,18 +20,20 @@ and "different" hardly ever wrongly.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lib import data, losses, rng
-from diffusion_lib.features import Described
+from diffusion_lib.denoiser import Denoised
+from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
-from diffusion_lib.samplers import DenoiserLike
+from diffusion_lib.samplers import DenoiserLike, SampleStep
 
 CONFIDENT = 0.9
 """Probability above which a classifier counts as sure of a class."""
@@ -344,6 +347,68 @@ def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str
     precision, recall = _halves(samples.features, reference.features, seed)
     found |= {"precision": _share(precision, n), "recall": _share(recall, m)}
     return found | {name: _share(_estimate(values), n) for name, values in shares.items()}
+
+
+def sweep(
+    sample: Callable[..., Tensor],
+    samplers: Mapping[str, Callable[..., Iterator[SampleStep]]],
+    steps: Sequence[int],
+    network: Classifier,
+    reference: Described,
+) -> list[dict[str, Any]]:
+    """How good are samplers in few steps, and what do they cost?
+
+        sweep(partial(runs.sample, run, 1000), {"ddim": samplers.ddim}, [5, 10], network, reference)
+
+    Args:
+        sample: (sampler=..., num_steps=...) -> uint8 images [N, C, H, W], as `runs.sample` draws
+            them from a checkpoint.
+        samplers: name -> sampler.
+        steps: numbers of steps, for each of them.
+        network, reference: a classifier, and what it sees in the images to be compared with.
+
+    Returns:
+        A row for each sampler and number of steps: "sampler", "steps", "evaluations" of the network
+        for each image, "seconds" for each image, and the estimates of `quality`.
+
+    Raises:
+        ValueError: more steps than T; too few images for `quality`.
+    """
+    rows = []
+    for name, sampler in samplers.items():
+        for num_steps in steps:
+            counted = _Counted(sampler)
+            start = perf_counter()
+            images = sample(sampler=counted, num_steps=num_steps)
+            seconds = perf_counter() - start
+            row: dict[str, Any] = {
+                "sampler": name,
+                "steps": num_steps,
+                "evaluations": counted.evaluations / len(images),
+                "seconds": seconds / len(images),
+            }
+            rows.append(row | quality(network.describe_images(images), reference))
+    return rows
+
+
+class _Counted:
+    """A sampler that counts the images for which its denoiser is asked."""
+
+    def __init__(self, sampler: Callable[..., Iterator[SampleStep]]) -> None:
+        self.sampler = sampler
+        self.evaluations = 0
+
+    def __call__(self, denoiser: DenoiserLike, *args: Any, **kwargs: Any) -> Iterator[SampleStep]:
+        return self.sampler(_Asked(denoiser, self), *args, **kwargs)
+
+
+class _Asked:
+    def __init__(self, denoiser: DenoiserLike, counted: _Counted) -> None:
+        self.denoiser, self.counted, self.schedule = denoiser, counted, denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
+        self.counted.evaluations += len(x_t)
+        return self.denoiser(x_t, t)
 
 
 def values(samples: Described, reference: Tensor) -> dict[str, float]:

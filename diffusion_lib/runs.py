@@ -24,7 +24,7 @@ from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, has_bfloat16, suit
+from diffusion_lib.training import Trainer, has_bfloat16, suit, worth_compiling
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -163,14 +163,27 @@ def sample(
     num_steps: int | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Sample n images, uint8 [n, C, H, W] on the CPU, with a progress bar.
+    """Sample n images, uint8 [n, C, H, W] on the CPU: what `stream` yields, in one tensor."""
+    return torch.cat(list(stream(run, n, seed, sampler, num_steps, batch_size)))
 
-    Image i depends on (seed, i) alone, not on n or on the batch it is sampled in.  Where the device
-    is fast in bfloat16 the network computes in it, as it does in training.
+
+def stream(
+    run: Run,
+    n: int,
+    seed: int = 0,
+    sampler: Callable[..., Iterator[SampleStep]] = samplers.ddpm,
+    num_steps: int | None = None,
+    batch_size: int = 64,
+) -> Iterator[Tensor]:
+    """Sample n images in batches, uint8 [B, C, H, W] on the CPU, each with a progress bar.
+
+    Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
+    on the batch it is sampled in.  Where the device is fast in bfloat16 the network computes in it,
+    as it does in training.
 
     Args:
         sampler: one of `samplers`, or a function like those.
-        num_steps: network evaluations an image; all T if None.
+        num_steps: steps of the sampler; all T if None.
 
     Raises:
         ValueError: n < 1, or more steps than T.
@@ -178,9 +191,21 @@ def sample(
     if n < 1:
         raise ValueError(f"at least 1 image must be sampled; got n = {n}")
     schedule = run.denoiser.schedule
-    device = schedule.signal.device
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
-    batches = []
+    if worth_compiling(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
+        run.denoiser.network.compile()
+    return _stream(run, n, seed, sampler, timesteps, batch_size)
+
+
+def _stream(
+    run: Run,
+    n: int,
+    seed: int,
+    sampler: Callable[..., Iterator[SampleStep]],
+    timesteps: list[int],
+    batch_size: int,
+) -> Iterator[Tensor]:
+    device = run.denoiser.schedule.signal.device
     for first in range(0, n, batch_size):
         size = min(batch_size, n - first)
         generators = rng.per_image(seed, size, first)
@@ -189,8 +214,7 @@ def sample(
         name = f"images {first + 1} to {first + size} of {n}"
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
             x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
-        batches.append(data.to_uint8(x_0).cpu())
-    return torch.cat(batches)
+        yield data.to_uint8(x_0).cpu()
 
 
 def _train(
@@ -274,6 +298,11 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         raise ValueError(
             f"{start} cannot be gone on from: it belongs to another experiment "
             f"({'; '.join(different)}); only the number of steps may differ"
+        )
+    if experiment.train.cooldown > 0:
+        raise ValueError(
+            f"{start} cannot be gone on from: its learning rate has already fallen at the end "
+            "(cooldown), so more steps would not end as if they had begun at step 0"
         )
     steps = json.loads((start / "experiment.json").read_text())["train"]["num_steps"]
     if steps >= experiment.train.num_steps:

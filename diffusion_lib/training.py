@@ -4,16 +4,19 @@ Step n draws its batch, times, noise and dropout from (seed, n) alone.  So a run
 stopped and loaded ends with the weights of one that never stopped, bit for bit on a CPU.
 """
 
+import ctypes
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,8 @@ _FORMAT = "diffusion_lib training state 1"
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
 _TIMES_AND_NOISE, _DROPOUT = 2, 3
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -37,14 +42,15 @@ class TrainConfig:
         num_steps: optimizer updates.
         batch_size: images in each.
         learning_rate: of AdamW, reached after `warmup_steps` of linear growth.
+        cooldown: share of the steps, at the end, over which it falls to 0 [Hagele 2024].
         weight_decay: AdamW's; the paper uses none.
         grad_clip: bound on the norm of the whole gradient.
         ema_decay: of the moving average, after its own warm-up: min(ema_decay, (1 + n) / (10 +
             n)) at step n.
         mirror: probability of flipping a training image left to right.
         seed: of the initial weights and of everything that is drawn.
-        compile: train through torch.compile: worth its minute or more on a GPU, needs a C++
-            compiler.
+        compile: train through torch.compile on a CPU too: costs a minute or more, needs a C++
+            compiler. On a GPU long trainings are compiled unasked.
     """
 
     num_steps: int = 800_000
@@ -57,6 +63,7 @@ class TrainConfig:
     mirror: float = 0.0
     seed: int = 0
     compile: bool = False
+    cooldown: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "warmup_steps", "seed"):
@@ -71,16 +78,27 @@ class TrainConfig:
         for name in ("seed", "warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("ema_decay", "mirror"):
+        for name in ("ema_decay", "mirror", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
 
 
-class TrainStep(NamedTuple):
-    """A finished update."""
+@dataclass(frozen=True)
+class TrainStep:
+    """An update.
 
-    step: int  # updates finished so far
-    loss: float
+    Args:
+        step: number of updates so far.
+        loss_tensor: its loss, [], on the device.
+    """
+
+    step: int
+    loss_tensor: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Its loss.  A GPU works ahead of the program; this waits until it has got here."""
+        return self.loss_tensor.item()
 
 
 class Trainer:
@@ -111,9 +129,11 @@ class Trainer:
             denoiser.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
+            fused=True,
         )
-        if config.compile:
+        # Updates refused since the first loss or gradient that was not finite.
+        self._refused = torch.zeros((), device=self.device)
+        if config.compile or worth_compiling(self.device, config.num_steps):
             denoiser.network.compile()  # in place: the names of the weights stay
 
     def run(self, images: Tensor) -> Iterator[TrainStep]:
@@ -128,7 +148,9 @@ class Trainer:
 
         Raises:
             TypeError, ValueError: images that do not fit the network, see `data.check`.
-            FloatingPointError: a loss or gradient that is not finite; the update is not applied.
+            FloatingPointError: a loss or gradient that is not finite; that update and any after it
+                are not applied. On a GPU it comes up to 10 steps late, as every look at a number
+                there waits for it.
         """
         network = self.denoiser.network
         built_for = network.config.image_shape if isinstance(network, UNet) else images.shape[1:]
@@ -143,28 +165,46 @@ class Trainer:
         for x_0 in islice(stream, max(0, config.num_steps - self.step)):
             with _interrupt_waits() as deliver:
                 loss = self._update(x_0.to(self.device))
+                if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
+                    self._check(images)
+                self._average()
             yield TrainStep(self.step, loss)
             deliver()
 
-    def _update(self, x_0: Tensor) -> float:
+    def _update(self, x_0: Tensor) -> Tensor:
         self.denoiser.train()
         loss = self._loss(x_0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.grad_clip)
-        if not torch.isfinite(loss + norm):
-            raise FloatingPointError(
-                f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
-                f"{norm.item():g}, at t = {self._bad_times(x_0)}. The update was not applied; "
-                "the weights are those before it. Try a lower learning_rate or a longer warm-up."
-            )
-        warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        # Decided on the device, so that the program need not wait for the numbers.
+        refused = (self._refused > 0) | ~torch.isfinite(loss.detach() + norm)
+        self._refused += refused
+        self.optimizer.found_inf = refused.float()  # pyright: ignore[reportAttributeAccessIssue]
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * warmup
+            group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.step()
         self.step += 1
-        self._average()
-        return loss.item()
+        return loss.detach()
+
+    def _check(self, images: Tensor) -> None:
+        """Raise where updates were refused, with the trainer as it was before the first of them."""
+        refused = int(self._refused)
+        if not refused:
+            return
+        self.step -= refused
+        self._refused.zero_()
+        config = self.config
+        stream = data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
+        x_0 = next(stream).to(self.device)
+        loss = self._loss(x_0)
+        gradients = torch.autograd.grad(loss, list(self.denoiser.parameters()), allow_unused=True)
+        norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
+        raise FloatingPointError(
+            f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
+            f"{norm.item():g}, at t = {self._bad_times(x_0)}. The update was not applied; "
+            "the weights are those before it. Try a lower learning_rate or a longer warm-up."
+        )
 
     def _loss(self, x_0: Tensor) -> Tensor:
         """The loss of the coming step; calling it twice gives the same."""
@@ -214,7 +254,9 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.network.state_dict().items()}
         for parameter, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
-        files.write_tensors(path, tensors, {"format": _FORMAT, "step": str(self.step)})
+        files.write_tensors(
+            path, tensors, {"format": _FORMAT, "step": str(self.step - int(self._refused))}
+        )
 
     def load(self, path: str | Path) -> None:
         """Go on from a saved state.
@@ -248,6 +290,14 @@ class Trainer:
                     moments[i][key] = torch.empty_like(parameter).copy_(tensor)
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
+        self._refused.zero_()
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of the update after `step` others: up, level, down."""
+    up = (step + 1) / max(1, config.warmup_steps)
+    down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
+    return config.learning_rate * min(1.0, up, down)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -271,14 +321,39 @@ def has_bfloat16(device: torch.device) -> bool:
 def suit(denoiser: Denoiser) -> Denoiser:
     """Lay a denoiser's weights out, in place, as its device is fastest with; returns it.
 
-    The weights do not change, only their order in memory: channels last for float32 convolutions
-    on a CPU, where a training step of MNIST's network then takes 0.85 of the time; in bfloat16 it
-    would take 1.4 times as long.
+    The weights do not change, only their order in memory: channels last on a GPU and for float32 on
+    a CPU, where a training step of MNIST's network then takes 0.85 of the time; in bfloat16 on a
+    CPU it would take 1.4 times as long.
     """
     device = next(denoiser.parameters()).device
-    if device.type == "cpu" and not has_bfloat16(device):
+    if device.type == "cpu":
+        _keep_freed_memory()
+    if device.type == "cuda" or (device.type == "cpu" and not has_bfloat16(device)):
         denoiser.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return denoiser
+
+
+def _check_every(device: torch.device) -> int:
+    """Steps from one look at numbers on the device to the next: on a GPU each look waits for it."""
+    return 1 if device.type == "cpu" else 10
+
+
+def worth_compiling(device: torch.device, steps: int) -> bool:
+    """Whether torch.compile's minute or so will pay: on a GPU, for long work."""
+    return device.type == "cuda" and steps >= 5000 and find_spec("triton") is not None
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed, as torch does on a GPU.
+
+    Otherwise it gives every large tensor back to the system, and each new one costs a page fault
+    for every 4 kB: a tenth of a training step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _room(device: torch.device) -> float:

@@ -39,6 +39,8 @@ class UNetConfig:
         dropout: probability, inside each residual block.
         outputs: images in the output: 1, the prediction, or 2, with the shares of a learned
             variance after it (see `Denoiser`).
+        patch: side of the squares of pixels that the network takes as one pixel of patch ** 2 as
+            many channels, and puts out again: its first level then has H / patch x W / patch.
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -48,6 +50,7 @@ class UNetConfig:
     attention: tuple[int, ...] = (16,)
     dropout: float = 0.1
     outputs: int = 1
+    patch: int = 1
 
     def __post_init__(self) -> None:
         # Tuples, also when read from JSON, so that equal configurations compare equal.
@@ -71,16 +74,19 @@ class UNetConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1); got {self.dropout}")
+        if self.patch < 1:
+            raise ValueError(f"patch must be at least 1, which is no patches; got {self.patch}")
         _, height, width = self.image_shape
-        divisor = 2 ** (len(self.multipliers) - 1)
+        divisor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % divisor or width % divisor:
+            patches = f" of patches of {self.patch}" if self.patch > 1 else ""
             raise ValueError(
-                f"a U-Net of {len(self.multipliers)} levels halves the image "
+                f"a U-Net of {len(self.multipliers)} levels{patches} halves the image "
                 f"{len(self.multipliers) - 1} times, so height and width must be divisible by "
                 f"{divisor}; got {height} x {width}. Pad or resize the images, or use fewer "
                 "levels (a shorter `multipliers`)."
             )
-        heights = [height // 2**level for level in range(len(self.multipliers))]
+        heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
         if unknown := set(self.attention) - set(heights):
             raise ValueError(
                 f"attention at {sorted(unknown)}, but the feature maps have the heights {heights}"
@@ -98,6 +104,8 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         image_channels, height, _ = config.image_shape
+        pixel_channels = image_channels * config.patch**2
+        height //= config.patch
         time_channels = 4 * config.width
         levels = [(config.width * m, height // 2**i) for i, m in enumerate(config.multipliers)]
 
@@ -109,7 +117,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(time_channels, time_channels),
         )
-        self.conv_in = nn.Conv2d(image_channels, config.width, 3, padding=1)
+        self.conv_in = nn.Conv2d(pixel_channels, config.width, 3, padding=1)
 
         c = config.width
         skips = [c]
@@ -134,7 +142,7 @@ class UNet(nn.Module):
                 self.up.append(Upsample(c))
 
         self.norm_out = _group_norm(c)
-        self.conv_out = nn.Conv2d(c, config.outputs * image_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(c, config.outputs * pixel_channels, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -169,7 +177,7 @@ class UNet(nn.Module):
             )
         time = F.silu(self.embed_time(_sinusoids(t, self.config.width)))  # [B, 4 * width]
 
-        h = self.conv_in(x_t)
+        h = self.conv_in(F.pixel_unshuffle(x_t, self.config.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, time) if isinstance(stage, Block) else stage(h)
@@ -181,7 +189,7 @@ class UNet(nn.Module):
                 h = stage(torch.cat([h, skips.pop()], dim=1), time)
             else:
                 h = stage(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
 
 
 class Block(nn.Module):

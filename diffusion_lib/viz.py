@@ -181,17 +181,14 @@ def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterat
     """
     # At most 200 updates: a notebook keeps the text of every one.
     # Beneath another bar it leaves nothing behind.
-    with tqdm(
-        total=total, desc=description, mininterval=0.5, miniters=total // 200, leave=None
-    ) as bar:
-        for step in steps:
-            if isinstance(step, TrainStep):
-                if bar.n == 0 and step.step > 1:
-                    bar.initial = bar.n = step.step - 1
-                note = f"loss {step.loss:.4f}"
-            else:
-                note = f"t = {step.t}"
-            bar.set_postfix_str(note, refresh=False)
+    every = max(1, total // 200)
+    with tqdm(total=total, desc=description, mininterval=0.5, miniters=every, leave=None) as bar:
+        for n, step in enumerate(steps, start=1):
+            if isinstance(step, TrainStep) and n == 1:
+                bar.initial = bar.n = step.step - 1
+            if n % every == 0 or n == 1:  # a loss is not asked for where no one sees it
+                told = f"loss {step.loss:.4f}" if isinstance(step, TrainStep) else f"t = {step.t}"
+                bar.set_postfix_str(told, refresh=False)
             bar.update()
             yield step
 

@@ -18,6 +18,7 @@ ORDER = [
     "posterior",
     "predictions",
     "unet",
+    "interop",
     "data",
     "denoiser",
     "losses",

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lib import config, data, losses, predictions, schedules
 from diffusion_lib.config import Experiment
+from diffusion_lib.unet import UNetConfig
 
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
@@ -177,7 +178,8 @@ def test_fewer_diffusion_steps_need_no_other_change():
 def test_a_budget_only_changes_how_long(budget, preset):
     shorter = budget(preset)
     assert shorter.train.num_steps <= preset.train.num_steps
-    assert shorter.network == preset.network
+    quick = config.quick(config.MNIST).network
+    assert shorter.network in (preset.network, quick)
     assert shorter.schedule is preset.schedule
 
 
@@ -203,3 +205,29 @@ def test_describe_says_what_is_trained():
     assert words["schedule"] == "linear, T = 1000"
     assert words["network predicts"] == "eps"
     assert words["data"] == "mnist, 28 x 28, 1 channel"
+
+
+def test_the_quick_network_is_the_preset_from_its_second_level_on():
+    fast = config.quick(config.MNIST).network
+    assert fast == UNetConfig(
+        (1, 28, 28), 32, (1, 2), num_blocks=1, attention=(7,), dropout=0.0, patch=2
+    )
+    learned = replace(config.MNIST, network=replace(config.MNIST.network, outputs=2))
+    assert config.quick(learned).network == replace(fast, outputs=2)
+    for own in (fast, replace(config.MNIST.network, width=32)):
+        assert config.quick(replace(config.MNIST, network=own)).network == own
+
+
+def test_patches_and_cooldown_are_recorded_where_they_say_something():
+    old = json.loads(config.MNIST.to_json())
+    assert "patch" not in old["network"]
+    assert "cooldown" not in old["train"]
+    new = json.loads(config.MNIST_FAST.to_json())
+    assert (new["network"]["patch"], new["train"]["cooldown"]) == (2, 0.5)
+    changed = config.FASHION_MNIST.changed(
+        {
+            "network": {"patch": 2, "multipliers": [1, 2], "attention": [7]},
+            "train": {"cooldown": 0.1},
+        }
+    )
+    assert (changed.network.patch, changed.train.cooldown) == (2, 0.1)

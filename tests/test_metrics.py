@@ -8,7 +8,7 @@ import torch
 from oracles import gaussian, mixture
 from torch import nn
 
-from diffusion_lib import losses, metrics, posterior, predictions, rng, schedules
+from diffusion_lib import data, losses, metrics, posterior, predictions, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
 from diffusion_lib.features import Described
 
@@ -440,3 +440,35 @@ def test_the_vlb_loss_estimates_the_bound():
     estimate = losses.vlb_loss(denoiser, x_0, generator=rng.generator(0)).item()
     assert isinstance(denoiser, Denoiser)
     assert estimate == pytest.approx(bound, rel=0.05)
+
+
+class Greys(nn.Module):
+    """Describes an image by its mean and a pixel, and is sure of what is bright."""
+
+    def describe_images(self, images):
+        x = images.double().flatten(1) / 255
+        probabilities = torch.stack([x.mean(1), 1 - x.mean(1)], 1)
+        return Described(torch.stack([x.mean(1), x[:, 0]], 1), probabilities)
+
+
+def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
+    denoiser = gaussian(schedules.cosine(100), MEAN, STD, predictions.v)
+    drawn = []
+
+    def sample(sampler, num_steps):
+        x_T = rng.normal((30, 1, 4, 4), rng.generator(num_steps))
+        timesteps = denoiser.schedule.timesteps(num_steps)
+        parts = [samplers.final(sampler(denoiser, part, timesteps)) for part in x_T.split(20)]
+        drawn.append(data.to_uint8(torch.cat(parts)))
+        return drawn[-1]
+
+    images, _ = pixels(40)
+    reference = Greys().describe_images(images)
+    ways = {"few": samplers.ddim, "many": samplers.heun}
+    rows = metrics.sweep(sample, ways, [2, 5], Greys(), reference)
+    told = [(row["sampler"], row["steps"], row["evaluations"]) for row in rows]
+    assert told == [("few", 2, 2), ("few", 5, 5), ("many", 2, 3), ("many", 5, 9)]
+    assert all(row["seconds"] > 0 for row in rows)
+    for row, images in zip(rows, drawn, strict=True):
+        expected = metrics.quality(Greys().describe_images(images), reference)
+        assert expected.items() <= row.items()

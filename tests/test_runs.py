@@ -19,7 +19,7 @@ from PIL import Image
 from test_data import write_idx
 
 from diffusion_lib import config, files, predictions, runs, samplers, schedules
-from diffusion_lib.__main__ import main
+from diffusion_lib.__main__ import _write_npz, main
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.training import Trainer
 
@@ -353,6 +353,37 @@ def test_samples_as_an_array(trained, tmp_path):
     seed_1 = ["sample", str(trained), "--n", "3", "--steps", "4", "--out", str(out), "--seed", "1"]
     assert main(seed_1) == 0
     assert (np.load(out)["arr_0"] != array).any()
+
+
+def test_an_array_is_written_batch_by_batch(tmp_path):
+    batches = [torch.randint(0, 256, (n, 3, 4, 2), dtype=torch.uint8) for n in (5, 5, 2)]
+    written = []
+
+    def stream():
+        for batch in batches:
+            written.append((tmp_path / "x.npz").stat().st_size)
+            yield batch
+
+    with (tmp_path / "x.npz").open("wb", buffering=0) as file:
+        _write_npz(file, stream(), (12, 4, 2, 3))
+    assert written[1] - written[0] == written[2] - written[1] == 5 * 3 * 4 * 2
+    array = np.load(tmp_path / "x.npz")["arr_0"]
+    assert np.array_equal(array, torch.cat(batches).permute(0, 2, 3, 1).numpy())
+
+
+def test_sampling_in_batches_is_refused_at_once(trained):
+    with pytest.raises(ValueError, match="at least 1 image"):
+        runs.stream(runs.load(trained, CPU), 0)
+
+
+def test_a_run_whose_learning_rate_has_fallen_is_not_gone_on_from(tmp_path):
+    short, longer = (
+        replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=n, cooldown=0.5))
+        for n in (2, 3)
+    )
+    train(tmp_path / "short", short)
+    with pytest.raises(ValueError, match="its learning rate has already fallen"):
+        runs.train(longer, TRAIN, HELD_OUT, tmp_path / "longer", CPU, start=tmp_path / "short")
 
 
 @pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.ddim])

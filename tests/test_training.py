@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lib import data, files, losses, rng, samplers, schedules
+from diffusion_lib import data, files, losses, rng, samplers, schedules, training
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 
+FORMAT = "diffusion_lib training state 1"
 SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.2)
 CONFIG = TrainConfig(
     num_steps=8, batch_size=4, learning_rate=1e-3, warmup_steps=3, mirror=0.5, ema_decay=0.9
@@ -168,6 +169,43 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_t_and_keeps_the_weights()
     )
 
 
+def test_a_device_that_is_looked_at_rarely_applies_nothing_after_a_bad_step(tmp_path, monkeypatch):
+    """As on a GPU: noticed at the end, with the weights, the optimizer and the step before it."""
+    good = trainer()
+    list(islice(good.run(IMAGES), 3))
+    good.save(tmp_path / "good.safetensors")
+    monkeypatch.setattr(training, "_check_every", lambda device: 100)
+    t = Trainer(Denoiser(Breaks(UNet(SMALL), after=3), schedules.linear(100)), CONFIG)
+    t.denoiser.network.network.load_state_dict(trainer().denoiser.network.state_dict())
+    steps = t.run(IMAGES)
+    assert [next(steps).step for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    t.save(tmp_path / "bad.safetensors")
+    with pytest.raises(FloatingPointError, match="step 4: the loss is nan"):
+        list(steps)
+    assert t.step == 3
+    for name, weight in good.denoiser.network.named_parameters():
+        assert torch.equal(weight, t.denoiser.network.get_parameter(f"network.{name}"))
+    saved = {x: files.read_tensors(tmp_path / f"{x}.safetensors", FORMAT) for x in ("good", "bad")}
+    assert saved["good"][1] == saved["bad"][1]
+    moments = {name: x for name, x in saved["good"][0].items() if name.startswith("optimizer.")}
+    assert_same(moments, {name: saved["bad"][0][name] for name in moments})
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (TrainConfig(4, 1, 1.0, warmup_steps=2), [0.5, 1, 1, 1]),
+        (TrainConfig(4, 1, 1.0, warmup_steps=0), [1, 1, 1, 1]),
+        (
+            TrainConfig(6, warmup_steps=2, learning_rate=1.0, cooldown=0.5),
+            [0.5, 1, 1, 3 / 4, 2 / 4, 1 / 4],
+        ),
+    ],
+)
+def test_the_learning_rate_rises_stays_and_falls(config, expected):
+    assert [training.learning_rate(config, step) for step in range(config.num_steps)] == expected
+
+
 def test_an_interrupt_waits_for_the_end_of_the_update():
     """Ctrl-C in the middle of an update: the state is that of a whole step, not of half of one."""
     sent = []
@@ -253,6 +291,7 @@ def test_compiling_changes_neither_names_nor_results(monkeypatch, tmp_path):
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite; got 0.0"),
         ({"grad_clip": float("nan")}, "grad_clip must be positive and finite; got nan"),
         ({"seed": -1}, "seed must not be negative; got -1"),
+        ({"cooldown": -0.1}, r"cooldown must lie in \[0, 1\]; got -0.1"),
         ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\]; got 1.5"),
     ],
 )

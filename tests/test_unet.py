@@ -1,11 +1,15 @@
 """The U-Net is DDPM's: same parameters and same output as diffusers' with the same weights."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from diffusion_lib.unet import Block, Downsample, UNet, UNetConfig
+from diffusion_lib import interop
+from diffusion_lib.unet import Downsample, UNet, UNetConfig
 
 # The architecture of google/ddpm-cifar10-32: DDPM's CIFAR-10 network.
 DDPM_CIFAR10 = {
@@ -35,57 +39,11 @@ def randomise(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def copy_block(ours: Block, resnet: nn.Module, attention: nn.Module | None) -> None:
-    pairs = [("norm1", "norm1"), ("conv1", "conv1"), ("time", "time_emb_proj")]
-    pairs += [("norm2", "norm2"), ("conv2", "conv2")]
-    if resnet.conv_shortcut is not None:
-        pairs.append(("skip", "conv_shortcut"))
-    for mine, theirs in pairs:
-        ours.get_submodule(mine).load_state_dict(resnet.get_submodule(theirs).state_dict())
-    assert (attention is None) == isinstance(ours.attention, nn.Identity)
-    if attention is not None:
-        as_conv = lambda linear: linear.weight[:, :, None, None]  # noqa: E731
-        qkv = [attention.to_q, attention.to_k, attention.to_v]
-        ours.attention.norm.load_state_dict(attention.group_norm.state_dict())
-        ours.attention.qkv.weight.copy_(torch.cat([as_conv(linear) for linear in qkv]))
-        ours.attention.qkv.bias.copy_(torch.cat([linear.bias for linear in qkv]))
-        ours.attention.project.weight.copy_(as_conv(attention.to_out[0]))
-        ours.attention.project.bias.copy_(attention.to_out[0].bias)
-
-
-@torch.no_grad()
-def copy_from_diffusers(theirs: UNet2DModel, ours: UNet) -> None:
-    stages = iter([*ours.down, *ours.middle, *ours.up])
-
-    def attentions(block: nn.Module) -> list[nn.Module | None]:
-        return list(getattr(block, "attentions", None) or [None] * len(block.resnets))
-
-    for block in theirs.down_blocks:
-        for resnet, attention in zip(block.resnets, attentions(block), strict=True):
-            copy_block(next(stages), resnet, attention)
-        for downsample in block.downsamplers or []:
-            next(stages).conv.load_state_dict(downsample.conv.state_dict())
-    middle = theirs.mid_block
-    for resnet, attention in zip(middle.resnets, [*middle.attentions, None], strict=True):
-        copy_block(next(stages), resnet, attention)
-    for block in theirs.up_blocks:
-        for resnet, attention in zip(block.resnets, attentions(block), strict=True):
-            copy_block(next(stages), resnet, attention)
-        for upsample in block.upsamplers or []:
-            next(stages).conv.load_state_dict(upsample.conv.state_dict())
-    assert next(stages, None) is None
-    ours.embed_time[0].load_state_dict(theirs.time_embedding.linear_1.state_dict())
-    ours.embed_time[2].load_state_dict(theirs.time_embedding.linear_2.state_dict())
-    ours.conv_in.load_state_dict(theirs.conv_in.state_dict())
-    ours.norm_out.load_state_dict(theirs.conv_norm_out.state_dict())
-    ours.conv_out.load_state_dict(theirs.conv_out.state_dict())
-
-
 def test_is_the_network_of_google_ddpm_cifar10_32():
     theirs = randomise(UNet2DModel(**DDPM_CIFAR10))
-    ours = UNet(UNetConfig()).eval()
+    ours = interop.unet_from_diffusers(theirs).eval()
+    assert ours.config == UNetConfig(dropout=0.0)
     assert count(ours) == count(theirs) == 35_746_307
-    copy_from_diffusers(theirs, ours)
     x_t, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 977])
     with torch.no_grad():
         expected: Tensor = theirs(x_t, t).sample
@@ -153,3 +111,62 @@ def test_impossible_sizes_are_refused(change, message):
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 28, 28\).*got \(3, 28, 28\)"):
         UNet(SMALL)(torch.zeros(1, 3, 28, 28), torch.tensor([0]))
+
+
+SMALL_OF_THEIRS = {
+    **DDPM_CIFAR10,
+    "sample_size": (16, 8),
+    "in_channels": 1,
+    "out_channels": 2,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+    "norm_num_groups": 8,
+}
+
+
+def test_takes_over_other_networks_of_diffusers():
+    theirs = UNet2DModel(**SMALL_OF_THEIRS)
+    for module in theirs.modules():
+        if isinstance(module, nn.GroupNorm):  # as many as this library gives to so many channels
+            module.num_groups = math.gcd(32, module.num_channels // 4)
+    ours = interop.unet_from_diffusers(randomise(theirs)).eval()
+    x_t, t = torch.randn(2, 1, 16, 8), torch.tensor([3, 977])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x_t, t), theirs(x_t, t).sample, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"act_fn": "gelu", "freq_shift": 0}, "freq_shift is 0, not 1; act_fn is 'gelu'"),
+        ({"down_block_types": ("DownBlock2D", "DownBlock2D")}, "the blocks are"),
+        ({"block_out_channels": (32, 48)}, "not multiples of the first"),
+        ({"out_channels": 3}, "3 channels of output for 1 of input"),
+        ({"norm_num_groups": 16}, "num_groups of down_blocks.0.resnets.0.norm1 is 16, of 32"),
+        ({"norm_eps": 1e-5}, "eps of down_blocks.0.resnets.0.norm1 is 1e-05"),
+    ],
+)
+def test_a_network_that_is_not_ddpms_is_refused_by_name(change, words):
+    with pytest.raises(ValueError, match=words):
+        interop.unet_from_diffusers(UNet2DModel(**SMALL_OF_THEIRS | change))
+
+
+def test_patches_are_pixels_of_the_first_level():
+    config = UNetConfig((1, 28, 28), 8, (1, 2), num_blocks=1, attention=(7,), patch=2, outputs=2)
+    network = randomise(UNet(config))
+    inner = randomise(UNet(replace(config, image_shape=(4, 14, 14), patch=1)))
+    assert count(network) == count(inner)
+    x_t, t = torch.randn(2, 1, 28, 28), torch.tensor([3, 977])
+    squares = x_t.reshape(2, 1, 14, 2, 14, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 4, 14, 14)
+    expected = inner(squares, t).reshape(2, 2, 2, 2, 14, 14).permute(0, 1, 4, 2, 5, 3)
+    torch.testing.assert_close(network(x_t, t), expected.reshape(2, 2, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"), [(0, "patch must be at least 1"), (4, "of patches of 4")]
+)
+def test_impossible_patches_are_refused(patch, words):
+    with pytest.raises(ValueError, match=words):
+        UNetConfig((1, 28, 28), 8, (1, 2), attention=(), patch=patch)

@@ -90,7 +90,7 @@ def test_progress_passes_everything_on_and_shows_where_it_is(capsys):
 
 
 def test_progress_of_a_resumed_training_starts_part_of_the_way(capsys):
-    steps = [TrainStep(n, 0.5) for n in range(8, 11)]
+    steps = [TrainStep(n, torch.tensor(0.5)) for n in range(8, 11)]
     assert list(viz.progress(iter(steps), 10)) == steps
     shown = capsys.readouterr().err
     assert "10/10" in shown

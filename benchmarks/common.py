@@ -1,0 +1,182 @@
+"""What the benchmarks share: the network of both sides, turns in one process, records.
+
+The network is DDPM's at half of its width, 8.95 million parameters for 32 x 32 x 3; with `--paper`
+it is the paper's own, 35.7 million.  diffusers' and ours start from the same weights and are the
+same function, but for the last bits.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lib import (
+    _torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
+    compare,
+    config,
+    files,
+    interop,
+    runs,
+    schedules,
+    training,
+)
+from diffusion_lib.denoiser import Denoiser
+
+FOLDER = Path(__file__).parent
+IMAGE_SHAPE = (3, 32, 32)
+
+
+class Mode(NamedTuple):
+    """A way to run diffusers' network that its users know of."""
+
+    autocast: bool
+    channels_last: bool
+    compiled: bool = False
+
+    def precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+
+CPU_MODES = {
+    "float32": Mode(False, False),
+    "bfloat16": Mode(True, False),
+    "float32, channels last": Mode(False, True),
+    "bfloat16, channels last": Mode(True, True),
+}
+GPU_MODES = {
+    "float32": Mode(False, False),
+    "bfloat16": Mode(True, False),
+    "bfloat16, channels last": Mode(True, True),
+    "bfloat16, compiled": Mode(True, False, True),
+    "bfloat16, channels last, compiled": Mode(True, True, True),
+}
+
+
+class Ratio(NamedTuple):
+    """How many times as fast, the geometric mean over rounds, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def options(about: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--device", default=str(config.device()), help="cpu or cuda")
+    parser.add_argument("--paper", action="store_true", help="the paper's 35.7 million parameters")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=8, help="timings of each way")
+    return parser.parse_args()
+
+
+def theirs(paper: bool = False) -> nn.Module:
+    """diffusers' network with fresh weights; its groups in GroupNorm are made as many as ours."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    width = 128 if paper else 64
+    network = UNet2DModel(
+        sample_size=IMAGE_SHAPE[1],
+        block_out_channels=(width, 2 * width, 2 * width, 2 * width),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        norm_eps=1e-6,
+    )
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = math.gcd(32, module.num_channels // 4)
+    return network
+
+
+def ours(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
+    """Our denoiser around the same network with the same weights, not clipped."""
+    network = interop.unet_from_diffusers(theirs(paper))
+    return Denoiser(network, schedules.linear(), clip=None).to(device)
+
+
+def in_turn(ways: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after one that is not counted.
+
+    Every round starts with another way, so that what the machine does besides meets all of them.
+    """
+    names, seconds = list(ways), {name: [] for name in ways}
+    for n in range(-1, rounds):
+        for k in range(len(names)):
+            name = names[(k + n) % len(names)]
+            start = time.perf_counter()
+            ways[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if n >= 0:
+                seconds[name].append(time.perf_counter() - start)
+        print(f"round {n + 1} of {rounds}", flush=True)
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """How many times as fast `fast` is: seconds of the same rounds."""
+    found = compare.paired([math.log(s) for s in slow], [math.log(s) for s in fast])
+    return Ratio(math.exp(found.value), math.exp(found.low), math.exp(found.high))
+
+
+def against(seconds: Mapping[str, Sequence[float]], mine: str, images: int) -> dict[str, Any]:
+    """Images a second of each way, and how many times as fast ours is."""
+    table = {}
+    for name, times in seconds.items():
+        table[name] = {"images a second": round(images / median(times), 2)}
+        if name != mine:
+            table[name]["ours is faster by"] = rounded(ratio(times, seconds[mine]))
+    return table
+
+
+def median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device and what it multiplies, the limit of everything else."""
+    told: dict[str, Any] = {"device": runs.device_name(device), "torch": torch.__version__}
+    if device.type == "cpu":
+        told["processor"] = torch.cpu.get_capabilities().get("cpu_name", "unknown")
+        told["threads"] = torch.get_num_threads()
+    told["bfloat16 chosen"] = training.has_bfloat16(device)
+    size = 2048 if device.type == "cpu" else 8192
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(size, size, device=device).to(dtype)
+        seconds = in_turn({"product": lambda a=a: (a @ a, None)[1]}, 5)["product"]
+        told[f"GFLOP/s, {str(dtype).removeprefix('torch.')}"] = round(
+            2 * size**3 / min(seconds) / 1e9
+        )
+    return told
+
+
+def write(name: str, record: Mapping[str, Any]) -> None:
+    """Print a record and put it beside the benchmarks."""
+    text = json.dumps(record, indent=1) + "\n"
+    print(text)
+    files.write_text(FOLDER / f"{name}.json", text)
+
+
+def draw(step: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """x_0, t and eps of a step, the same for both sides."""
+    generator = torch.Generator(device).manual_seed(step)
+    shape = (batch_size, *IMAGE_SHAPE)
+    x_0 = torch.rand(shape, generator=generator, device=device) * 2 - 1
+    t = torch.randint(1, 1001, (batch_size,), generator=generator, device=device)
+    return x_0, t, torch.randn(shape, generator=generator, device=device)

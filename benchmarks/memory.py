@@ -1,0 +1,101 @@
+"""How much memory do training and sampling take, beside diffusers?
+
+    python -m benchmarks.memory
+
+Each in a process of its own: the largest resident size (on a GPU: the most that torch allocated),
+above what was there before the first step.  Writes memory.json beside itself, or memory-gpu.json.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import common, sampling, train_step
+from diffusion_lib import runs, samplers, training
+from diffusion_lib.runs import Run
+
+
+def main() -> None:
+    if len(sys.argv) > 1 and sys.argv[1] in WAYS:
+        name, device, size, paper = sys.argv[1], *sys.argv[2:]
+        print(json.dumps(measure(WAYS[name], torch.device(device), int(size), paper == "True")))
+        return
+    options = common.options(__doc__)
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(3):
+        for name in WAYS:
+            told = [name, options.device, str(options.batch_size), str(options.paper)]
+            command = [sys.executable, "-m", "benchmarks.memory", *told]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, found[name][-1], "MB", flush=True)
+    record = common.machine(torch.device(options.device)) | {
+        "batch size": options.batch_size,
+        "MB, median of 3": {name: round(common.median(values)) for name, values in found.items()},
+        "MB, all": found,
+    }
+    common.write("memory" if options.device == "cpu" else "memory-gpu", record)
+
+
+def measure(
+    way: Callable[[torch.device, int, bool], Callable[[], None]],
+    device: torch.device,
+    size: int,
+    paper: bool,
+) -> float:
+    """MB above what was there before the first of three steps."""
+    step = way(device, size, paper)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for _ in range(3):
+        step()
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before, 1)
+
+
+def theirs_trains(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+    network, mode = common.theirs(paper), common.Mode(False, False)
+    return train_step.loop(network, lambda x, t: network(x, t).sample, mode, size, device, [])
+
+
+def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+    return train_step.trainer(paper, size, device, [])
+
+
+def theirs_samples(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+    return sampling.pipeline(common.Mode(False, False), paper, size, device)
+
+
+def ours_samples(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+    return _stream(device, size, paper, batches=1)
+
+
+def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+    return _stream(device, size, paper, batches=8)
+
+
+def _stream(device: torch.device, size: int, paper: bool, batches: int) -> Callable[[], None]:
+    run = Run(Path(), training.suit(common.ours(paper, device)).eval(), [])
+
+    def sample() -> None:
+        for _ in runs.stream(run, batches * size, 0, samplers.ddim, 2, batch_size=size):
+            pass
+
+    return sample
+
+
+WAYS = {
+    "diffusers trains": theirs_trains,
+    "diffusion_lib trains": ours_trains,
+    "diffusers samples a batch": theirs_samples,
+    "diffusion_lib samples a batch": ours_samples,
+    "diffusion_lib samples 8 batches": ours_samples_many,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How many images a second are sampled, beside diffusers' pipeline?
+
+    python -m benchmarks.sampling
+
+DDIM in 10 steps on both sides, same network and weights; the pipeline as it comes and in its other
+modes.  Writes sampling.json beside itself, or sampling-gpu.json.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import common
+from diffusion_lib import runs, samplers, training
+from diffusion_lib.runs import Run
+
+STEPS = 10
+MINE = "diffusion_lib"
+
+
+def main() -> None:
+    options = common.options(__doc__)
+    device, size = torch.device(options.device), options.batch_size
+    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
+    ways: dict[str, Callable[[], None]] = {
+        f"diffusers, {name}": pipeline(mode, options.paper, size, device)
+        for name, mode in modes.items()
+    }
+    denoiser = training.suit(common.ours(options.paper, device))
+    denoiser.clip = 1.0
+    run = Run(Path(), denoiser.eval(), [])
+    if training.worth_compiling(device, 10_000):
+        denoiser.network.compile()
+
+    def mine() -> None:
+        runs.sample(run, size, 0, samplers.ddim, STEPS, batch_size=size)
+
+    ways[MINE] = mine
+    seconds = common.in_turn(ways, options.rounds)
+    record = common.machine(device) | {
+        "batch size": size,
+        "steps": STEPS,
+        "rounds": options.rounds,
+        "ways": common.against(seconds, MINE, size),
+    }
+    common.write("sampling" if device.type == "cpu" else "sampling-gpu", record)
+
+
+def pipeline(mode: common.Mode, paper: bool, size: int, device: torch.device) -> Callable[[], None]:
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    network = common.theirs(paper).to(device)
+    if mode.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if mode.compiled:
+        network.compile()
+    made = DDIMPipeline(network, DDIMScheduler())
+    made.set_progress_bar_config(disable=True)
+
+    def sample() -> None:
+        with mode.precision(device):
+            made(batch_size=size, num_inference_steps=STEPS, output_type="np")
+
+    return sample
+
+
+if __name__ == "__main__":
+    main()

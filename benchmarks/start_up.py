@@ -1,0 +1,48 @@
+"""How long does importing take, beside torch alone and beside diffusers?
+
+    python -m benchmarks.start_up
+
+Fresh processes in turn.  Writes start_up.json beside itself.
+"""
+
+import subprocess
+import sys
+
+import torch
+
+from benchmarks import common
+
+NOTEBOOK = "from diffusion_lib import config, data, losses, predictions, rng, runs, samplers, viz"
+WAYS = {
+    "torch": "import torch",
+    "torch, diffusion_lib": "import torch, diffusion_lib",
+    "torch, the library's core": "from diffusion_lib import denoiser, losses, samplers, training",
+    "torch, all that a notebook imports": NOTEBOOK,
+    "torch, diffusers' network and pipeline": "import torch; from diffusion_lib import "
+    "_torchvision; from diffusers import DDPMPipeline, UNet2DModel",
+}
+
+
+def main() -> None:
+    options = common.options(__doc__)
+
+    def start(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    seconds = common.in_turn(
+        {name: lambda code=code: start(code) for name, code in WAYS.items()}, options.rounds
+    )
+    record = common.machine(torch.device("cpu")) | {
+        "rounds": options.rounds,
+        "seconds": {name: round(common.median(times), 3) for name, times in seconds.items()},
+        "seconds more than torch": {
+            name: round(common.median(times) - common.median(seconds["torch"]), 3)
+            for name, times in seconds.items()
+            if name != "torch"
+        },
+    }
+    common.write("start_up", record)
+
+
+if __name__ == "__main__":
+    main()
