@@ -11,7 +11,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -106,23 +108,63 @@ def ours(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
     return Denoiser(network, schedules.linear(), clip=None).to(device)
 
 
-def in_turn(ways: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after one that is not counted.
+class Timed(NamedTuple):
+    """What the turns of one way took, and what it returned in them."""
 
-    Every round starts with another way, so that what the machine does besides meets all of them.
+    seconds: list[float]
+    results: list[float]
+
+
+# Makes the ways of one side in its own process: name -> a turn, which may return a number.
+Side = Callable[..., Mapping[str, Callable[[], float | None]]]
+
+
+def in_turn(sides: Mapping[str, Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
+    """Time the ways of all sides, a turn of each in every round, after one that is not counted.
+
+    A side has a process of its own, so that no setting of one reaches another: only one of them
+    works at a time.  Every round starts with another way, so that what the machine does besides
+    meets all.
+
+    Args:
+        arguments: passed to every side.
     """
-    names, seconds = list(ways), {name: [] for name in ways}
+    context = torch.multiprocessing.get_context("spawn")
+    pipes, names, processes = {}, [], []
+    for side in sides.values():
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, side, arguments), daemon=True)
+        process.start()
+        processes.append(process)
+        for name in here.recv():
+            pipes[name] = here
+            names.append(name)
+    found = {name: Timed([], []) for name in names}
     for n in range(-1, rounds):
         for k in range(len(names)):
             name = names[(k + n) % len(names)]
-            start = time.perf_counter()
-            ways[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            pipes[name].send(name)
+            seconds, result = pipes[name].recv()
             if n >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                found[name].seconds.append(seconds)
+            if result is not None:
+                found[name].results.append(result)
         print(f"round {n + 1} of {rounds}", flush=True)
-    return seconds
+    for process in processes:
+        process.terminate()
+    return found
+
+
+def _serve(pipe: Connection, side: Side, arguments: tuple[Any, ...]) -> None:
+    ways = side(*arguments)
+    pipe.send(list(ways))
+    while True:
+        turn = ways[pipe.recv()]
+        start = time.perf_counter()
+        result = turn()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        pipe.send((time.perf_counter() - start, result))
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
@@ -131,18 +173,15 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     return Ratio(math.exp(found.value), math.exp(found.low), math.exp(found.high))
 
 
-def against(seconds: Mapping[str, Sequence[float]], mine: str, images: int) -> dict[str, Any]:
+def against(found: Mapping[str, Timed], mine: str, images: int) -> dict[str, Any]:
     """Images a second of each way, and how many times as fast ours is."""
-    table = {}
-    for name, times in seconds.items():
-        table[name] = {"images a second": round(images / median(times), 2)}
+    table: dict[str, Any] = {}
+    for name, timed in found.items():
+        table[name] = {"images a second": round(images / median(timed.seconds), 2)}
         if name != mine:
-            table[name]["ours is faster by"] = rounded(ratio(times, seconds[mine]))
+            faster = ratio(timed.seconds, found[mine].seconds)
+            table[name]["ours is faster by"] = rounded(faster)
     return table
-
-
-def median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def rounded(values: Sequence[float]) -> list[float]:
@@ -159,10 +198,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     size = 2048 if device.type == "cpu" else 8192
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(size, size, device=device).to(dtype)
-        seconds = in_turn({"product": lambda a=a: (a @ a, None)[1]}, 5)["product"]
-        told[f"GFLOP/s, {str(dtype).removeprefix('torch.')}"] = round(
-            2 * size**3 / min(seconds) / 1e9
-        )
+        seconds = []
+        for _ in range(6):
+            start = time.perf_counter()
+            float((a @ a)[0, 0])
+            seconds.append(time.perf_counter() - start)
+        name = f"GFLOP/s, {str(dtype).removeprefix('torch.')}"
+        told[name] = round(2 * size**3 / min(seconds) / 1e9)
     return told
 
 

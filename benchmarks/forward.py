@@ -12,50 +12,61 @@ import torch
 from benchmarks import common
 from diffusion_lib import training
 
-MINE = "diffusion_lib"
+MINE, CALLS = "diffusion_lib", 2
 
 
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
+    sides = {"diffusers": theirs, MINE: mine}
+    found = common.in_turn(sides, options.rounds, options.paper, size, device)
+    baseline = found["diffusers, float32"].results[0]
+    record = common.machine(device) | {
+        "batch size": size,
+        "rounds": options.rounds,
+        "ways": common.against(found, MINE, size * CALLS),
+        "difference of the outputs' norm from diffusers' in float32, relative": {
+            name: abs(timed.results[0] / baseline - 1) for name, timed in found.items()
+        },
+    }
+    common.write("forward" if device.type == "cpu" else "forward-gpu", record)
+
+
+def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
-    outputs: dict[str, torch.Tensor] = {}
-    ways: dict[str, Callable[[], None]] = {}
+    ways = {}
     modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
     for name, mode in modes.items():
-        network = common.theirs(options.paper).to(device)
+        network = common.theirs(paper).to(device)
         if mode.channels_last:
             network.to(memory_format=torch.channels_last)
         if mode.compiled:
             network.compile()
 
-        def theirs(name=f"diffusers, {name}", mode=mode, network=network) -> None:
+        def turn(mode=mode, network=network) -> float:
             with torch.no_grad(), mode.precision(device):
-                outputs[name] = network(x_t, t - 1).sample
+                return norm([network(x_t, t - 1).sample for _ in range(CALLS)])
 
-        ways[f"diffusers, {name}"] = theirs
-    denoiser = training.suit(common.ours(options.paper, device))
+        ways[f"diffusers, {name}"] = turn
+    return ways
+
+
+def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    x_t, t, _ = common.draw(0, size, device)
+    denoiser = training.suit(common.ours(paper, device))
     if training.worth_compiling(device, 10_000):
         denoiser.network.compile()
+    bfloat16 = training.has_bfloat16(device)
 
-    def mine() -> None:
-        bfloat16 = training.has_bfloat16(device)
+    def turn() -> float:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            outputs[MINE] = denoiser.output(x_t, t)
+            return norm([denoiser.output(x_t, t) for _ in range(CALLS)])
 
-    ways[MINE] = mine
-    seconds = common.in_turn(ways, options.rounds)
-    baseline = next(iter(outputs.values()))
-    record = common.machine(device) | {
-        "batch size": size,
-        "rounds": options.rounds,
-        "ways": common.against(seconds, MINE, size),
-        "largest difference of an output from diffusers' in float32": {
-            name: float((output.float() - baseline).abs().max() / baseline.abs().max())
-            for name, output in outputs.items()
-        },
-    }
-    common.write("forward" if device.type == "cpu" else "forward-gpu", record)
+    return {MINE: turn}
+
+
+def norm(outputs: list[torch.Tensor]) -> float:
+    return float(outputs[-1].float().norm())
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory
 
-Each in a process of its own: the largest resident size (on a GPU: the most that torch allocated),
-above what was there before the first step.  Writes memory.json beside itself, or memory-gpu.json.
+Each in a process of its own: the largest resident size above that before the network was made; on
+a GPU the most that torch allocated.  Network, optimizer and moving average are part of it.  Writes
+memory.json beside itself, or memory-gpu.json.
 """
 
 import json
@@ -11,7 +12,9 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -36,57 +39,56 @@ def main() -> None:
             print(name, found[name][-1], "MB", flush=True)
     record = common.machine(torch.device(options.device)) | {
         "batch size": options.batch_size,
-        "MB, median of 3": {name: round(common.median(values)) for name, values in found.items()},
+        "MB, median of 3": {name: round(median(values)) for name, values in found.items()},
         "MB, all": found,
     }
     common.write("memory" if options.device == "cpu" else "memory-gpu", record)
 
 
 def measure(
-    way: Callable[[torch.device, int, bool], Callable[[], None]],
+    way: Callable[[torch.device, int, bool], Callable[[], object]],
     device: torch.device,
     size: int,
     paper: bool,
 ) -> float:
-    """MB above what was there before the first of three steps."""
+    """MB at the most, above what the process had before the network was made."""
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize() / 1e6
     step = way(device, size, paper)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     for _ in range(3):
         step()
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before, 1)
 
 
-def theirs_trains(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
-    network, mode = common.theirs(paper), common.Mode(False, False)
-    return train_step.loop(network, lambda x, t: network(x, t).sample, mode, size, device, [])
+def theirs_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+    return train_step.loop(common.theirs(paper), common.Mode(False, False), size, device)
 
 
-def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
-    return train_step.trainer(paper, size, device, [])
+def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+    return train_step.trainer(paper, size, device, images=1000)
 
 
-def theirs_samples(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
+def theirs_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
     return sampling.pipeline(common.Mode(False, False), paper, size, device)
 
 
-def ours_samples(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
-    return _stream(device, size, paper, batches=1)
+def ours_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+    return partial(_stream, _run(device, paper), size, 1)
 
 
-def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[[], None]:
-    return _stream(device, size, paper, batches=8)
+def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+    return partial(_stream, _run(device, paper), size, 8)
 
 
-def _stream(device: torch.device, size: int, paper: bool, batches: int) -> Callable[[], None]:
-    run = Run(Path(), training.suit(common.ours(paper, device)).eval(), [])
+def _run(device: torch.device, paper: bool) -> Run:
+    return Run(Path(), training.suit(common.ours(paper, device)).eval(), [])
 
-    def sample() -> None:
-        for _ in runs.stream(run, batches * size, 0, samplers.ddim, 2, batch_size=size):
-            pass
 
-    return sample
+def _stream(run: Run, size: int, batches: int) -> None:
+    for _ in runs.stream(run, batches * size, 0, samplers.ddim, 2, batch_size=size):
+        pass
 
 
 WAYS = {

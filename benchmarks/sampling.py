@@ -22,29 +22,35 @@ MINE = "diffusion_lib"
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
-    ways: dict[str, Callable[[], None]] = {
-        f"diffusers, {name}": pipeline(mode, options.paper, size, device)
-        for name, mode in modes.items()
-    }
-    denoiser = training.suit(common.ours(options.paper, device))
-    denoiser.clip = 1.0
-    run = Run(Path(), denoiser.eval(), [])
-    if training.worth_compiling(device, 10_000):
-        denoiser.network.compile()
-
-    def mine() -> None:
-        runs.sample(run, size, 0, samplers.ddim, STEPS, batch_size=size)
-
-    ways[MINE] = mine
-    seconds = common.in_turn(ways, options.rounds)
+    sides = {"diffusers": theirs, MINE: mine}
+    found = common.in_turn(sides, options.rounds, options.paper, size, device)
     record = common.machine(device) | {
         "batch size": size,
         "steps": STEPS,
         "rounds": options.rounds,
-        "ways": common.against(seconds, MINE, size),
+        "ways": common.against(found, MINE, size),
     }
     common.write("sampling" if device.type == "cpu" else "sampling-gpu", record)
+
+
+def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
+    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
+    return {
+        f"diffusers, {name}": pipeline(mode, paper, size, device) for name, mode in modes.items()
+    }
+
+
+def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
+    denoiser = training.suit(common.ours(paper, device)).eval()
+    denoiser.clip = 1.0
+    if training.worth_compiling(device, 10_000):
+        denoiser.network.compile()
+    run = Run(Path(), denoiser, [])
+
+    def sample() -> None:
+        runs.sample(run, size, 0, samplers.ddim, STEPS, batch_size=size)
+
+    return {MINE: sample}
 
 
 def pipeline(mode: common.Mode, paper: bool, size: int, device: torch.device) -> Callable[[], None]:

@@ -7,6 +7,9 @@ Fresh processes in turn.  Writes start_up.json beside itself.
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from statistics import median
 
 import torch
 
@@ -25,23 +28,25 @@ WAYS = {
 
 def main() -> None:
     options = common.options(__doc__)
-
-    def start(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code], check=True)
-
-    seconds = common.in_turn(
-        {name: lambda code=code: start(code) for name, code in WAYS.items()}, options.rounds
-    )
+    found = common.in_turn({"imports": imports}, options.rounds)
+    seconds = {name: median(timed.seconds) for name, timed in found.items()}
     record = common.machine(torch.device("cpu")) | {
         "rounds": options.rounds,
-        "seconds": {name: round(common.median(times), 3) for name, times in seconds.items()},
+        "seconds": {name: round(took, 3) for name, took in seconds.items()},
         "seconds more than torch": {
-            name: round(common.median(times) - common.median(seconds["torch"]), 3)
-            for name, times in seconds.items()
+            name: round(took - seconds["torch"], 3)
+            for name, took in seconds.items()
             if name != "torch"
         },
     }
     common.write("start_up", record)
+
+
+def imports() -> dict[str, Callable[[], None]]:
+    def start(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    return {name: partial(start, code) for name, code in WAYS.items()}
 
 
 if __name__ == "__main__":

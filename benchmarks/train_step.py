@@ -10,6 +10,8 @@ included.  Writes train_step.json beside itself, or train_step-gpu.json.
 """
 
 from collections.abc import Callable
+from itertools import count, islice
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -22,52 +24,71 @@ from diffusion_lib import losses, schedules, training
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.training import TrainConfig, Trainer
 
-MINE = "diffusion_lib, as its trainer runs it"
+MINE, BARE = "diffusion_lib, as its trainer runs it", "diffusion_lib, the bare step"
 
 
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    recorded: dict[str, list[float]] = {}
-    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
-    ways: dict[str, Callable[[], None]] = {}
-    for name, mode in modes.items():
-        network = common.theirs(options.paper)
-        ways[f"diffusers, {name}"] = loop(
-            network, lambda x, t, n=network: n(x, t).sample, mode, size, device,
-            recorded.setdefault(f"diffusers, {name}", []),
-        )  # fmt: skip
-    if not options.paper and (network := lucidrains()) is not None:
-        ways["lucidrains, float32"] = loop(
-            network, network, Mode(False, False), size, device, []
-        )  # fmt: skip
-    ways[MINE] = trainer(options.paper, size, device, recorded.setdefault(MINE, []))
-    ways["diffusion_lib, the bare step"] = bare(options.paper, size, device)
-    seconds = common.in_turn(ways, options.rounds)
-    baseline = next(iter(recorded.values()))
+    sides = {"diffusers": theirs, "diffusion_lib": mine} | (
+        {} if options.paper else {"lucidrains": lucidrains}
+    )
+    found = common.in_turn(sides, options.rounds, options.paper, size, device)
+    baseline = found["diffusers, float32"].results
     record = common.machine(device) | {
         "parameters": sum(p.numel() for p in common.theirs(options.paper).parameters()),
         "batch size": size,
+        "steps a turn": turn(device),
         "rounds": options.rounds,
-        "ways": common.against(seconds, MINE, size),
+        "ways": common.against(found, MINE, size * turn(device)),
         "largest difference of a loss from diffusers' in float32, relative": {
-            name: max(abs(a - b) / abs(b) for a, b in zip(losses_, baseline, strict=True))
-            for name, losses_ in recorded.items()
+            name: max(abs(a - b) / abs(b) for a, b in zip(timed.results, baseline, strict=True))
+            for name, timed in found.items()
+            if name.startswith("diffusers") or name == MINE
         },
         "GFLOP an image, forward and backward": round(flops(options.paper, device), 3),
+        "profile": profile(mine(options.paper, size, device)[BARE], device),
     }
+    chosen = "bfloat16" if record["bfloat16 chosen"] else "float32"
+    speed = record["ways"][MINE]["images a second"]
+    work = record["GFLOP an image, forward and backward"]
+    record["share of the speed of a product (model FLOP utilisation)"] = round(
+        speed * work / record[f"GFLOP/s, {chosen}"], 3
+    )
     common.write("train_step" if device.type == "cpu" else "train_step-gpu", record)
 
 
-def loop(
-    network: nn.Module,
-    forward: Callable[[Tensor, Tensor], Tensor],
-    mode: Mode,
-    size: int,
-    device: torch.device,
-    recorded: list[float],
-) -> Callable[[], None]:
-    """A training step as one writes it with diffusers."""
+def turn(device: torch.device) -> int:
+    """Steps in a turn: a GPU works ahead, which one step would not show."""
+    return 1 if device.type == "cpu" else 20
+
+
+def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
+    return {
+        f"diffusers, {name}": loop(common.theirs(paper), mode, size, device)
+        for name, mode in modes.items()
+    }
+
+
+def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    return {MINE: trainer(paper, size, device), BARE: bare(paper, size, device)}
+
+
+def lucidrains(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    """Its U-Net of 7.4 million parameters with linear attention, where it is installed."""
+    try:
+        from denoising_diffusion_pytorch import Unet
+    except ImportError:
+        print("pip install denoising-diffusion-pytorch to compare with lucidrains too")
+        return {}
+    torch.manual_seed(0)
+    network = Unet(dim=64, dim_mults=(1, 2, 2, 2))
+    return {"lucidrains, float32": loop(network, Mode(False, False), size, device)}
+
+
+def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Callable[[], float]:
+    """Training as one writes it with diffusers."""
     network.to(device)
     if mode.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -75,43 +96,50 @@ def loop(
         network.compile()
     schedule = schedules.linear().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    steps = count()
 
-    def step() -> None:
-        x_0, t, eps = common.draw(len(recorded), size, device)
+    def step() -> Tensor:
+        x_0, t, eps = common.draw(next(steps), size, device)
         x_t = schedule.add_noise(x_0, t, eps)
         with mode.precision(device):
-            loss = F.mse_loss(forward(x_t, t - 1).float(), eps)
+            output = network(x_t, t - 1)
+            output = output if isinstance(output, Tensor) else output.sample
+            loss = F.mse_loss(output.float(), eps)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        recorded.append(loss.item())
+        return loss.detach()
 
-    return step
+    return lambda: float(torch.stack([step() for _ in range(turn(device))]).mean())
 
 
 def trainer(
-    paper: bool, size: int, device: torch.device, recorded: list[float]
-) -> Callable[[], None]:
-    """The library's own loop; only its draws are those of the other sides."""
+    paper: bool, size: int, device: torch.device, images: int = 50_000
+) -> Callable[[], float]:
+    """The library's own loop; only its draws are those of the other sides.
+
+    Args:
+        images: in the data set; as many as CIFAR-10's, so that drawing batches costs what it does.
+    """
+    steps = count()
 
     def loss(denoiser: Denoiser, x_0: Tensor, generator: torch.Generator) -> Tensor:
-        x_0, t, eps = common.draw(len(recorded), size, device)
+        x_0, t, eps = common.draw(next(steps), size, device)
         return losses.loss_at(denoiser, x_0, t, eps).mean()
 
-    settings = TrainConfig(10_000, size, learning_rate=1e-4, warmup_steps=1)
+    settings = TrainConfig(1_000_000, size, learning_rate=1e-4, warmup_steps=1)
     made = Trainer(common.ours(paper, device), settings, loss)
-    # A data set of the size of CIFAR-10, so that drawing batches costs what it does.
-    images = torch.zeros((50_000, *common.IMAGE_SHAPE), dtype=torch.uint8)
-    steps = made.run(images)
+    updates = made.run(torch.zeros((images, *common.IMAGE_SHAPE), dtype=torch.uint8))
 
-    def step() -> None:
-        recorded.append(next(steps).loss)
+    def some() -> float:
+        done = list(islice(updates, turn(device)))
+        return fmean(update.loss for update in done)
 
-    return step
+    return some
 
 
-def bare(paper: bool, size: int, device: torch.device) -> Callable[[], None]:
+def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
     """Forward, backward and optimizer alone, in the layout and precision of the trainer."""
     denoiser = training.suit(common.ours(paper, device))
     if training.worth_compiling(device, 10_000):
@@ -120,25 +148,44 @@ def bare(paper: bool, size: int, device: torch.device) -> Callable[[], None]:
     x_0, t, eps = common.draw(0, size, device)
     bfloat16 = training.has_bfloat16(device)
 
-    def step() -> None:
+    def step() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             loss = losses.loss_at(denoiser, x_0, t, eps).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
-    return step
+    return lambda: float(torch.stack([step() for _ in range(turn(device))]).mean())
 
 
-def lucidrains() -> nn.Module | None:
-    """Its U-Net of 7.4 million parameters with linear attention, where it is installed."""
-    try:
-        from denoising_diffusion_pytorch import Unet
-    except ImportError:
-        print("pip install denoising-diffusion-pytorch to compare with lucidrains too")
-        return None
-    torch.manual_seed(0)
-    return Unet(dim=64, dim_mults=(1, 2, 2, 2))
+def profile(step: Callable[[], float], device: torch.device) -> dict[str, float]:
+    """Shares of the time of a step, largest first."""
+    step()
+    with torch.profiler.profile() as found:
+        step()
+    times: dict[str, float] = {}
+    for event in found.key_averages():
+        own = event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
+        name = next((n for key, n in _KINDS.items() if key in event.key), "everything else")
+        times[name] = times.get(name, 0) + own
+    total = sum(times.values())
+    shares = sorted(((t / total, name) for name, t in times.items()), reverse=True)
+    return {name: round(share, 3) for share, name in shares}
+
+
+# Words in an operator's name -> what it does; the first that fits.
+_KINDS = {
+    "convolution_backward": "convolutions backward",
+    "convolution": "convolutions forward",
+    "group_norm": "GroupNorm",
+    "silu": "SiLU",
+    "attention": "attention",
+    "aten::cat": "joining skip connections",
+    "dam": "the optimizer",
+    "aten::addmm": "linear layers",
+    "aten::add": "sums",
+}
 
 
 def flops(paper: bool, device: torch.device) -> float:

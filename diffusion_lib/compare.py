@@ -228,7 +228,8 @@ def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, A
                 error.add_note(f"This was arm {name!r}, seed {seed}.")
                 raise
         found.append(measures)
-        start = folder
+        # A learning rate that has fallen at the end is not gone on from: that trains from step 0.
+        start = folder if experiment.train.cooldown == 0 else None
     return found
 
 

@@ -17,6 +17,7 @@ _DDPM = {
     "time_embedding_type": "positional",
     "freq_shift": 1,
     "flip_sin_to_cos": False,
+    "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1,
     "downsample_padding": 0,
     "downsample_type": "conv",
@@ -38,6 +39,9 @@ def unet_from_diffusers(theirs: nn.Module) -> UNet:
     Args:
         theirs: a `UNet2DModel` of the DDPM family, such as that of google/ddpm-cifar10-32.
 
+    Returns:
+        Its twin, float32 on the CPU, in training mode where `theirs` is.
+
     Raises:
         ValueError: it has a part that this library's network does not have, named.
     """
@@ -55,7 +59,7 @@ def unet_from_diffusers(theirs: nn.Module) -> UNet:
         for part in ("weight", "bias"):
             own = getattr(mine, part)
             own.copy_(torch.cat([getattr(other, part) for other in others]).reshape(own.shape))
-    return ours
+    return ours.train(theirs.training)
 
 
 def _config(told: Mapping[str, Any]) -> UNetConfig:
@@ -69,13 +73,17 @@ def _config(told: Mapping[str, Any]) -> UNetConfig:
     down, up = list(told["down_block_types"]), list(told["up_block_types"])
     if not set(down) <= set(attends) or [kind.replace("Up", "Down") for kind in up[::-1]] != down:
         different.append(f"the blocks are {down} and {up}, not plain or Attn ones, alike both ways")
+    size = told["sample_size"]
+    if size is None:
+        different.append("sample_size is None, so the size of its images is unknown")
+    if told.get("time_embedding_dim") not in (None, 4 * widths[0]):
+        different.append(f"time_embedding_dim is {told['time_embedding_dim']}, not {4 * widths[0]}")
     if told["out_channels"] not in (channels, 2 * channels):
         different.append(f"{told['out_channels']} channels of output for {channels} of input")
     if any(width % widths[0] for width in widths):
         different.append(f"block_out_channels are {widths}, not multiples of the first")
-    if different:
+    if different or size is None:
         raise ValueError(f"not this library's network: {'; '.join(different)}")
-    size = told["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return UNetConfig(
         image_shape=(channels, height, width),

@@ -8,6 +8,7 @@ log.jsonl              one JSON object a line: a "device" line for each start, t
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import time
@@ -178,8 +179,8 @@ def stream(
     """Sample n images in batches, uint8 [B, C, H, W] on the CPU, each with a progress bar.
 
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
-    on the batch it is sampled in.  Where the device is fast in bfloat16 the network computes in it,
-    as it does in training.
+    on the batch it is sampled in, but for rounding.  Where the device is fast in bfloat16 the
+    network computes in it, as it does in training; on a GPU it is compiled for long work.
 
     Args:
         sampler: one of `samplers`, or a function like those.
@@ -225,7 +226,7 @@ def _train(
     folder: Path,
 ) -> None:
     total = experiment.train.num_steps
-    moment = max(25, total // _HELD_OUT_MOMENTS)
+    moment = math.ceil(max(25, total // _HELD_OUT_MOMENTS) / _LOG_EVERY) * _LOG_EVERY
     x_held_out = data.to_float(held_out[:_HELD_OUT_IMAGES]).to(trainer.device)
     seconds = [record["seconds"] for record in _read_log(folder) if "seconds" in record]
     before = seconds[-1] if seconds else 0.0

@@ -30,12 +30,13 @@ class UNetConfig:
     """Size of a `UNet`.  The defaults are the paper's CIFAR-10 network, 35.7 million parameters.
 
     Args:
-        image_shape: (C, H, W) of x_t; H and W must be divisible by 2 ** (levels - 1).
+        image_shape: (C, H, W) of x_t; H and W must be divisible by patch * 2 ** (levels - 1).
         width: channels of the first level; a multiple of 4, as one GroupNorm group holds at least
             4 channels.
         multipliers: channels of each level, in widths; its length is the number of levels.
         num_blocks: residual blocks per level on the way down (one more on the way up).
-        attention: heights of the feature maps that get self-attention: some of H, H / 2, ...
+        attention: heights of the feature maps that get self-attention: some of H / patch,
+            half of that, ...
         dropout: probability, inside each residual block.
         outputs: images in the output: 1, the prediction, or 2, with the shares of a learned
             variance after it (see `Denoiser`).

@@ -442,3 +442,19 @@ def test_unknown_arms_measures_and_steps_are_named(record):
             compare.difference(record, *arguments)
     with pytest.raises(ValueError, match="equally long"):
         paired([1.0], [1.0])
+
+
+def test_arms_whose_learning_rate_falls_begin_at_step_0_for_every_number_of_steps(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    falling = replace(TINY, train=replace(TINY.train, cooldown=0.5))
+    record = compare.compare(
+        {"eps": falling, "v": replace(falling, prediction=predictions.v)},
+        [0, 1],
+        [2, 3],
+        ERRORS_ONLY,
+        root,
+        torch.device("cpu"),
+    )
+    assert [row["steps"] for row in record["measured"]] == [2, 3] * 4

@@ -175,7 +175,7 @@ def test_fewer_diffusion_steps_need_no_other_change():
 
 @pytest.mark.parametrize("budget", config.BUDGETS.values())
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_budget_only_changes_how_long(budget, preset):
+def test_a_budget_takes_no_longer(budget, preset):
     shorter = budget(preset)
     assert shorter.train.num_steps <= preset.train.num_steps
     quick = config.quick(config.MNIST).network
@@ -216,6 +216,16 @@ def test_the_quick_network_is_the_preset_from_its_second_level_on():
     assert config.quick(learned).network == replace(fast, outputs=2)
     for own in (fast, replace(config.MNIST.network, width=32)):
         assert config.quick(replace(config.MNIST, network=own)).network == own
+
+
+def test_the_quick_budget_leaves_what_is_not_the_presets():
+    assert config.quick(config.MNIST_FAST) == config.MNIST_FAST
+    own = replace(config.MNIST.train, learning_rate=5e-4)
+    assert config.quick(replace(config.MNIST, train=own)).train == replace(own, num_steps=3000)
+    short = replace(config.MNIST.train, num_steps=10, seed=3)
+    assert config.quick(replace(config.MNIST, train=short)).train == short
+    seed = replace(config.MNIST.train, seed=3)
+    assert config.quick(replace(config.MNIST, train=seed)).train.cooldown == 0.5
 
 
 def test_patches_and_cooldown_are_recorded_where_they_say_something():

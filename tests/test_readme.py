@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables as performance
 from diffusion_lib import evaluation, features
 from other_tests import found
 from other_tests.mnist import tables
@@ -15,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
 
 
-TABLES = {(tables.README, name): make for name, make in tables.TABLES.items()} | found.TABLES
+TABLES = {
+    (tables.README, name): make for name, make in (tables.TABLES | performance.TABLES).items()
+} | found.TABLES
 
 
 @pytest.mark.parametrize(("readme", "name"), TABLES)

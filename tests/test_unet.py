@@ -131,7 +131,7 @@ def test_takes_over_other_networks_of_diffusers():
     for module in theirs.modules():
         if isinstance(module, nn.GroupNorm):  # as many as this library gives to so many channels
             module.num_groups = math.gcd(32, module.num_channels // 4)
-    ours = interop.unet_from_diffusers(randomise(theirs)).eval()
+    ours = interop.unet_from_diffusers(randomise(theirs))
     x_t, t = torch.randn(2, 1, 16, 8), torch.tensor([3, 977])
     with torch.no_grad():
         torch.testing.assert_close(ours(x_t, t), theirs(x_t, t).sample, atol=1e-5, rtol=1e-5)
@@ -144,6 +144,9 @@ def test_takes_over_other_networks_of_diffusers():
         ({"down_block_types": ("DownBlock2D", "DownBlock2D")}, "the blocks are"),
         ({"block_out_channels": (32, 48)}, "not multiples of the first"),
         ({"out_channels": 3}, "3 channels of output for 1 of input"),
+        ({"sample_size": None}, "sample_size is None"),
+        ({"mid_block_type": None}, "mid_block_type is None, not 'UNetMidBlock2D'"),
+        ({"time_embedding_dim": 64}, "time_embedding_dim is 64, not 128"),
         ({"norm_num_groups": 16}, "num_groups of down_blocks.0.resnets.0.norm1 is 16, of 32"),
         ({"norm_eps": 1e-5}, "eps of down_blocks.0.resnets.0.norm1 is 1e-05"),
     ],

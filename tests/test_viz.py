@@ -89,6 +89,11 @@ def test_progress_passes_everything_on_and_shows_where_it_is(capsys):
     assert "t = 0" in shown
 
 
+def test_progress_ends_with_the_last_loss(capsys):
+    list(viz.progress((TrainStep(n, torch.tensor(float(n))) for n in range(8, 404)), 403))
+    assert "loss 403.0000" in capsys.readouterr().err
+
+
 def test_progress_of_a_resumed_training_starts_part_of_the_way(capsys):
     steps = [TrainStep(n, torch.tensor(0.5)) for n in range(8, 11)]
     assert list(viz.progress(iter(steps), 10)) == steps

@@ -46,7 +46,7 @@ def load() -> dict[str, Any]:
 
 
 def table() -> list[dict[str, str]]:
-    """Rows for `viz.table`; bold where the distance lies within the interval of 1000 steps."""
+    """Rows for `viz.table`; bold where the distance is not above the interval of 1000 steps."""
     rows = load()["rows"]
     high = rows[0][MEASURE][2]
     found = []
@@ -78,7 +78,7 @@ def verdict() -> str:
         ]
         told.append(f"`{name}` {f'{min(reached):.4g}' if reached else 'none of these'}")
     return (
-        f"Network evaluations needed to come within the interval of DDPM's 1000 steps, [{low:.3g}, "
+        f"Network evaluations needed to be no worse than DDPM's 1000 steps, [{low:.3g}, "
         f"{high:.3g}]: {', '.join(told)}. {load()['n']} samples each; {load()['device']}."
     )
 

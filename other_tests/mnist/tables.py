@@ -21,7 +21,6 @@ RECORDS = Path(__file__).parent / "records"
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 FLOORS = Path(__file__).parent / "floors.json"
-BENCHMARK = ROOT / "benchmarks" / "evaluate.json"
 SHOWN = (
     "Frechet distance",
     "kernel distance",
@@ -138,22 +137,11 @@ def conditions() -> str:
     )
 
 
-def time() -> str:
-    """How long the metrics of many samples take."""
-    told = json.loads(BENCHMARK.read_text())
-    return (
-        f"Once sampled, {told['n']:,} images are measured in {told['seconds']:.0f} seconds "
-        f"with {told['peak memory, GB']} GB of memory ({told['device']}, "
-        "`python -m benchmarks.evaluate`)."
-    )
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "the runs": the_runs,
     "differences": differences,
     "learned variance": learned_variance,
     "conditions": conditions,
-    "time": time,
 }
 
 

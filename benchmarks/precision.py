@@ -1,0 +1,50 @@
+"""Does training in bfloat16 cost quality?
+
+    python -m benchmarks.precision
+
+The quick MNIST network with three seeds, each in float32 and in bfloat16 from the same weights, on
+the same batches, times and noise.  Writes precision.json beside itself.
+"""
+
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from benchmarks import common
+from diffusion_lib import compare, config, data, losses, training, viz
+
+SEEDS, STEPS, BATCH_SIZE = (0, 1, 2), 150, 32
+
+
+def main() -> None:
+    options = common.options(__doc__)
+    device = torch.device(options.device)
+    train, test = (data.mnist(config.data_root(), part).images for part in (True, False))
+    held_out = data.to_float(test[:1000]).to(device)
+    found: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    experiment = config.quick(config.MNIST)
+    for seed in SEEDS:
+        settings = replace(
+            experiment.train, num_steps=STEPS, batch_size=BATCH_SIZE, warmup_steps=20, seed=seed
+        )
+        for name, values in found.items():
+            with mock.patch.object(training, "has_bfloat16", return_value=name == "bfloat16"):
+                trainer = replace(experiment, train=settings).trainer(device)
+                for _ in viz.progress(trainer.run(train), STEPS, f"{name}, seed {seed}"):
+                    pass
+            values.append(float(losses.held_out_loss(trainer.ema, held_out)))
+    difference = compare.paired(found["bfloat16"], found["float32"])
+    record = common.machine(device) | {
+        "steps": STEPS,
+        "batch size": BATCH_SIZE,
+        "held-out loss": {name: common.rounded(values) for name, values in found.items()},
+        "bfloat16 less float32": common.rounded(
+            [difference.value, difference.low, difference.high]
+        ),
+    }
+    common.write("precision" if device.type == "cpu" else "precision-gpu", record)
+
+
+if __name__ == "__main__":
+    main()

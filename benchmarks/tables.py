@@ -1,0 +1,184 @@
+"""The README's table of speed, from the committed records of the benchmarks.
+
+python -m benchmarks.tables
+"""
+
+import json
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from benchmarks import common
+from other_tests.mnist import few_steps, tables
+
+AS_IT_COMES = "diffusers, float32"
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((common.FOLDER / f"{name}.json").read_text())
+
+
+def performance() -> str:
+    """Every goal, what was measured, and whether it was met."""
+    rows: list[dict[str, str]] = []
+
+    def row(question: str, goal: str, measured: str, met: bool, command: str) -> None:
+        rows.append(
+            {
+                "question": question,
+                "goal": goal,
+                "measured": measured,
+                "met": "yes" if met else "no",
+                "command": f"`python -m benchmarks.{command}`",
+            }
+        )
+
+    for command, what, goal in (
+        ("train_step", "training", 2.2),
+        ("forward", "the network forward", 2.0),
+        ("sampling", "sampling, DDIM", 2.0),
+    ):
+        ways = load(command)["ways"]
+        peers = {name: told for name, told in ways.items() if not name.startswith("diffusion_lib")}
+        best = max(peers, key=lambda name: peers[name]["images a second"])
+        for name, least in ((AS_IT_COMES, goal), (best, 1.25)):
+            ratio = peers[name]["ours is faster by"]
+            called = f"{name}, as it comes" if least == goal else f"{name}, the fastest peer here"
+            row(
+                f"{what}: images a second beside {called}",
+                f"{least} times",
+                f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]",
+                ratio[0] >= least,
+                command,
+            )
+    low, mid, high = (100 * (1 / x - 1) for x in sorted(overhead(), reverse=True))
+    row(
+        "data, moving average, clipping, checks: more than the bare step",
+        "5 %",
+        f"{mid:.1f} % [{low:.1f}, {high:.1f}]",
+        mid <= 5,
+        "train_step",
+    )
+    told = load("precision")
+    value, low, high = told["bfloat16 less float32"]
+    usual = fmean(told["held-out loss"]["float32"])
+    row(
+        f"bfloat16 less float32: held-out loss after {told['steps']} steps, 3 seeds",
+        "at most 2 % more",
+        f"{100 * value / usual:.1f} % [{100 * low / usual:.1f}, {100 * high / usual:.1f}]",
+        high <= 0.02 * usual,
+        "precision",
+    )
+    memory = load("memory")["MB, median of 3"]
+    for what, mine in (
+        ("trains", "diffusion_lib trains"),
+        ("samples a batch", "diffusion_lib samples a batch"),
+    ):
+        ours, theirs = memory[mine], memory[f"diffusers {what}"]
+        row(
+            f"memory of a process that {what}, beside diffusers",
+            "no more",
+            f"{ours} MB, {theirs} MB",
+            ours <= theirs,
+            "memory",
+        )
+    eight, one = (memory[f"diffusion_lib samples {n}"] for n in ("8 batches", "a batch"))
+    row(
+        "memory of sampling 8 batches beside 1",
+        "no growth",
+        f"{eight} MB, {one} MB",
+        eight <= 1.05 * one,
+        "memory",
+    )
+    more = load("start_up")["seconds more than torch"]
+    row(
+        "`import diffusion_lib` after `import torch`",
+        "0.3 s",
+        f"{more['torch, diffusion_lib']:.2f} s; with all that a notebook uses "
+        f"{more['torch, all that a notebook imports']:.2f} s",
+        more["torch, diffusion_lib"] <= 0.3,
+        "start_up",
+    )
+    digits = load("time_to_digits")
+    for name, least in (
+        ("a plain loop with diffusers: eps, linear", 0.0),
+        ("the experiment of ddpm.ipynb, as in the quick budget: eps, linear", 0.7),
+        ("the preset mnist_fast: v, cosine", 0.95),
+    ):
+        for seed, found in digits["ways"][name].items():
+            share, low, high = found["confident"]
+            row(
+                f"real digits among {digits['n']} after {digits['minutes']:g} minutes: {name}, "
+                f"seed {seed}",
+                f"{100 * least:.0f} %" if least else "",
+                f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+                share >= least,
+                "time_to_digits",
+            )
+    grid = digits["ways"]["the preset mnist_fast: v, cosine"]["0"]
+    (name,) = (name for name in grid if name.startswith("seconds for 64"))
+    row(
+        name.removeprefix("seconds for "),
+        "5 s",
+        f"{grid[name]} s",
+        grid[name] < 5,
+        "time_to_digits",
+    )
+    return tables.markdown(rows)
+
+
+def overhead() -> list[float]:
+    """How many times as fast the trainer's step is as the bare one: below 1."""
+    return load("train_step")["ways"]["diffusion_lib, the bare step"]["ours is faster by"]
+
+
+def limit() -> str:
+    """The machine, and how much of it the training step uses."""
+    told = load("train_step")
+    chosen = "bfloat16" if told["bfloat16 chosen"] else "float32"
+    peak, mine = told[f"GFLOP/s, {chosen}"], told["ways"]["diffusion_lib, as its trainer runs it"]
+    profile = ", ".join(f"{name} {100 * share:.0f} %" for name, share in told["profile"].items())
+    used = mine["images a second"] * told["GFLOP an image, forward and backward"]
+    return (
+        f"{told['device']}, {told['processor']}, torch {told['torch']}. Matrices are multiplied at "
+        f"{told['GFLOP/s, float32']} GFLOP/s in float32 and {told['GFLOP/s, bfloat16']} in "
+        f"bfloat16 there, so the library chose {chosen}. Its training step does {used:.0f} "
+        f"GFLOP/s, {100 * used / peak:.0f} % of that; diffusers' as it comes "
+        f"{told['ways'][AS_IT_COMES]['images a second'] / mine['images a second'] * used:.0f}. "
+        f"{told['parameters'] / 1e6:.2f} million parameters, batches of {told['batch size']}. "
+        f"Where the time of a step goes: {profile}."
+    )
+
+
+def few() -> str:
+    """`metrics.sweep` of MNIST."""
+    return f"{tables.markdown(few_steps.table())}\n\n{few_steps.verdict()}"
+
+
+def time() -> str:
+    """How long the metrics of many samples take."""
+    told = load("evaluate")
+    return (
+        f"Once sampled, {told['n']:,} images are measured in {told['seconds']:.0f} seconds "
+        f"with {told['peak memory, GB']} GB of memory ({told['device']}, "
+        "`python -m benchmarks.evaluate`)."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "performance": performance,
+    "limit": limit,
+    "few steps": few,
+    "time": time,
+}
+
+
+def main() -> None:
+    text = tables.README.read_text()
+    for name, make in TABLES.items():
+        text = tables.replace_table(text, name, make())
+    tables.README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
