@@ -28,7 +28,7 @@ def performance() -> str:
                 "question": question,
                 "goal": goal,
                 "measured": measured,
-                "met": "yes" if met else "no",
+                "met": ("yes" if met else "no") if goal else "",
                 "command": f"`python -m benchmarks.{command}`",
             }
         )
@@ -107,9 +107,9 @@ def performance() -> str:
     ):
         for seed, found in digits["ways"][name].items():
             share, low, high = found["confident"]
+            minutes = f"{found['seconds'] / 60:.1f} minutes"
             row(
-                f"real digits among {digits['n']} after {digits['minutes']:g} minutes: {name}, "
-                f"seed {seed}",
+                f"real digits among {digits['n']} after {minutes}: {name}, seed {seed}",
                 f"{100 * least:.0f} %" if least else "",
                 f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
                 share >= least,
