@@ -271,10 +271,10 @@ def full(experiment: Experiment) -> Experiment:
 
 # Of what was tried, this gave the most digits that a classifier is sure of after eight minutes on
 # two CPU cores (`benchmarks.time_to_digits`).  It was chosen after half of that: of 500 samples
-# (DDPM, 100 steps; 3.5 % to each side) it was sure of 78 % with eps and the linear schedule, of 79 % with v
-# and the cosine one, of 76 % at twice the learning rate, and of 83 % with the weight `uniform`,
-# which looks less at nearly clean pictures.  Training twice as long (82 %) or a width of 48 in the
-# same time (78 %) did not help beyond luck.
+# (DDPM, 100 steps; give or take 3.5 %) it was sure of 78 % with eps and the linear schedule, of
+# 79 % with v and the cosine one, of 76 % at twice the learning rate, and of 83 % with the weight
+# `uniform`, which looks less at nearly clean pictures.  Training twice as long (82 %), or a width
+# of 48 in the same time (76 %), brought no more.
 MNIST_FAST = replace(
     quick(MNIST), schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
 )
