@@ -398,8 +398,14 @@ class _Counted:
         self.sampler = sampler
         self.evaluations = 0
 
-    def __call__(self, denoiser: DenoiserLike, *args: Any, **kwargs: Any) -> Iterator[SampleStep]:
-        return self.sampler(_Asked(denoiser, self), *args, **kwargs)
+    def __call__(
+        self,
+        denoiser: DenoiserLike,
+        x_T: Tensor,
+        timesteps: Sequence[int],
+        generator: rng.Generator = None,
+    ) -> Iterator[SampleStep]:
+        return self.sampler(_Asked(denoiser, self), x_T, timesteps, generator=generator)
 
 
 class _Asked:

@@ -30,7 +30,7 @@ from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
-_HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 25 steps apart
+_HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 30 steps apart
 _HELD_OUT_IMAGES = 256
 
 
