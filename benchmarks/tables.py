@@ -140,14 +140,18 @@ def limit() -> str:
     chosen = "bfloat16" if told["bfloat16 chosen"] else "float32"
     peak, mine = told[f"GFLOP/s, {chosen}"], told["ways"]["diffusion_lib, as its trainer runs it"]
     profile = ", ".join(f"{name} {100 * share:.0f} %" for name, share in told["profile"].items())
+    theirs = told["ways"][AS_IT_COMES]["images a second"]
     used = mine["images a second"] * told["GFLOP an image, forward and backward"]
     return (
         f"{told['device']}, {told['processor']}, torch {told['torch']}. Matrices are multiplied at "
         f"{told['GFLOP/s, float32']} GFLOP/s in float32 and {told['GFLOP/s, bfloat16']} in "
         f"bfloat16 there, so the library chose {chosen}. Its training step does {used:.0f} "
         f"GFLOP/s, {100 * used / peak:.0f} % of that; diffusers' as it comes "
-        f"{told['ways'][AS_IT_COMES]['images a second'] / mine['images a second'] * used:.0f}. "
-        f"{told['parameters'] / 1e6:.2f} million parameters, batches of {told['batch size']}. "
+        f"{theirs / mine['images a second'] * used:.0f}. "
+        f"At the speed of the product any loop would be "
+        f"{peak / told['GFLOP an image, forward and backward'] / theirs:.2f} times as fast as "
+        f"diffusers'. {told['parameters'] / 1e6:.2f} million parameters, batches of "
+        f"{told['batch size']}. "
         f"Where the time of a step goes: {profile}."
     )
 
