@@ -1,4 +1,4 @@
-"""What the benchmarks share: the network of both sides, turns in one process, records.
+"""What the benchmarks share: the network of both sides, taking turns, records.
 
 The network is DDPM's at half of its width, 8.95 million parameters for 32 x 32 x 3; with `--paper`
 it is the paper's own, 35.7 million.  diffusers' and ours start from the same weights and are the
@@ -45,6 +45,15 @@ class Mode(NamedTuple):
     def precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
 
+    def prepare(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network, in place, on the device and in the layout of this mode."""
+        network.to(device)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.compiled:
+            network.compile()
+        return network
+
 
 CPU_MODES = {
     "float32": Mode(False, False),
@@ -59,6 +68,11 @@ GPU_MODES = {
     "bfloat16, compiled": Mode(True, False, True),
     "bfloat16, channels last, compiled": Mode(True, True, True),
 }
+
+
+def modes(device: torch.device) -> dict[str, Mode]:
+    """The modes in which diffusers is measured on a device."""
+    return CPU_MODES if device.type == "cpu" else GPU_MODES
 
 
 class Ratio(NamedTuple):
@@ -108,6 +122,14 @@ def ours(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
     return Denoiser(network, schedules.linear(), clip=None).to(device)
 
 
+def suited(paper: bool, device: torch.device) -> Denoiser:
+    """`ours` as the library lays it out, and compiles it for long work."""
+    denoiser = training.suit(ours(paper, device))
+    if training.worth_compiling(device, 10_000):
+        denoiser.network.compile()
+    return denoiser
+
+
 class Timed(NamedTuple):
     """What the turns of one way took, and what it returned in them."""
 
@@ -119,7 +141,7 @@ class Timed(NamedTuple):
 Side = Callable[..., Mapping[str, Callable[[], float | None]]]
 
 
-def in_turn(sides: Mapping[str, Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
+def in_turn(sides: Sequence[Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
     """Time the ways of all sides, a turn of each in every round, after one that is not counted.
 
     A side has a process of its own, so that no setting of one reaches another: only one of them
@@ -131,7 +153,7 @@ def in_turn(sides: Mapping[str, Side], rounds: int, *arguments: Any) -> dict[str
     """
     context = torch.multiprocessing.get_context("spawn")
     pipes, names, processes = {}, [], []
-    for side in sides.values():
+    for side in sides:
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, side, arguments), daemon=True)
         process.start()
@@ -208,8 +230,9 @@ def machine(device: torch.device) -> dict[str, Any]:
     return told
 
 
-def write(name: str, record: Mapping[str, Any]) -> None:
-    """Print a record and put it beside the benchmarks."""
+def write(name: str, device: torch.device, record: Mapping[str, Any]) -> None:
+    """Print a record and put it beside the benchmarks, under another name if it is of a GPU."""
+    name = name if device.type == "cpu" else f"{name}-gpu"
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     files.write_text(FOLDER / f"{name}.json", text)

@@ -18,8 +18,7 @@ MINE, CALLS = "diffusion_lib", 2
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    sides = {"diffusers": theirs, MINE: mine}
-    found = common.in_turn(sides, options.rounds, options.paper, size, device)
+    found = common.in_turn([theirs, mine], options.rounds, options.paper, size, device)
     baseline = found["diffusers, float32"].results[0]
     record = common.machine(device) | {
         "batch size": size,
@@ -29,19 +28,14 @@ def main() -> None:
             name: abs(timed.results[0] / baseline - 1) for name, timed in found.items()
         },
     }
-    common.write("forward" if device.type == "cpu" else "forward-gpu", record)
+    common.write("forward", device, record)
 
 
 def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
     ways = {}
-    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
-    for name, mode in modes.items():
-        network = common.theirs(paper).to(device)
-        if mode.channels_last:
-            network.to(memory_format=torch.channels_last)
-        if mode.compiled:
-            network.compile()
+    for name, mode in common.modes(device).items():
+        network = mode.prepare(common.theirs(paper), device)
 
         def turn(mode=mode, network=network) -> float:
             with torch.no_grad(), mode.precision(device):
@@ -53,9 +47,7 @@ def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[
 
 def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
-    denoiser = training.suit(common.ours(paper, device))
-    if training.worth_compiling(device, 10_000):
-        denoiser.network.compile()
+    denoiser = common.suited(paper, device)
     bfloat16 = training.has_bfloat16(device)
 
     def turn() -> float:

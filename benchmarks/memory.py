@@ -25,8 +25,8 @@ from diffusion_lib.runs import Run
 
 def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in WAYS:
-        name, device, size, paper = sys.argv[1], *sys.argv[2:]
-        print(json.dumps(measure(WAYS[name], torch.device(device), int(size), paper == "True")))
+        name, kind, size, paper = sys.argv[1:]
+        print(json.dumps(measure(WAYS[name], torch.device(kind), int(size), paper == "True")))
         return
     options = common.options(__doc__)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -37,12 +37,13 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(name, found[name][-1], "MB", flush=True)
-    record = common.machine(torch.device(options.device)) | {
+    device = torch.device(options.device)
+    record = common.machine(device) | {
         "batch size": options.batch_size,
         "MB, median of 3": {name: round(median(values)) for name, values in found.items()},
         "MB, all": found,
     }
-    common.write("memory" if options.device == "cpu" else "memory-gpu", record)
+    common.write("memory", device, record)
 
 
 def measure(

@@ -43,7 +43,7 @@ def main() -> None:
             [difference.value, difference.low, difference.high]
         ),
     }
-    common.write("precision" if device.type == "cpu" else "precision-gpu", record)
+    common.write("precision", device, record)
 
 
 if __name__ == "__main__":

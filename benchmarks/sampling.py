@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import common
-from diffusion_lib import runs, samplers, training
+from diffusion_lib import runs, samplers
 from diffusion_lib.runs import Run
 
 STEPS = 10
@@ -22,29 +22,26 @@ MINE = "diffusion_lib"
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    sides = {"diffusers": theirs, MINE: mine}
-    found = common.in_turn(sides, options.rounds, options.paper, size, device)
+    found = common.in_turn([theirs, mine], options.rounds, options.paper, size, device)
     record = common.machine(device) | {
         "batch size": size,
         "steps": STEPS,
         "rounds": options.rounds,
         "ways": common.against(found, MINE, size),
     }
-    common.write("sampling" if device.type == "cpu" else "sampling-gpu", record)
+    common.write("sampling", device, record)
 
 
 def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
-    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
     return {
-        f"diffusers, {name}": pipeline(mode, paper, size, device) for name, mode in modes.items()
+        f"diffusers, {name}": pipeline(mode, paper, size, device)
+        for name, mode in common.modes(device).items()
     }
 
 
 def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
-    denoiser = training.suit(common.ours(paper, device)).eval()
+    denoiser = common.suited(paper, device).eval()
     denoiser.clip = 1.0
-    if training.worth_compiling(device, 10_000):
-        denoiser.network.compile()
     run = Run(Path(), denoiser, [])
 
     def sample() -> None:
@@ -56,11 +53,7 @@ def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[],
 def pipeline(mode: common.Mode, paper: bool, size: int, device: torch.device) -> Callable[[], None]:
     from diffusers import DDIMPipeline, DDIMScheduler
 
-    network = common.theirs(paper).to(device)
-    if mode.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if mode.compiled:
-        network.compile()
+    network = mode.prepare(common.theirs(paper), device)
     made = DDIMPipeline(network, DDIMScheduler())
     made.set_progress_bar_config(disable=True)
 

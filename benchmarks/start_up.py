@@ -27,10 +27,10 @@ WAYS = {
 
 
 def main() -> None:
-    options = common.options(__doc__)
-    found = common.in_turn({"imports": imports}, options.rounds)
+    options, cpu = common.options(__doc__), torch.device("cpu")
+    found = common.in_turn([imports], options.rounds)
     seconds = {name: median(timed.seconds) for name, timed in found.items()}
-    record = common.machine(torch.device("cpu")) | {
+    record = common.machine(cpu) | {
         "rounds": options.rounds,
         "seconds": {name: round(took, 3) for name, took in seconds.items()},
         "seconds more than torch": {
@@ -39,7 +39,7 @@ def main() -> None:
             if name != "torch"
         },
     }
-    common.write("start_up", record)
+    common.write("start_up", cpu, record)
 
 
 def imports() -> dict[str, Callable[[], None]]:

@@ -51,7 +51,9 @@ def performance() -> str:
                 ratio[0] >= least,
                 command,
             )
-    low, mid, high = (100 * (1 / x - 1) for x in sorted(overhead(), reverse=True))
+    # How many times as fast the trainer's step is as the bare one: below 1.
+    faster = load("train_step")["ways"]["diffusion_lib, the bare step"]["ours is faster by"]
+    low, mid, high = (100 * (1 / x - 1) for x in sorted(faster, reverse=True))
     row(
         "data, moving average, clipping, checks: more than the bare step",
         "5 %",
@@ -127,11 +129,6 @@ def performance() -> str:
         "time_to_digits",
     )
     return tables.markdown(rows)
-
-
-def overhead() -> list[float]:
-    """How many times as fast the trainer's step is as the bare one: below 1."""
-    return load("train_step")["ways"]["diffusion_lib, the bare step"]["ours is faster by"]
 
 
 def limit() -> str:

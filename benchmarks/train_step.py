@@ -30,9 +30,7 @@ MINE, BARE = "diffusion_lib, as its trainer runs it", "diffusion_lib, the bare s
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    sides = {"diffusers": theirs, "diffusion_lib": mine} | (
-        {} if options.paper else {"lucidrains": lucidrains}
-    )
+    sides = [theirs, mine] if options.paper else [theirs, mine, lucidrains]
     found = common.in_turn(sides, options.rounds, options.paper, size, device)
     baseline = found["diffusers, float32"].results
     record = common.machine(device) | {
@@ -55,7 +53,7 @@ def main() -> None:
     record["share of the speed of a product (model FLOP utilisation)"] = round(
         speed * work / record[f"GFLOP/s, {chosen}"], 3
     )
-    common.write("train_step" if device.type == "cpu" else "train_step-gpu", record)
+    common.write("train_step", device, record)
 
 
 def turn(device: torch.device) -> int:
@@ -64,10 +62,9 @@ def turn(device: torch.device) -> int:
 
 
 def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
-    modes = common.CPU_MODES if device.type == "cpu" else common.GPU_MODES
     return {
         f"diffusers, {name}": loop(common.theirs(paper), mode, size, device)
-        for name, mode in modes.items()
+        for name, mode in common.modes(device).items()
     }
 
 
@@ -89,11 +86,7 @@ def lucidrains(paper: bool, size: int, device: torch.device) -> dict[str, Callab
 
 def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Callable[[], float]:
     """Training as one writes it with diffusers."""
-    network.to(device)
-    if mode.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if mode.compiled:
-        network.compile()
+    mode.prepare(network, device)
     schedule = schedules.linear().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     steps = count()
@@ -141,9 +134,7 @@ def trainer(
 
 def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
     """Forward, backward and optimizer alone, in the layout and precision of the trainer."""
-    denoiser = training.suit(common.ours(paper, device))
-    if training.worth_compiling(device, 10_000):
-        denoiser.network.compile()
+    denoiser = common.suited(paper, device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     x_0, t, eps = common.draw(0, size, device)
     bfloat16 = training.has_bfloat16(device)

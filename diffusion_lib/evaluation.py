@@ -276,7 +276,7 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
-    except (
+    except (  # a damaged file leads numpy to any of these, zipfile to the last one
         *(ValueError, TypeError, OSError, KeyError, IndexError, EOFError, AttributeError),
         *(BadZipFile, zlib.error, NotImplementedError),
     ) as error:

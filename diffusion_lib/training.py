@@ -162,8 +162,7 @@ class Trainer:
         config = self.config
         if images.nbytes < _room(self.device):
             images = images.to(self.device)
-        stream = data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
-        for x_0 in islice(stream, max(0, config.num_steps - self.step)):
+        for x_0 in islice(self._batches(images), max(0, config.num_steps - self.step)):
             with _interrupt_waits() as deliver:
                 loss = self._update(x_0.to(self.device))
                 if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
@@ -171,6 +170,11 @@ class Trainer:
                 self._average()
             yield TrainStep(self.step, loss)
             deliver()
+
+    def _batches(self, images: Tensor) -> Iterator[Tensor]:
+        """The batches from the coming step on."""
+        config = self.config
+        return data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
 
     def _update(self, x_0: Tensor) -> Tensor:
         self.denoiser.train()
@@ -199,9 +203,7 @@ class Trainer:
             return
         self.step -= refused
         self._refused.zero_()
-        config = self.config
-        stream = data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
-        x_0 = next(stream).to(self.device)
+        x_0 = next(self._batches(images)).to(self.device)
         loss = self._loss(x_0)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)

@@ -186,9 +186,8 @@ def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterat
         for n, step in enumerate(steps, start=1):
             if isinstance(step, TrainStep) and n == 1:
                 bar.initial = bar.n = step.step - 1
-            if (
-                n % every == 0 or n == 1 or bar.n + 1 == total
-            ):  # a loss is not asked for where no one sees it
+            # A loss is not asked for where no one sees it.
+            if n % every == 0 or n == 1 or bar.n + 1 == total:
                 told = f"loss {step.loss:.4f}" if isinstance(step, TrainStep) else f"t = {step.t}"
                 bar.set_postfix_str(told, refresh=False)
             bar.update()

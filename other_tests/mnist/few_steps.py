@@ -90,10 +90,8 @@ def draw() -> None:
         own = [row for row in rows if row["sampler"] == name]
         x, y = [row["evaluations"] for row in own], [row[MEASURE][0] for row in own]
         lines[name] = (x, y, [(row[MEASURE][2] - row[MEASURE][1]) / 2 for row in own])
-    ends = [
-        min(min(line[0]) for line in lines.values()),
-        max(max(line[0]) for line in lines.values()),
-    ]
+    evaluations = [row["evaluations"] for row in rows]
+    ends = [min(evaluations), max(evaluations)]
     margin = (full[MEASURE][2] - full[MEASURE][1]) / 2
     lines["ddpm, 1000"] = (ends, [full[MEASURE][0]] * 2, [margin] * 2)
     figure = viz.curve(lines, "network evaluations of an image", MEASURE, y_scale="log")
