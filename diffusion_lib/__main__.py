@@ -4,6 +4,10 @@ python -m diffusion_lib train mnist --budget quick --out runs/a
 python -m diffusion_lib sample runs/a --n 64 --out a.png
 python -m diffusion_lib evaluate runs/a runs/b
 python -m diffusion_lib compare other_tests/mnist/study.json
+
+Many processes, GPUs or machines train, sample and evaluate together under torchrun:
+
+torchrun --nproc-per-node 8 -m diffusion_lib train cifar10 --out runs/c
 """
 
 import argparse
@@ -27,6 +31,7 @@ from diffusion_lib import (
     evaluation,
     files,
     losses,
+    parallel,
     predictions,
     runs,
     samplers,
@@ -54,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@parallel.group()
 def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = config.choose(options.preset, config.PRESETS, "preset")
@@ -85,13 +91,14 @@ def train(options: argparse.Namespace) -> None:
     if options.seed is not None:
         experiment = replace(experiment, train=replace(experiment.train, seed=options.seed))
     device = _device(options.device)
-    images = experiment.dataset(options.data, True).images
-    held_out = experiment.dataset(options.data, False).images
-    run = runs.train(experiment, images, held_out, options.out, device)
-    for name, value in run.describe().items():
-        print(f"{name}: {value}")
+    train, test = evaluation.splits(experiment.dataset, options.data)
+    run = runs.train(experiment, train, test.images, options.out, device)
+    if parallel.rank() == 0:
+        for name, value in run.describe().items():
+            print(f"{name}: {value}")
 
 
+@parallel.group()
 def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
     out = Path(options.out or Path(options.run) / "samples.png")
@@ -99,7 +106,15 @@ def sample(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the name must end in .npz (an array) or .png (a grid)")
     sampler = config.resolve(options.sampler, samplers, "--sampler")
     run = runs.load(options.run, _device(options.device))
+    if options.labels:
+        run = run.guided(options.labels, options.guidance)
+    elif options.guidance != 1:
+        raise ValueError(f"--guidance {options.guidance} needs --labels to guide to")
     batches = runs.stream(run, options.n, options.seed, sampler, options.steps)
+    if parallel.rank() > 0:
+        for _ in batches:
+            pass  # the first process gets them too, and writes them
+        return
     with files.replacing(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npz":
             c, h, w = run.image_shape
@@ -121,6 +136,7 @@ def _write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...
             array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
 
 
+@parallel.group()
 def evaluate(options: argparse.Namespace) -> None:
     """Measure runs, write metrics.json into each, and print them side by side."""
     conditions = Conditions(
@@ -147,7 +163,8 @@ def evaluate(options: argparse.Namespace) -> None:
         ]
     )
     records = [evaluation.evaluate(run, conditions, options.data, samples) for run in found]
-    print(viz.table(evaluation.table(records)).data)
+    if parallel.rank() == 0:
+        print(viz.table(evaluation.table(records)).data)
 
 
 def compare_arms(options: argparse.Namespace) -> None:
@@ -210,6 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sampler", default="ddpm", help=", ".join(samplers.__all__))
     command.add_argument("--steps", type=int, help="network evaluations an image; T if not given")
     command.add_argument("--seed", type=int, default=0, help="image i is a function of (seed, i)")
+    command.add_argument(
+        "--labels", type=int, nargs="+", help="what to ask for, in turn; else nothing is asked for"
+    )
+    command.add_argument("--guidance", type=float, default=1.0, help="scale; 1 for none")
     command.add_argument("--out", help=".npz or .png; RUN/samples.png if not given")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU if there is one")
 

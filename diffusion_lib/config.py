@@ -33,7 +33,14 @@ from diffusion_lib.unet import UNet, UNetConfig
 
 # Fields that came later, with the values that say nothing new: not recorded then, so that older
 # runs and files stay what they are.
-_LATER = (("network", "outputs", 1), ("network", "patch", 1), ("train", "cooldown", 0.0))
+_LATER = (
+    ("network", "outputs", 1),
+    ("network", "patch", 1),
+    ("network", "classes", 0),
+    ("train", "cooldown", 0.0),
+    ("train", "label_dropout", 0.1),
+    ("train", "accumulate", 1),
+)
 
 
 @dataclass(frozen=True)
@@ -279,9 +286,13 @@ MNIST_FAST = replace(
     quick(MNIST), schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
 )
 
+# The same with labels: 10 digits to ask for.
+MNIST_LABELS = replace(MNIST_FAST, network=replace(MNIST_FAST.network, classes=10))
+
 PRESETS = {
     "mnist": MNIST,
     "mnist_fast": MNIST_FAST,
+    "mnist_labels": MNIST_LABELS,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
 }

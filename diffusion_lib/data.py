@@ -234,7 +234,12 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def batches(
-    images: Tensor, batch_size: int, seed: int = 0, start: int = 0, mirror: float = 0.0
+    images: Tensor,
+    batch_size: int,
+    seed: int = 0,
+    start: int = 0,
+    mirror: float = 0.0,
+    rows: slice = slice(None),
 ) -> Iterator[Tensor]:
     """Endless shuffled batches x_0, float32 [batch_size, C, H, W], on the device of `images`.
 
@@ -246,18 +251,33 @@ def batches(
         images: uint8, [N, C, H, W].
         start: number of the first batch.
         mirror: probability of flipping an image left to right.
+        rows: of each batch, for a process that works on a part of it.
 
     Raises:
         TypeError, ValueError: images that are not uint8, or empty.
     """
     check(images, images.shape[1:])
-    return _batches(images, batch_size, seed, start, mirror)
+    return _batches(images, batch_size, seed, start, mirror, rows)
 
 
 def _batches(
-    images: Tensor, batch_size: int, seed: int, start: int, mirror: float
+    images: Tensor, batch_size: int, seed: int, start: int, mirror: float, rows: slice
 ) -> Iterator[Tensor]:
-    n, device = len(images), images.device
+    device = images.device
+    drawn = indices(len(images), batch_size, seed, start, device)
+    for step, chosen in zip(count(start), drawn, strict=False):
+        x_0 = to_float(images[chosen[rows]])
+        if mirror > 0:
+            g = rng.generator(seed, _MIRROR, step, device=device)
+            flipped = torch.rand(batch_size, 1, 1, 1, generator=g, device=device)[rows] < mirror
+            x_0 = torch.where(flipped, x_0.flip(-1), x_0)
+        yield x_0
+
+
+def indices(
+    n: int, batch_size: int, seed: int, start: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Which of n images the batches from number `start` on hold, int64 [batch_size], endlessly."""
 
     @lru_cache(maxsize=1)  # one epoch's order at a time
     def order(epoch: int) -> Tensor:
@@ -266,16 +286,11 @@ def _batches(
 
     for step in count(start):
         epoch, offset = divmod(step * batch_size, n)
-        indices = order(epoch)[offset : offset + batch_size]
-        while len(indices) < batch_size:
+        chosen = order(epoch)[offset : offset + batch_size]
+        while len(chosen) < batch_size:
             epoch += 1
-            indices = torch.cat([indices, order(epoch)[: batch_size - len(indices)]])
-        x_0 = to_float(images[indices])
-        if mirror > 0:
-            g = rng.generator(seed, _MIRROR, step, device=device)
-            chosen = torch.rand(batch_size, 1, 1, 1, generator=g, device=device) < mirror
-            x_0 = torch.where(chosen, x_0.flip(-1), x_0)
-        yield x_0
+            chosen = torch.cat([chosen, order(epoch)[: batch_size - len(chosen)]])
+        yield chosen
 
 
 def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:

@@ -1,11 +1,13 @@
 """The denoiser: a network plus the meaning of its output."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from diffusion_lib import files, predictions
@@ -55,11 +57,12 @@ class Denoiser(nn.Module):
         clip: float | None = 1.0,
     ) -> None:
         super().__init__()
-        alpha_bar, signal, noise = (
-            x[-1] for x in (schedule.alpha_bar, schedule.signal, schedule.noise)
-        )
+        # Of the tables on the CPU, so that nothing waits for a GPU; in the float32 that images are
+        # computed in.
+        alpha_bar = schedule.alpha_bar[-1]
+        signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
         c_x, c_eps = prediction(signal, noise)
-        if signal * c_eps == noise * c_x:  # in the float32 that images are computed in
+        if signal * c_eps == noise * c_x:
             raise ValueError(
                 f"x_T holds no signal in this schedule (alpha_bar_T is {alpha_bar:g}), so no image "
                 f"follows from the prediction of {prediction.__name__} there: predict v or x_0"
@@ -157,6 +160,103 @@ class Denoiser(nn.Module):
         check_weights(network, weights, path)
         network.load_state_dict(weights)
         return cls(network, schedule, getattr(predictions, prediction), clip).eval()
+
+
+class _Labelled(nn.Module):
+    """A network that has been told its labels, [B]: (x_t, t) -> output."""
+
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.labels = labels
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.network(x_t, t, self.labels)
+
+
+class _Guided(_Labelled):
+    """The same, with the difference that the labels make multiplied."""
+
+    def __init__(self, network: nn.Module, labels: Tensor, none: int, scale: float) -> None:
+        super().__init__(network, torch.cat([labels, torch.full_like(labels, none)]))
+        self.scale = scale
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        outputs = super().forward(torch.cat([x_t, x_t]), torch.cat([t, t]))
+        told, untold = outputs.chunk(2)
+        c = x_t.shape[1]
+        # Of the prediction alone: shares of a variance are no sum of a part with and without.
+        guided = torch.lerp(untold[:, :c].float(), told[:, :c].float(), self.scale)
+        return torch.cat([guided, told[:, c:]], dim=1)
+
+
+def labelled(denoiser: Denoiser, labels: Tensor) -> Denoiser:
+    """The denoiser of images that show these labels, [B] in 0..classes; `classes` is no label.
+
+    It shares the network.  Losses and samplers are given it in the denoiser's place.
+    """
+    return with_network(denoiser, _Labelled(denoiser.network, labels))
+
+
+def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
+    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a denoiser around a denoiser.
+
+        output = output_without + scale * (output_with - output_without)
+
+    In the paper scale is 1 + w.  As a prediction is linear in x_0 and eps, this is the same
+    whether the network predicts x_0, eps or v.  Two evaluations of the network, or one where scale
+    is 1, which is the labels and no guidance, or 0, which is no labels.
+
+    Args:
+        denoiser: of a network that knows labels, trained with some of them left out.
+        labels: what each image is to show, [B] in 0..classes - 1.
+        scale: above 1 more of what tells the label from others, and less diversity.
+
+    Raises:
+        ValueError: a network without labels; a label that it does not know; a scale that is not
+            finite.
+    """
+    network = denoiser.network
+    classes = network.config.classes if isinstance(network, UNet) else 0
+    if not classes:
+        raise ValueError(
+            "this network knows no labels: build it with UNetConfig(classes=...), such as the "
+            "preset mnist_labels, and train it on labelled images"
+        )
+    check_labels(labels, classes)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale}")
+    labels = labels.to(denoiser.schedule.signal.device)
+    if scale == 0:
+        return denoiser
+    if scale == 1:
+        return labelled(denoiser, labels)
+    return with_network(denoiser, _Guided(network, labels, classes, scale))
+
+
+def check_labels(labels: Tensor | None, classes: int) -> Tensor:
+    """The labels, [B], if a network of so many classes knows them.
+
+    Raises:
+        ValueError: there are none; they are no whole numbers in 0..classes - 1.
+    """
+    if labels is None:
+        raise ValueError(
+            "this network is trained on labels: give data.Images(images, labels), as the functions "
+            "of `data` return them, in place of the images alone"
+        )
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool and labels.ndim == 1
+    if not whole or not len(labels) or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
+            f"{labels.dtype} {str(labels.tolist())[:60]}"
+        )
+    return labels
+
+
+def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:
+    """The same reading of another network's output."""
+    return Denoiser(network, denoiser.schedule, denoiser.prediction, denoiser.clip)
 
 
 def prediction_name(prediction: Prediction) -> str:

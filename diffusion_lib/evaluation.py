@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, features, files, metrics, rng, runs, samplers
+from diffusion_lib import config, data, features, files, metrics, parallel, rng, runs, samplers
+from diffusion_lib.data import Dataset, Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Estimate
 from diffusion_lib.runs import Run
@@ -93,7 +94,7 @@ def evaluate(
     """
     described = _experiment(run)
     network = features.load(described["dataset"])
-    train, test = _splits(described["dataset"], root)
+    train, test = _images(described["dataset"], root)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "run": run.folder.name,
@@ -107,7 +108,7 @@ def evaluate(
         record["samples sha256"] = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
         path = run.folder / f"metrics-{record['samples sha256'][:8]}.json"
     told = ("weights sha256", "conditions", "samples sha256")
-    found = _load_if_whole(path)
+    found = parallel.first(lambda: _load_if_whole(path))
     if found and all(found.get(name) == record.get(name) for name in told):
         return found
     n, n_likelihood = record["conditions"]["n"], conditions.n_likelihood
@@ -147,7 +148,8 @@ def evaluate(
     spent = [round(after - before, 1) for before, after in pairwise(clocks)]
     record["seconds"] = dict(zip(names, spent, strict=True))
     record["device"] = runs.device_name(run.denoiser.schedule.signal.device)
-    files.write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    told_in_full = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    parallel.first(lambda: files.write_text(path, told_in_full))
     return record
 
 
@@ -168,7 +170,7 @@ def measured_under(
     T = run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
     run.denoiser.schedule.timesteps(steps)
-    train, test = _splits(dataset, root)
+    train, test = _images(dataset, root)
     times = min(conditions.num_times, T)
     found: dict[str, Any] = {
         "n": conditions.n,
@@ -206,10 +208,16 @@ def _experiment(run: Run) -> dict[str, Any]:
     return described
 
 
-def _splits(dataset: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
+def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
+    """The images to train and to test on; of several processes the first may download them."""
+    parallel.first(lambda: len(dataset(root, True).images))
+    return dataset(root, True), dataset(root, False)
+
+
+def _images(dataset: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
     load_split = config.resolve(dataset, data, "data set")
-    train, test = (load_split(root or config.data_root(), part).images for part in (True, False))
-    return train, test
+    train, test = splits(load_split, root or config.data_root())
+    return train.images, test.images
 
 
 def _weights_digest(denoiser: Denoiser) -> str:

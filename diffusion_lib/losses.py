@@ -15,7 +15,8 @@ prediction.  That is `snr` for eps (L_simple, DDPM eq. 14), `uniform` for x_0 an
 v: "eps or x_0?" asked without a weight compares two weights as well.
 
 To add a weight, write one function of the signal-to-noise ratio and list it in `__all__`.  To add
-a loss, write one function (denoiser, x_0, weight, generator) and list it in `LOSSES`.
+a loss, write one function (denoiser, x_0, weight, generator) and list it in `LOSSES`; what draws
+by `rng.normal` and `rng.integers` can be divided among processes.
 """
 
 import math
@@ -156,14 +157,15 @@ def diffusion_loss(
     denoiser: Denoiser,
     x_0: Tensor,
     weight: Weight | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
     """`loss_at` at random times and noise, shape [] [DDPM algorithm 1].
 
     Args:
         x_0: clean images, [B, C, H, W].
         weight: of x_0_hat's error; None is the plain error of the network's own prediction.
-        generator: of x_0's device; None draws from torch's global one.
+        generator: of x_0's device; None draws from torch's global one. `rng.Rows` where x_0 is a
+            part of a batch.
     """
     return loss_at(denoiser, x_0, *_draw(denoiser, x_0, generator), weight).mean()
 
@@ -172,7 +174,7 @@ def hybrid_loss(
     denoiser: Denoiser,
     x_0: Tensor,
     weight: Weight | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
     """L_hybrid = L_simple + 0.001 L_vlb, for a learned variance [Improved DDPM eq. 16].
 
@@ -185,7 +187,7 @@ def vlb_loss(
     denoiser: Denoiser,
     x_0: Tensor,
     weight: Weight | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
     """L_vlb in bits per dim, with times drawn uniformly [DDPM eq. 5, Improved DDPM eq. 4].
 
@@ -303,8 +305,7 @@ def _x_0_hat(denoiser: Denoiser, output: Tensor, x_t: Tensor, t: Tensor) -> Tens
 
 
 def _draw(
-    denoiser: Denoiser, x_0: Tensor, generator: torch.Generator | None
+    denoiser: Denoiser, x_0: Tensor, generator: torch.Generator | rng.Rows | None
 ) -> tuple[Tensor, Tensor]:
-    T, device = denoiser.schedule.num_timesteps, x_0.device
-    t = torch.randint(1, T + 1, (len(x_0),), generator=generator, device=device)
-    return t, torch.randn(x_0.shape, generator=generator, device=device)
+    t = rng.integers(1, denoiser.schedule.num_timesteps + 1, len(x_0), generator, x_0.device)
+    return t, rng.normal(x_0.shape, generator, x_0.device)

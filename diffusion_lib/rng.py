@@ -7,12 +7,26 @@ are sampled beside it.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Generator = torch.Generator | Sequence[torch.Generator] | None
+
+class Rows(NamedTuple):
+    """Some rows of what a generator draws for a whole batch.
+
+    However a batch is divided among processes, its images get the numbers that they would have got
+    in one piece.
+    """
+
+    generator: torch.Generator
+    first: int  # of the rows
+    total: int  # rows in the whole batch
+
+
+Generator = torch.Generator | Rows | Sequence[torch.Generator] | None
 
 
 def seed(*key: int) -> int:
@@ -39,8 +53,8 @@ def normal(
     """Standard normal numbers, shape [B, ...], on `device`.
 
     Args:
-        generator: one for the whole batch, or a sequence of B, one for each image, or None for
-            torch's global one.
+        generator: one for the whole batch, or a sequence of B, one for each image, or `Rows` of a
+            larger batch, or None for torch's global one.
 
     Raises:
         ValueError: a sequence of another length than B.
@@ -49,7 +63,24 @@ def normal(
         return torch.randn(*shape, device=device)
     if isinstance(generator, torch.Generator):
         return torch.randn(*shape, generator=generator, device=generator.device).to(device)
+    if isinstance(generator, Rows):
+        whole = normal((generator.total, *shape[1:]), generator.generator, device)
+        return whole[generator.first : generator.first + shape[0]]
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for {shape[0]} images; one each is needed")
     images = [torch.randn(*shape[1:], generator=g, device=g.device) for g in generator]
     return torch.stack(images).to(device)
+
+
+def integers(
+    low: int,
+    high: int,
+    n: int,
+    generator: torch.Generator | Rows | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """n whole numbers, low <= number < high, [n] on `device`, which must be the generator's."""
+    if isinstance(generator, Rows):
+        whole = integers(low, high, generator.total, generator.generator, device)
+        return whole[generator.first : generator.first + n]
+    return torch.randint(low, high, (n,), generator=generator, device=device)

@@ -4,6 +4,9 @@ experiment.json        the experiment and a fingerprint of its images
 training.safetensors   everything that training needs to go on exactly
 ema.safetensors        the denoiser with averaged weights; `Denoiser.load` takes nothing else
 log.jsonl              one JSON object a line: a "device" line for each start, then losses by step
+
+Under torchrun all processes train one run, or sample one set of images, together; the first alone
+writes.
 """
 
 import hashlib
@@ -12,20 +15,21 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, files, losses, rng, samplers, viz
+from diffusion_lib import config, data, files, losses, parallel, rng, samplers, viz
 from diffusion_lib.config import Experiment
-from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.data import Images
+from diffusion_lib.denoiser import Denoiser, check_labels, guided
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, has_bfloat16, suit, worth_compiling
+from diffusion_lib.training import Trainer, TrainStep, has_bfloat16, suit, worth_compiling
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -42,11 +46,26 @@ class Run:
         folder: where it lies.
         denoiser: with the averaged weights, in evaluation mode.
         log: the records of log.jsonl.
+        labels: what its images are asked to show: image i shows labels[i % len(labels)]; None asks
+            for nothing.
+        scale: of the guidance to these labels, see `denoiser.guided`.
     """
 
     folder: Path
     denoiser: Denoiser
     log: list[dict[str, Any]]
+    labels: Tensor | None = None
+    scale: float = 1.0
+
+    def guided(self, labels: Sequence[int] | Tensor, scale: float = 1.0) -> "Run":
+        """The same run, asked for labels in turn: `run.guided(range(10), 2.0)`.
+
+        Raises:
+            ValueError: its network knows no labels, or not these; a scale that is not finite.
+        """
+        asked = torch.as_tensor(list(labels))
+        guided(self.denoiser, asked, scale)  # refuses
+        return replace(self, labels=asked, scale=scale)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,7 +96,7 @@ class Run:
 
 def train(
     experiment: Experiment,
-    images: Tensor,
+    images: Tensor | Images,
     held_out: Tensor,
     folder: str | Path | None = None,
     device: torch.device | None = None,
@@ -89,9 +108,9 @@ def train(
     stop button of a notebook); the same call then goes on where it stopped.
 
     Args:
-        images: to train on, uint8 [N, C, H, W].
+        images: to train on, uint8 [N, C, H, W]; with their labels for a network that knows labels.
         held_out: never trained on, uint8 [M, C, H, W]; 256 of them measure the averaged weights
-            as it goes, by the squared error whatever the loss is.
+            as it goes, by the squared error whatever the loss is, and without labels.
         folder: None makes one under "runs", named after the experiment: a changed experiment
             trains anew there.
         device: None takes the GPU if there is one.
@@ -107,28 +126,42 @@ def train(
     """
     device = device or config.device()
     shape = experiment.network.image_shape
+    images, labels = images if isinstance(images, Images) else (images, None)
     data.check(images, shape)
     data.check(held_out, shape)
     told = fingerprint(images)
+    training = images
+    if experiment.network.classes:
+        labels = check_labels(labels, experiment.network.classes)
+        told += f", of labels {hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]}"
+        training = Images(images, labels)
     folder = Path(folder or Path("runs") / experiment.name(told))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
-    if start is not None:
-        _check_start(Path(start), experiment, told)
-    _claim(folder, experiment, told)
-    with _alone(folder):
-        for litter in folder.glob(files.LITTER):  # of a process killed while it was writing
-            litter.unlink()
-        state = folder / "training.safetensors"
-        if start is not None and not state.exists():
-            for name in ("log.jsonl", "training.safetensors"):
-                with files.replacing(folder / name) as temporary:
-                    shutil.copy(Path(start) / name, temporary)
+    state = folder / "training.safetensors"
+    with ExitStack() as stack:
+
+        def prepare() -> None:
+            if start is not None:
+                _check_start(Path(start), experiment, told)
+            _claim(folder, experiment, told)
+            stack.enter_context(_alone(folder))
+            for litter in folder.glob(files.LITTER):  # of a process killed while it was writing
+                litter.unlink()
+            if start is not None and not state.exists():
+                for name in ("log.jsonl", "training.safetensors"):
+                    with files.replacing(folder / name) as temporary:
+                        shutil.copy(Path(start) / name, temporary)
+
+        parallel.first(prepare)
         if state.exists():
             trainer.load(state)
-        _cut_log(folder, trainer.step)
+        parallel.first(lambda: _cut_log(folder, trainer.step))
         if trainer.step < experiment.train.num_steps:
-            _train(trainer, experiment, images, held_out, folder)
-    return Run(folder, trainer.ema, _read_log(folder))
+            started = {"device": _devices(trainer.device), "torch": torch.__version__}
+            if parallel.rank() == 0:
+                _write_log(folder, started | {"images": len(images)})
+            _train(trainer, experiment, trainer.run(training), held_out, folder)
+        return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
 
 
 def fingerprint(images: Tensor) -> str:
@@ -179,7 +212,8 @@ def stream(
     """Sample n images in batches, uint8 [B, C, H, W] on the CPU, each with a progress bar.
 
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
-    on the batch it is sampled in, but for rounding.  Where the device is fast in bfloat16 the
+    on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
+    time, and all of them yield all batches.  Where the device is fast in bfloat16 the
     network computes in it, as it does in training; on a GPU it is compiled for long work.
 
     Args:
@@ -206,22 +240,36 @@ def _stream(
     timesteps: list[int],
     batch_size: int,
 ) -> Iterator[Tensor]:
-    device = run.denoiser.schedule.signal.device
-    for first in range(0, n, batch_size):
+    device, step = run.denoiser.schedule.signal.device, batch_size * parallel.size()
+    for start in range(0, n, step):
+        first = min(start + batch_size * parallel.rank(), n)
         size = min(batch_size, n - first)
         generators = rng.per_image(seed, size, first)
-        x_T = rng.normal((size, *run.image_shape), generators, device)
-        steps = sampler(run.denoiser, x_T, timesteps, generator=generators)
-        name = f"images {first + 1} to {first + size} of {n}"
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-            x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
-        yield data.to_uint8(x_0).cpu()
+        x_0 = torch.empty(0, *run.image_shape, device=device)
+        if size:
+            x_T = rng.normal((size, *run.image_shape), generators, device)
+            steps = sampler(_asked(run, first, size), x_T, timesteps, generator=generators)
+            name = f"images {first + 1} to {first + size} of {n}"
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+                x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
+        for batch in parallel.gather(data.to_uint8(x_0), batch_size):
+            if len(batch):
+                yield batch.cpu()
+
+
+def _asked(run: Run, first: int, size: int) -> Denoiser:
+    """The denoiser of the images first .. first + size - 1."""
+    if run.labels is None:
+        return run.denoiser
+    return guided(
+        run.denoiser, run.labels[torch.arange(first, first + size) % len(run.labels)], run.scale
+    )
 
 
 def _train(
     trainer: Trainer,
     experiment: Experiment,
-    images: Tensor,
+    steps: Iterator[TrainStep],
     held_out: Tensor,
     folder: Path,
 ) -> None:
@@ -231,18 +279,19 @@ def _train(
     seconds = [record["seconds"] for record in _read_log(folder) if "seconds" in record]
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
+    writes = parallel.rank() == 0
 
     def save() -> None:
+        if not writes:
+            return
         # In this order: a finished training state has its final averaged weights beside it.
         trainer.ema.save(folder / "ema.safetensors")
         trainer.save(folder / "training.safetensors")
 
-    device = device_name(trainer.device)
-    _write_log(folder, {"device": device, "torch": torch.__version__, "images": len(images)})
     try:
-        for step in viz.progress(trainer.run(images), total, "training"):
+        for step in viz.progress(steps, total, "training") if writes else steps:
             last = step.step == total
-            if step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last:
+            if writes and (step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last):
                 record: dict[str, Any] = {"step": step.step, "loss": step.loss}
                 if step.step % moment == 0 or last:
                     loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
@@ -252,7 +301,9 @@ def _train(
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()
-    except (KeyboardInterrupt, FloatingPointError) as error:
+    except (KeyboardInterrupt, FloatingPointError, RuntimeError) as error:
+        # Also where another process was lost, or the memory was too small: the last update was
+        # either applied as a whole or not at all.
         save()
         error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
         raise
@@ -321,6 +372,11 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"another process is training in {folder}: wait for it, or choose another folder"
             )
         yield
+
+
+def _devices(device: torch.device) -> str:
+    name, processes = device_name(device), parallel.size()
+    return name if processes == 1 else f"{processes} processes, each {name}"
 
 
 def device_name(device: torch.device) -> str:

@@ -2,6 +2,10 @@
 
 Step n draws its batch, times, noise and dropout from (seed, n) alone.  So a run that was saved,
 stopped and loaded ends with the weights of one that never stopped, bit for bit on a CPU.
+
+Under torchrun every process computes its rows of the same batches, and the gradients are averaged
+(`DistributedDataParallel`): the run is that of one process, but for rounding, and for dropout,
+which draws for each part of a batch.  All keep the same weights; the caller lets the first save.
 """
 
 import ctypes
@@ -9,8 +13,8 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -18,19 +22,22 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from shutil import which
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from diffusion_lib import data, files, losses, rng
-from diffusion_lib.denoiser import Denoiser, check_weights
+from diffusion_lib import data, files, losses, parallel, rng
+from diffusion_lib.data import Images
+from diffusion_lib.denoiser import Denoiser, check_labels, check_weights, labelled, with_network
 from diffusion_lib.unet import UNet
 
 _FORMAT = "diffusion_lib training state 1"
 
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
-_TIMES_AND_NOISE, _DROPOUT = 2, 3
+_TIMES_AND_NOISE, _DROPOUT, _LABELS = 2, 3, 4
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -52,6 +59,10 @@ class TrainConfig:
         seed: of the initial weights and of everything that is drawn.
         compile: train through torch.compile on a CPU too: costs a minute or more, needs a C++
             compiler. On a GPU trainings of 5,000 steps or more are compiled unasked.
+        label_dropout: share of the images whose label is left out, which teaches a network of
+            labels to do without as well, for guidance [Ho & Salimans 2022, algorithm 1].
+        accumulate: equal parts in which a process computes its share of a batch, one after the
+            other, where all of it does not fit into memory.
     """
 
     num_steps: int = 800_000
@@ -65,12 +76,14 @@ class TrainConfig:
     seed: int = 0
     compile: bool = False
     cooldown: float = 0.0
+    label_dropout: float = 0.1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "warmup_steps", "seed"):
+        for name in ("num_steps", "batch_size", "warmup_steps", "seed", "accumulate"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r}")
-        for name in ("num_steps", "batch_size"):
+        for name in ("num_steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip"):
@@ -79,7 +92,7 @@ class TrainConfig:
         for name in ("seed", "warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("ema_decay", "mirror", "cooldown"):
+        for name in ("ema_decay", "mirror", "cooldown", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
 
@@ -102,6 +115,14 @@ class TrainStep:
         return self.loss_tensor.item()
 
 
+class _Part(NamedTuple):
+    """Rows of a batch that are computed at once."""
+
+    x_0: Tensor
+    labels: Tensor | None
+    first: int  # row of the batch
+
+
 class Trainer:
     """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
 
@@ -111,7 +132,11 @@ class Trainer:
     Args:
         denoiser: on the device to train on.
         config: how to train.
-        loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator.
+        loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator; with the
+            functions of `rng`, if a batch is to be divided.
+
+    Raises:
+        ValueError: a batch that cannot be divided evenly.
     """
 
     def __init__(
@@ -132,12 +157,26 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        network = denoiser.network
+        self._classes = network.config.classes if isinstance(network, UNet) else 0
         # Updates refused since the first loss or gradient that was not finite.
         self._refused = torch.zeros((), device=self.device)
         if config.compile or worth_compiling(self.device, config.num_steps):
             denoiser.network.compile()  # in place: the names of the weights stay
+        parts = parallel.size() * config.accumulate
+        if config.batch_size % parts:
+            raise ValueError(
+                f"batch_size = {config.batch_size} cannot be divided into {parts} equal parts "
+                f"({parallel.size()} processes times accumulate = {config.accumulate}): use a "
+                "multiple"
+            )
+        self._part_size = config.batch_size // parts
+        # What computes the loss: its gradients become those of all processes together.
+        self._together = denoiser
+        if parallel.size() > 1:
+            self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
 
-    def run(self, images: Tensor) -> Iterator[TrainStep]:
+    def run(self, images: Tensor | Images) -> Iterator[TrainStep]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
 
         Stopping between two updates, by `break`, an exception or an interrupt, leaves a state
@@ -146,53 +185,90 @@ class Trainer:
 
         Args:
             images: uint8 [N, C, H, W]; moved to the device once, if they leave half of its memory.
+                With their labels for a network that knows labels.
 
         Raises:
-            TypeError, ValueError: images that do not fit the network, see `data.check`.
+            TypeError, ValueError: images that do not fit the network, see `data.check`; labels
+                that it does not know, or none for a network of labels.
             FloatingPointError: a loss or gradient that is not finite; that update and any after it
                 are not applied. On a GPU it comes up to 10 steps late, as every look at a number
                 there waits for it.
         """
+        images, labels = images if isinstance(images, Images) else (images, None)
         network = self.denoiser.network
         built_for = network.config.image_shape if isinstance(network, UNet) else images.shape[1:]
         data.check(images, built_for)
-        return self._updates(images)
+        if not self._classes:
+            return self._updates(images, None)
+        labels = check_labels(labels, self._classes)
+        if len(labels) != len(images):
+            raise ValueError(f"{len(labels)} labels for {len(images)} images; one each is needed")
+        return self._updates(images, labels)
 
-    def _updates(self, images: Tensor) -> Iterator[TrainStep]:
+    def _updates(self, images: Tensor, labels: Tensor | None) -> Iterator[TrainStep]:
         config = self.config
         if images.nbytes < _room(self.device):
             images = images.to(self.device)
-        for x_0 in islice(self._batches(images), max(0, config.num_steps - self.step)):
+        labels = labels if labels is None else labels.to(self.device)
+        mine = config.batch_size // parallel.size()
+        rows = slice(parallel.rank() * mine, (parallel.rank() + 1) * mine)
+        steps = max(0, config.num_steps - self.step)
+        for parts in islice(self._batches(images, labels, rows), steps):
             with _interrupt_waits() as deliver:
-                loss = self._update(x_0.to(self.device))
+                loss = self._update(parts)
                 if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
-                    self._check(images)
+                    self._check(images, labels)
                 self._average()
             yield TrainStep(self.step, loss)
             deliver()
 
-    def _batches(self, images: Tensor) -> Iterator[Tensor]:
-        """The batches from the coming step on."""
-        config = self.config
-        return data.batches(images, config.batch_size, config.seed, self.step, config.mirror)
+    def _batches(
+        self, images: Tensor, labels: Tensor | None, rows: slice
+    ) -> Iterator[list[_Part]]:
+        """Those rows of the batches from the coming step on, in parts, on the device."""
+        config, size = self.config, self._part_size
+        draw = config.batch_size, config.seed, self.step
+        batches = data.batches(images, *draw, config.mirror, rows)
+        chosen = data.indices(len(images), *draw, self.device)
+        for step, x_0 in enumerate(batches, self.step):
+            pieces = x_0.to(self.device).split(size)
+            told: Sequence[Tensor | None] = [None] * len(pieces)
+            if labels is not None:
+                g = rng.generator(config.seed, _LABELS, step, device=self.device)
+                left_out = torch.rand(config.batch_size, generator=g, device=self.device)
+                left_out = left_out < config.label_dropout
+                kept = torch.where(left_out, self._classes, labels[next(chosen)])
+                told = kept[rows].split(size)
+            firsts = range(rows.start, rows.stop, size)
+            yield [_Part(*part) for part in zip(pieces, told, firsts, strict=True)]
 
-    def _update(self, x_0: Tensor) -> Tensor:
-        self.denoiser.train()
-        loss = self._loss(x_0)
+    def _update(self, parts: list[_Part]) -> Tensor:
+        self._together.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses_of_parts = []
+        for part in parts:
+            with nullcontext() if part is parts[-1] else self._no_sync():
+                loss = self._loss(self._together, part) / len(parts)
+                loss.backward()
+            losses_of_parts.append(loss.detach())
+        loss = parallel.mean(torch.stack(losses_of_parts).sum())
         norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.grad_clip)
         # Decided on the device, so that the program need not wait for the numbers.
-        refused = (self._refused > 0) | ~torch.isfinite(loss.detach() + norm)
+        refused = (self._refused > 0) | ~torch.isfinite(loss + norm)
         self._refused += refused
         self.optimizer.found_inf = refused.float()  # pyright: ignore[reportAttributeAccessIssue]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.step()
         self.step += 1
-        return loss.detach()
+        return loss
 
-    def _check(self, images: Tensor) -> None:
+    def _no_sync(self) -> AbstractContextManager[None]:
+        """Gradients stay with the process that computed them."""
+        network = self._together.network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+    def _check(self, images: Tensor, labels: Tensor | None) -> None:
         """Raise where updates were refused, with the weights from before the first of them.
 
         Where the device is not looked at after every step, the moving average has come some steps
@@ -203,30 +279,35 @@ class Trainer:
             return
         self.step -= refused
         self._refused.zero_()
-        x_0 = next(self._batches(images)).to(self.device)
-        loss = self._loss(x_0)
+        # Every process looks at the whole batch, so that all of them tell the same.
+        parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
+        loss = sum(self._loss(self.denoiser, part) / len(parts) for part in parts)
+        assert isinstance(loss, Tensor)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
         norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
         raise FloatingPointError(
             f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
-            f"{norm.item():g}, at t = {self._bad_times(x_0)}. The update was not applied; "
+            f"{norm.item():g}, at t = {self._bad_times(parts)}. The update was not applied; "
             "the weights are those before it. Try a lower learning_rate or a longer warm-up."
         )
 
-    def _loss(self, x_0: Tensor) -> Tensor:
-        """The loss of the coming step; calling it twice gives the same."""
+    def _loss(self, denoiser: Denoiser, part: _Part) -> Tensor:
+        """The loss of a part of the coming step; calling it twice gives the same."""
         seed, step, device = self.config.seed, self.step, self.device
+        if part.labels is not None:
+            denoiser = labelled(denoiser, part.labels)
         generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
+        if len(part.x_0) < self.config.batch_size:
+            generator = rng.Rows(generator, part.first, self.config.batch_size)
+        dropout = (seed, _DROPOUT, step, part.first) if part.first else (seed, _DROPOUT, step)
         cuda = device.type == "cuda"
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
             torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)),
         ):
-            torch.manual_seed(
-                rng.seed(seed, _DROPOUT, step)
-            )  # dropout draws from torch's global generator
-            return self.loss(self.denoiser, x_0, generator=generator)
+            torch.manual_seed(rng.seed(*dropout))  # dropout draws from torch's global generator
+            return self.loss(denoiser, part.x_0, generator=generator)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -235,7 +316,7 @@ class Trainer:
         average(list(self.ema.parameters()), list(self.denoiser.parameters()), self.step)
 
     @torch.no_grad()
-    def _bad_times(self, x_0: Tensor) -> list[int]:
+    def _bad_times(self, parts: list[_Part]) -> list[int]:
         """Times at which the coming step's network output is not finite, or else all its times."""
         seen: list[tuple[int, bool]] = []
 
@@ -246,7 +327,8 @@ class Trainer:
         handle = self.denoiser.network.register_forward_hook(look)
         try:
             with torch.compiler.set_stance("force_eager"):  # compiled code may not see the hook
-                self._loss(x_0)
+                for part in parts:
+                    self._loss(self.denoiser, part)
         finally:
             handle.remove()
         bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}

@@ -1,4 +1,5 @@
-"""The U-Net: (x_t, t) -> one or two images of x_t's shape [Ronneberger 2015; DDPM appendix B].
+"""The U-Net: (x_t, t) or (x_t, t, label) -> one or two images of x_t's shape
+[Ronneberger 2015; DDPM appendix B].
 
 Down: residual blocks, each remembered, and a strided convolution between levels.  Middle: block,
 attention, block.  Up: the same levels backwards, each block reading the remembered features
@@ -42,6 +43,7 @@ class UNetConfig:
             variance after it (see `Denoiser`).
         patch: side of the squares of pixels that the network takes as one pixel of patch ** 2 as
             many channels, and puts out again: its first level then has H / patch x W / patch.
+        classes: number of labels that it can be told, 0 for a network without labels.
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -52,6 +54,7 @@ class UNetConfig:
     dropout: float = 0.1
     outputs: int = 1
     patch: int = 1
+    classes: int = 0
 
     def __post_init__(self) -> None:
         # Tuples, also when read from JSON, so that equal configurations compare equal.
@@ -77,6 +80,8 @@ class UNetConfig:
             raise ValueError(f"dropout is a probability in [0, 1); got {self.dropout}")
         if self.patch < 1:
             raise ValueError(f"patch must be at least 1, which is no patches; got {self.patch}")
+        if self.classes < 0:
+            raise ValueError(f"classes must be at least 0, which is no labels; got {self.classes}")
         _, height, width = self.image_shape
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % divisor or width % divisor:
@@ -118,6 +123,9 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(time_channels, time_channels),
         )
+        if config.classes:
+            # The last row stands for no label [Ho & Salimans 2022, section 3.2].
+            self.embed_label = nn.Embedding(config.classes + 1, time_channels)
         self.conv_in = nn.Conv2d(pixel_channels, config.width, 3, padding=1)
 
         c = config.width
@@ -160,23 +168,35 @@ class UNet(nn.Module):
                 nn.init.zeros_(module.project.weight)
         nn.init.zeros_(self.conv_out.weight)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Output of the network, [B, outputs * C, H, W].
 
         Args:
             x_t: noisy images, [B, C, H, W].
             t: 0-based time index, [B]; `Denoiser` passes t - 1, as Ho's code and every released
                 checkpoint do.
+            label: what each image shows, [B] in 0..classes - 1; `classes`, or None for all of them,
+                is no label.
 
         Raises:
-            ValueError: images of another shape than the network was built for.
+            ValueError: images of another shape than the network was built for; labels for a network
+                that was built without.
         """
         if x_t.shape[1:] != self.config.image_shape:
             raise ValueError(
                 f"the network was built for images of shape {self.config.image_shape}; "
                 f"got {tuple(x_t.shape[1:])}"
             )
-        time = F.silu(self.embed_time(_sinusoids(t, self.config.width)))  # [B, 4 * width]
+        condition = self.embed_time(_sinusoids(t, self.config.width))  # [B, 4 * width]
+        if self.config.classes:
+            none = torch.full_like(t, self.config.classes)
+            condition = condition + self.embed_label(none if label is None else label)
+        elif label is not None:
+            raise ValueError(
+                "this network knows no labels: build it with UNetConfig(classes=...), and train it "
+                "on labelled images"
+            )
+        time = F.silu(condition)
 
         h = self.conv_in(F.pixel_unshuffle(x_t, self.config.patch))
         skips = [h]

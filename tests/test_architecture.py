@@ -14,6 +14,7 @@ ORDER = [
     "_torchvision",
     "rng",
     "files",
+    "parallel",
     "schedules",
     "posterior",
     "predictions",
@@ -34,7 +35,7 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "rng", "files", "schedules", "predictions", "unet"]
+ALONE = ["_torchvision", "rng", "files", "parallel", "schedules", "predictions", "unet"]
 
 
 def imports(module: str) -> set[str]:
