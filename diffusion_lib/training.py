@@ -222,9 +222,7 @@ class Trainer:
             yield TrainStep(self.step, loss)
             deliver()
 
-    def _batches(
-        self, images: Tensor, labels: Tensor | None, rows: slice
-    ) -> Iterator[list[_Part]]:
+    def _batches(self, images: Tensor, labels: Tensor | None, rows: slice) -> Iterator[list[_Part]]:
         """Those rows of the batches from the coming step on, in parts, on the device."""
         config, size = self.config, self._part_size
         draw = config.batch_size, config.seed, self.step

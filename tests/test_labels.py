@@ -1,0 +1,282 @@
+"""Networks that know labels, and guidance: in training, samplers, runs and the command line."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from test_data import write_idx
+from test_training import assert_same, weights
+
+from diffusion_lib import config, data, losses, predictions, runs, samplers, schedules
+from diffusion_lib.__main__ import main
+from diffusion_lib.data import Images
+from diffusion_lib.denoiser import Denoiser, guided, labelled
+from diffusion_lib.training import TrainConfig, Trainer
+from diffusion_lib.unet import UNet, UNetConfig
+
+CPU = torch.device("cpu")
+PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
+SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.1, classes=3)
+CONFIG = TrainConfig(num_steps=8, batch_size=4, learning_rate=1e-3, warmup_steps=3, mirror=0.5)
+IMAGES = torch.randint(
+    0, 256, (10, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+LABELS = torch.arange(10) % 3
+X_T, T = (
+    torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)),
+    torch.tensor([1, 30, 70, 100]),
+)
+ASKED = torch.tensor([0, 1, 2, 2])
+
+
+def small(prediction=predictions.eps, clip=None, network=SMALL):
+    torch.manual_seed(0)
+    unet = UNet(network)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return Denoiser(unet, schedules.linear(100), prediction, clip).eval()
+
+
+def trainer(train=CONFIG, network=SMALL):
+    torch.manual_seed(0)
+    return Trainer(Denoiser(UNet(network), schedules.linear(100)), train)
+
+
+def test_no_label_is_the_label_after_the_last():
+    denoiser = small()
+    untold = labelled(denoiser, torch.full((4,), 3))
+    assert torch.equal(denoiser(X_T, T).x_0, untold(X_T, T).x_0)
+
+
+def test_each_image_gets_its_own_label():
+    denoiser = small()
+    told = labelled(denoiser, ASKED)(X_T, T).x_0
+    for i, label in enumerate(ASKED):
+        alone = labelled(denoiser, label[None])(X_T[i : i + 1], T[i : i + 1]).x_0
+        torch.testing.assert_close(told[i : i + 1], alone)
+        other = labelled(denoiser, (label[None] + 1) % 3)(X_T[i : i + 1], T[i : i + 1]).x_0
+        assert not torch.allclose(alone, other)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 3.0])
+def test_guidance_multiplies_the_difference_in_whatever_is_predicted(prediction, scale):
+    """[Ho & Salimans 2022, eq. 6] is stated for eps; it holds for x_0 at the same x_t."""
+    denoiser = small(prediction)
+    told, untold = labelled(denoiser, ASKED)(X_T, T), denoiser(X_T, T)
+    found = guided(denoiser, ASKED, scale)(X_T, T)
+    for part in ("x_0", "eps"):
+        a, b = getattr(untold, part), getattr(told, part)
+        torch.testing.assert_close(getattr(found, part), a + scale * (b - a), atol=1e-3, rtol=1e-4)
+
+
+def test_what_is_guided_is_clipped_after_that_and_not_before():
+    denoiser = small(predictions.x_0)
+    expected = guided(denoiser, ASKED, 4.0)(X_T, T).x_0.clamp(-0.1, 0.1)
+    denoiser.clip = 0.1
+    torch.testing.assert_close(guided(denoiser, ASKED, 4.0)(X_T, T).x_0, expected)
+
+
+def test_a_learned_variance_is_that_of_the_asked_for():
+    denoiser = small(network=replace(SMALL, outputs=2))
+    told = labelled(denoiser, ASKED)(X_T, T).variance_share
+    torch.testing.assert_close(guided(denoiser, ASKED, 3.0)(X_T, T).variance_share, told)
+
+
+@pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])
+def test_samplers_take_it_as_any_denoiser(sampler):
+    denoiser = small(clip=1.0)
+    times = denoiser.schedule.timesteps(5)
+    g = torch.Generator().manual_seed(0)
+    told = samplers.final(sampler(guided(denoiser, ASKED, 2.0), X_T, times, generator=g))
+    g = torch.Generator().manual_seed(0)
+    untold = samplers.final(sampler(denoiser, X_T, times, generator=g))
+    assert told.isfinite().all()
+    assert not torch.allclose(told, untold)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), r"whole numbers in 0\.\.2, one for each image; got .*\[0, 3\]"),
+        (torch.tensor([-1, 0]), r"0\.\.2, .*\[-1, 0\]"),
+        (torch.tensor([0.0, 1.0]), r"0\.\.2, .*torch.float32 \[0\.0, 1\.0\]"),
+        (torch.tensor([True]), r"0\.\.2, .*torch.bool"),
+        (torch.zeros(2, 2, dtype=torch.long), r"one for each image; got .*\[\[0, 0\]"),
+        (torch.zeros(0, dtype=torch.long), r"one for each image"),
+    ],
+)
+def test_labels_that_are_not_known_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        guided(small(), labels, 2.0)
+
+
+def test_labels_for_a_network_without_and_an_infinite_scale_are_refused():
+    plain = small(network=replace(SMALL, classes=0))
+    with pytest.raises(ValueError, match=r"knows no labels: build it with UNetConfig\(classes="):
+        guided(plain, ASKED, 2.0)
+    with pytest.raises(ValueError, match=r"knows no labels"):
+        labelled(plain, ASKED)(X_T, T)
+    with pytest.raises(ValueError, match=r"scale must be finite.*got nan"):
+        guided(small(), ASKED, float("nan"))
+
+
+def test_the_labels_of_a_batch_are_those_of_its_images():
+    """Images that are their own label, so that a mix-up would show."""
+    images = LABELS.to(torch.uint8)[:, None, None, None].expand(10, 1, 8, 8).contiguous()
+    t = trainer(replace(CONFIG, label_dropout=0.0))
+    for (part,) in islice(t._batches(images, LABELS, slice(0, 4)), 12):  # over epochs
+        assert torch.equal(data.to_uint8(part.x_0)[:, 0, 0, 0].long(), part.labels)
+
+
+def test_the_asked_for_share_of_the_labels_is_left_out():
+    t = trainer(replace(CONFIG, label_dropout=0.3))
+    told = torch.cat([p.labels for (p,) in islice(t._batches(IMAGES, LABELS, slice(0, 4)), 500)])
+    share = float((told == 3).float().mean())
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 2000) ** 0.5
+    again = torch.cat([p.labels for (p,) in islice(t._batches(IMAGES, LABELS, slice(0, 4)), 500)])
+    assert torch.equal(told, again)
+
+
+def test_training_with_labels_goes_on_exactly(tmp_path):
+    images = Images(IMAGES, LABELS)
+    whole = trainer()
+    expected = [step.loss for step in whole.run(images)]
+    first = trainer()
+    seen = [step.loss for step in islice(first.run(images), 3)]
+    first.save(tmp_path / "state.safetensors")
+    second = trainer()
+    second.load(tmp_path / "state.safetensors")
+    assert seen + [step.loss for step in second.run(images)] == expected
+    assert_same(weights(second), weights(whole))
+
+
+def test_without_any_label_it_trains_as_if_there_were_none():
+    other = Images(IMAGES, (LABELS + 1) % 3)
+    one, two, told = (trainer(replace(CONFIG, label_dropout=p)) for p in (1.0, 1.0, 0.0))
+    first = [step.loss for step in one.run(Images(IMAGES, LABELS))]
+    assert first == [step.loss for step in two.run(other)]
+    assert first != [step.loss for step in told.run(other)]
+
+
+def test_a_network_learns_what_its_labels_mean():
+    """Black, grey and white pictures: each label brings its own, also in few guided steps."""
+    shades = torch.tensor([0, 128, 255], dtype=torch.uint8)
+    images = shades[LABELS][:, None, None, None].expand(10, 1, 8, 8).contiguous()
+    steps = TrainConfig(120, 16, 5e-3, warmup_steps=10, cooldown=0.5, ema_decay=0.95)
+    denoiser = Denoiser(UNet(replace(SMALL, dropout=0.0)), schedules.cosine(100), predictions.v)
+    t = Trainer(denoiser, steps)
+    for _ in t.run(Images(images, LABELS)):
+        pass
+    asked = torch.arange(3).repeat(4)
+    x_T = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    for scale in (1.0, 2.0):
+        told = guided(t.ema, asked, scale)
+        x_0 = samplers.final(samplers.ddim(told, x_T, t.ema.schedule.timesteps(20)))
+        found = x_0.mean((1, 2, 3))
+        assert (found - torch.tensor([-1.0, 0.0, 1.0]).repeat(4)).abs().max() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES, r"trained on labels: give data\.Images\(images, labels\)"),
+        (Images(IMAGES, LABELS + 1), r"0\.\.2, one for each image"),
+        (Images(IMAGES, LABELS[:9]), "9 labels for 10 images"),
+    ],
+)
+def test_images_without_fitting_labels_are_refused(images, message):
+    t = trainer()
+    with pytest.raises(ValueError, match=message):
+        t.run(images)
+    assert t.step == 0
+
+
+def test_a_network_without_labels_ignores_those_of_the_data():
+    plain = replace(SMALL, classes=0)
+    one, two = trainer(network=plain), trainer(network=plain)
+    told = [step.loss for step in one.run(Images(IMAGES, LABELS))]
+    assert told == [step.loss for step in two.run(IMAGES)]
+
+
+def test_a_saved_denoiser_knows_its_labels(tmp_path):
+    denoiser = small()
+    denoiser.save(tmp_path / "a.safetensors")
+    loaded = Denoiser.load(tmp_path / "a.safetensors")
+    assert torch.equal(
+        guided(loaded, ASKED, 2.0)(X_T, T).x_0, guided(denoiser, ASKED, 2.0)(X_T, T).x_0
+    )
+
+
+def test_held_out_loss_takes_labels_too():
+    denoiser = small()
+    told = losses.held_out_loss(labelled(denoiser, LABELS), data.to_float(IMAGES))
+    assert told != losses.held_out_loss(denoiser, data.to_float(IMAGES))
+
+
+EXPERIMENT = replace(
+    config.MNIST_LABELS,
+    network=replace(config.MNIST_LABELS.network, width=8, multipliers=(1, 1), attention=()),
+    train=replace(config.MNIST_LABELS.train, num_steps=12, batch_size=4),
+    sample_steps=3,
+)
+DIGITS = Images(
+    torch.randint(0, 256, (30, 1, 28, 28), generator=torch.Generator().manual_seed(0)).byte(),
+    torch.arange(30) % 10,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "labels"
+    runs.train(EXPERIMENT, DIGITS, DIGITS.images, folder, CPU)
+    return runs.load(folder, CPU)
+
+
+def test_a_run_is_asked_for_labels_in_turn(run):
+    """Image i has label i % 3, whatever batch it is in."""
+    asked = {"sampler": samplers.ddpm, "num_steps": 3}
+    three = runs.sample(run.guided([7, 1, 4], 300.0), 7, batch_size=7, **asked).int()
+    two = runs.sample(run.guided([7, 1, 4], 300.0), 7, batch_size=2, **asked).int()
+    assert (three - two).abs().max() <= 1
+    other = runs.sample(run.guided([7], 300.0), 7, batch_size=7, **asked).int()
+    alike = [torch.equal(three[i], other[i]) for i in range(7)]
+    assert alike == [i % 3 == 0 for i in range(7)]
+
+
+def test_a_run_of_other_labels_is_another_run(run):
+    other = Images(DIGITS.images, DIGITS.labels.flip(0))
+    with pytest.raises(ValueError, match=r"training images: .* of labels"):
+        runs.train(EXPERIMENT, other, DIGITS.images, run.folder, CPU)
+
+
+def test_a_run_without_labels_says_how_to_get_some(run, tmp_path):
+    with pytest.raises(ValueError, match=r"give data\.Images"):
+        runs.train(EXPERIMENT, DIGITS.images, DIGITS.images, tmp_path / "new", CPU)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=r"0\.\.9, .*\[10\]"):
+        run.guided([10])
+
+
+def test_labels_and_guidance_on_the_command_line(run, tmp_path, capsys):
+    out = tmp_path / "a.npz"
+    asked = ["sample", str(run.folder), "--n", "4", "--steps", "3", "--device", "cpu"]
+    asked += ["--out", str(out)]
+    assert main([*asked, "--labels", "3", "8", "--guidance", "2.5"]) == 0
+    expected = runs.sample(run.guided([3, 8], 2.5), 4, num_steps=3)
+    assert np.array_equal(np.load(out)["arr_0"], expected.permute(0, 2, 3, 1).numpy())
+    assert main([*asked, "--guidance", "2"]) == 2
+    assert "--guidance 2.0 needs --labels" in capsys.readouterr().err
+    assert main([*asked, "--labels", "12"]) == 2
+    assert "0..9" in capsys.readouterr().err
+
+
+def test_the_preset_trains_from_the_command_line(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw", 30, 20)
+    folder = tmp_path / "run"
+    arguments = ["train", "mnist_labels", "--out", str(folder), "--data", str(tmp_path)]
+    assert main([*arguments, "--budget", "smoke", "--device", "cpu"]) == 0
+    assert "labels" in (folder / "experiment.json").read_text()
+    assert runs.load(folder, CPU).guided([9]).labels.tolist() == [9]
