@@ -5,6 +5,8 @@ Errors         `errors_per_t`: of x_0_hat, eps_hat and v_hat, on fixed draws
 Samples        `quality` of a set beside a reference, in the features of a small classifier:
                Frechet and kernel distance, precision and recall, classes, confidence
 Memorisation   `nearest_distances` to the training images
+Labels         `obedience`: how many samples show what they were asked for, and how diverse they
+               are; `guidance_sweep`, the same against the scale of the guidance
 Budgets        `sweep`: quality, network evaluations and seconds of samplers in few steps
 
 An `Estimate` is a number with a 95 % interval.  For the bits it is 1.96 standard errors to each
@@ -388,6 +390,80 @@ def sweep(
                 "seconds": seconds / len(images),
             }
             rows.append(row | quality(network.describe_images(images), reference))
+    return rows
+
+
+def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[str, Estimate]:
+    """Do samples show what they were asked for, and does that cost diversity?
+
+    Args:
+        labels: what each sample was asked to show, int64 [N].
+        reference: real images, at least 2 of each label.
+
+    Returns:
+        "accuracy": share of the samples that the classifier takes for what was asked for.
+        "spread": mean squared distance of the features from their mean within a label, averaged
+            over the labels, as a share of that of the real images, each in the class that the
+            classifier sees: 1 is as diverse as they are.
+
+    Raises:
+        ValueError: not one label for each sample; a label with fewer than 2 samples.
+    """
+    n = len(samples.features)
+    if labels.shape != (n,) or (labels.bincount() == 1).any():
+        raise ValueError(
+            f"{n} samples need one label each, and each label 2 samples or more; got labels of "
+            f"shape {list(labels.shape)}, of {labels.bincount().tolist()} samples"
+        )
+    seen = reference.probabilities.argmax(1)
+    counts = _resample(n, rng.generator(0, _RESAMPLE, 0))
+    right = (samples.probabilities.argmax(1) == labels).double()
+    ratios = torch.zeros(len(counts), dtype=torch.float64)
+    for label in labels.unique():
+        own = labels == label
+        real = reference.features[seen == label].double().var(0).sum()
+        ratios += _variance(samples.features[own].double(), counts[:, own]) / real
+    spread = _estimate(ratios / len(labels.unique()))
+    return {"accuracy": _share(_estimate(counts @ right / n), n), "spread": spread}
+
+
+def _variance(x: Tensor, counts: Tensor) -> Tensor:
+    """Sum over the dimensions of the variance of x [N, D], row i taken counts[:, i] times: [R]."""
+    n = counts.sum(1)
+    mean = counts @ x / n[:, None]
+    total = counts @ x.square().sum(1) - n * mean.square().sum(1)
+    # Without bias: rows drawn once more have once more (N - 1) / N of the variance.
+    unbiased = torch.full_like(n, len(x) / (len(x) - 1)).square()
+    unbiased[0] = unbiased[0].sqrt()
+    return total / n * unbiased
+
+
+def guidance_sweep(
+    sample: Callable[..., Tensor],
+    scales: Sequence[float],
+    labels: Tensor,
+    network: Classifier,
+    reference: Described,
+) -> list[dict[str, Any]]:
+    """What does guidance bring, and what does it cost?
+
+    Args:
+        sample: (scale=...) -> uint8 images [N, C, H, W], asked to show `labels`.
+        scales: of the guidance, see `denoiser.guided`.
+        labels: int64 [N].
+        network, reference: a classifier, and what it sees in the images to be compared with.
+
+    Returns:
+        A row for each scale: "scale", and the estimates of `obedience` and `quality`.
+
+    Raises:
+        ValueError: too few images for either.
+    """
+    rows = []
+    for scale in scales:
+        seen = network.describe_images(sample(scale=scale))
+        row = {"scale": scale, **obedience(seen, labels, reference), **quality(seen, reference)}
+        rows.append(row)
     return rows
 
 

@@ -19,12 +19,12 @@ Result = TypeVar("Result")
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the processes that torchrun started beside this one, if it was torchrun.
+    """Join the processes that torchrun started beside this one, if it was torchrun; once only.
 
     Each takes the GPU of its local rank where there are GPUs.  On the CPU they talk by gloo, on
     GPUs by NCCL.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     gpus = torch.cuda.device_count()

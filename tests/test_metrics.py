@@ -8,7 +8,17 @@ import torch
 from oracles import gaussian, mixture
 from torch import nn
 
-from diffusion_lib import data, losses, metrics, posterior, predictions, rng, samplers, schedules
+from diffusion_lib import (
+    data,
+    features,
+    losses,
+    metrics,
+    posterior,
+    predictions,
+    rng,
+    samplers,
+    schedules,
+)
 from diffusion_lib.denoiser import Denoised, Denoiser
 from diffusion_lib.features import Described
 
@@ -472,3 +482,72 @@ def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
     for row, images in zip(rows, drawn, strict=True):
         expected = metrics.quality(Greys().describe_images(images), reference)
         assert expected.items() <= row.items()
+
+
+def seen_by_a_classifier(features, classes, n_classes):
+    return Described(features, torch.nn.functional.one_hot(classes, n_classes).double())
+
+
+def test_obedience_counts_what_was_asked_for_and_finds_the_spread_that_is_there():
+    """Normal features around the middle of each class; the samples have half the deviation."""
+    g = torch.Generator().manual_seed(0)
+    middles = torch.randn(3, 5, generator=g).double() * 10
+    labels, real = torch.arange(1200) % 3, torch.arange(3000) % 3
+    wide = middles[real] + torch.randn(3000, 5, generator=g).double()
+    narrow = middles[labels] + torch.randn(1200, 5, generator=g).double() / 2
+    shown = labels.clone()
+    shown[:120] = (labels[:120] + 1) % 3  # a tenth shows something else
+    found = metrics.obedience(
+        seen_by_a_classifier(narrow, shown, 3), labels, seen_by_a_classifier(wide, real, 3)
+    )
+    assert found["accuracy"].value == pytest.approx(0.9)
+    assert found["accuracy"].low == pytest.approx(0.9 - 1.96 * (0.09 / 1200) ** 0.5, abs=0.005)
+    assert found["spread"].value == pytest.approx(0.25, abs=0.02)
+    assert found["spread"].low < found["spread"].value < found["spread"].high
+    assert found["spread"].high - found["spread"].low < 0.05
+
+
+def test_the_spread_of_few_samples_is_not_too_small():
+    """Five of each label, many times: on average as wide as what they were drawn from."""
+    g = torch.Generator().manual_seed(1)
+    real = torch.arange(2000) % 2
+    reference = seen_by_a_classifier(torch.randn(2000, 4, generator=g).double(), real, 2)
+    labels = torch.arange(10) % 2
+    found = [
+        metrics.obedience(
+            seen_by_a_classifier(torch.randn(10, 4, generator=g).double(), labels, 2),
+            labels,
+            reference,
+        )["spread"]
+        for _ in range(150)
+    ]
+    assert sum(f.value for f in found) / 150 == pytest.approx(1, abs=0.06)
+    assert sum((f.low + f.high) / 2 for f in found) / 150 == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 0, 1]), torch.tensor([0, 0, 2, 2, 2, 1])])
+def test_one_sample_of_a_label_has_no_spread(labels):
+    seen = seen_by_a_classifier(torch.randn(6, 4).double(), torch.tensor([0, 0, 2, 2, 2, 1]), 3)
+    with pytest.raises(ValueError, match=r"6 samples need one label each.*got labels of shape"):
+        metrics.obedience(seen, labels, seen)
+
+
+def test_guidance_sweep_has_a_row_for_each_scale():
+    network = features.load("mnist")
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (80, 1, 28, 28), dtype=torch.uint8, generator=g)
+    labels = torch.arange(80) % 10
+    asked = []
+
+    def sample(scale):
+        asked.append(scale)
+        return images
+
+    reference = seen_by_a_classifier(
+        torch.randn(200, 64, generator=g).double(), torch.arange(200) % 10, 10
+    )
+    rows = metrics.guidance_sweep(sample, [1.0, 3.0], labels, network, reference)
+    assert asked == [row["scale"] for row in rows] == [1.0, 3.0]
+    right = network.describe_images(images).probabilities.argmax(1) == labels
+    assert rows[0]["accuracy"].value == pytest.approx(float(right.double().mean()))
+    assert {"accuracy", "spread", "recall", "Frechet distance"} <= rows[0].keys()

@@ -1,0 +1,109 @@
+"""What does guidance bring, and what does it cost?
+
+    python -m other_tests.mnist.guidance runs/NAME    samples, writes guidance.json
+    python -m other_tests.mnist.guidance              draws the plot again
+
+`metrics.guidance_sweep` of a run of MNIST that knows labels: as many samples of each digit, at
+each scale with the same noise.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lib import config, data, features, files, metrics, runs, samplers, viz
+from diffusion_lib.metrics import Estimate
+
+OUT = Path(__file__).with_name("guidance.json")
+PLOT = Path(__file__).parent.parent.parent / "assets" / "guidance-mnist.png"
+ROWS = PLOT.with_name("guided-mnist.png")
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+N, STEPS = 1000, 100
+SHOWN = ("accuracy", "spread", "recall", "precision", "Frechet distance", "confidence > 0.9")
+
+
+def measure(folder: str, root: str) -> dict[str, Any]:
+    run, network = runs.load(folder), features.load("mnist")
+    reference = network.describe_images(data.mnist(root, False).images)
+
+    def sample(scale: float) -> Tensor:
+        asked = run.guided(range(10), scale)
+        return runs.sample(asked, N, 0, samplers.ddpm, STEPS, batch_size=125)
+
+    rows = metrics.guidance_sweep(sample, SCALES, torch.arange(N) % 10, network, reference)
+    viz.grid(sample(2.0)[:100], columns=10).save(ROWS)
+    return {
+        "n": N,
+        "sampler": f"ddpm, {STEPS} steps",
+        "experiment": json.loads((Path(folder) / "experiment.json").read_text()),
+        "device": runs.device_name(run.denoiser.schedule.signal.device),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+
+
+def load() -> dict[str, Any]:
+    return json.loads(OUT.read_text())
+
+
+def table() -> list[dict[str, str]]:
+    """Rows for `viz.table`; bold is the highest accuracy."""
+    rows = load()["rows"]
+    best = max(row["accuracy"][0] for row in rows)
+    found = []
+    for row in rows:
+        told = {"scale": f"{row['scale']:g}"}
+        for name in SHOWN:
+            value, low, high = Estimate(*row[name])
+            told[name] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        if row["accuracy"][0] == best:
+            told["accuracy"] = f"**{told['accuracy']}**"
+        found.append(told)
+    return found
+
+
+def verdict() -> str:
+    """Accuracy at the best scale, and what it costs beside no guidance."""
+    record = load()
+    rows = {row["scale"]: row for row in record["rows"]}
+    best = max(rows, key=lambda scale: rows[scale]["accuracy"][0])
+    told, plain = rows[best], rows[1.0]
+    cost = "; ".join(
+        f"{name} {plain[name][0]:.3f} [{plain[name][1]:.3f}, {plain[name][2]:.3f}] without "
+        f"guidance, {told[name][0]:.3f} [{told[name][1]:.3f}, {told[name][2]:.3f}] with it"
+        for name in ("spread", "recall")
+    )
+    value, low, high = told["accuracy"]
+    return (
+        f"Of {record['n']:,} digits {value:.1%} [{low:.1%}, {high:.1%}] are the asked-for one at "
+        f"scale {best:g}. What it costs: {cost}. One training; {record['sampler']}; "
+        f"{record['device']}."
+    )
+
+
+def draw() -> None:
+    rows = [row for row in load()["rows"] if row["scale"] > 0]
+    x = [row["scale"] for row in rows]
+    lines = {
+        name: (x, [r[name][0] for r in rows], [(r[name][2] - r[name][1]) / 2 for r in rows])
+        for name in ("accuracy", "spread", "recall", "precision")
+    }
+    viz.curve(lines, "scale of the guidance", "share").savefig(PLOT, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", nargs="?", help="folder of a run of mnist_labels")
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    if options.run:
+        files.write_text(OUT, json.dumps(measure(options.run, options.data), indent=1) + "\n")
+    draw()
+
+
+if __name__ == "__main__":
+    main()

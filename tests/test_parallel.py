@@ -1,0 +1,118 @@
+"""Processes that torchrun starts do together what one does alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_data import write_idx
+
+from diffusion_lib import files, parallel
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.runs import _read_log
+
+HERE = Path(__file__).parent
+STATE = "diffusion_lib training state 1"
+
+
+def start(folder: Path, root: Path, processes: int, *more: str, restarts: int = 0):
+    """Runs together.py; a single process is started as a user would, without torchrun."""
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run"]
+    if launch:
+        launch += ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+        launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command = [sys.executable, *launch, str(HERE / "together.py"), str(folder), str(root), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_idx(root / "MNIST" / "raw", 80, 80)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory):
+    """Folders of what 1, 2 and 4 processes made."""
+    folders = {n: tmp_path_factory.mktemp("together") / str(n) for n in (1, 2, 4)}
+    for n, folder in folders.items():
+        ended = start(folder, root, n)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    return folders
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return files.read_tensors(folder / "run" / "training.safetensors", STATE)[0]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_reaches_the_same_weights(made, processes):
+    """Weights, moving average and optimizer: also a wrong batch, time or noise would show."""
+    one, several = weights(made[1]), weights(made[processes])
+    start = Denoiser.load(made[1] / "run" / "ema.safetensors")
+    assert one.keys() == several.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(several[name], value, atol=2e-5, rtol=1e-3, msg=name)
+    moved = max(float(value.abs().max()) for name, value in one.items() if "conv_out" in name)
+    assert moved > 1e-3  # these started at 0, so that there is something to agree on
+    assert start.network.config.classes == 10
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_log_tells_the_loss_of_the_whole_batch(made, processes):
+    logs = [_read_log(made[n] / "run") for n in (1, processes)]
+    one, several = ([r for r in log if "loss" in r] for log in logs)
+    assert [r["step"] for r in several] == [r["step"] for r in one] == [10, 12]
+    for a, b in zip(one, several, strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-4 * a["loss"]
+        assert ("held_out" in a) == ("held_out" in b)
+    assert logs[1][0]["device"].startswith(f"{processes} processes, each CPU")
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_images_are_divided_among_processes_and_stay_the_same(made, processes):
+    """In four batches, the last one smaller, with labels that go on from batch to batch; the last
+    process has all of them."""
+    one, several = (torch.load(made[n] / "images.pt").int() for n in (1, processes))
+    assert one.shape == several.shape == (7, 1, 28, 28)
+    assert (one - several).abs().max() <= 1
+    a, b = (np.load(made[n] / "images.npz")["arr_0"].astype(int) for n in (1, processes))
+    assert abs(a - b).max() <= 1
+
+
+def test_measurements_are_those_of_one_process(made):
+    one, two = (json.loads((made[n] / "run" / "metrics.json").read_text()) for n in (1, 2))
+    assert one["conditions"] == two["conditions"]
+    for found in ("value", "low", "high"):
+        a, b = (record["samples"]["Frechet distance"][found] for record in (one, two))
+        assert abs(a - b) < 1e-2 * abs(a)
+
+
+def test_a_lost_process_ends_the_run_and_a_restart_goes_on(root, made, tmp_path):
+    ended = start(tmp_path / "lost", root, 2, "lost")
+    assert ended.returncode != 0
+    assert (tmp_path / "lost" / "lost").exists()
+    kept = files.read_tensors(tmp_path / "lost" / "run" / "training.safetensors", STATE)[1]
+    assert 6 <= int(kept["step"]) <= 7  # the first process saved when it found itself alone
+    Denoiser.load(tmp_path / "lost" / "run" / "ema.safetensors")
+
+    again = start(tmp_path / "again", root, 2, "lost", restarts=1)
+    assert again.returncode == 0, again.stderr[-3000:]
+    expected, found = weights(made[2]), weights(tmp_path / "again")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    starts = [r for r in _read_log(tmp_path / "again" / "run") if "device" in r]
+    assert len(starts) == 2
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(root, tmp_path, monkeypatch):
+    from diffusion_lib import config
+
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    with pytest.raises(ValueError, match=r"batch_size = 64 cannot be divided into 3 equal parts"):
+        config.MNIST.trainer()
