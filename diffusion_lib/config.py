@@ -33,7 +33,12 @@ from diffusion_lib.unet import UNet, UNetConfig
 
 # Fields that came later, with the values that say nothing new: not recorded then, so that older
 # runs and files stay what they are.
-_LATER = (("network", "outputs", 1), ("network", "patch", 1), ("train", "cooldown", 0.0))
+_LATER = (
+    ("network", "outputs", 1),
+    ("network", "patch", 1),
+    ("network", "groups", None),
+    ("train", "cooldown", 0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,9 @@ MNIST = Experiment(
         num_steps=10_000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.9995
     ),
 )
+# With one number of groups in every GroupNorm, which is all that diffusers' network can hold: its
+# runs can be exported.
+MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
 CIFAR10 = Experiment(
     dataset=data.cifar10,
@@ -282,6 +290,7 @@ MNIST_FAST = replace(
 PRESETS = {
     "mnist": MNIST,
     "mnist_fast": MNIST_FAST,
+    "mnist_diffusers": MNIST_DIFFUSERS,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
 }
