@@ -75,9 +75,10 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     """Write a folder that `diffusers.DDPMPipeline.from_pretrained` loads and samples from.
 
-    The pipeline takes the steps of `samplers.ddpm`, and with a number of steps that divides T the
-    times of `schedule.timesteps`.  It asks for 1,000 steps unless it is told otherwise: where T is
-    smaller, give it `num_inference_steps`.
+    The pipeline takes the steps of `samplers.ddpm`.  It asks for 1,000 of them unless it is told
+    otherwise: where T is smaller, give it `num_inference_steps`.  Fewer than T also begin at T, and
+    where their number divides T they are at the times of `schedule.timesteps`; with a learned
+    variance they end with t = 1 instead, evenly spaced from T to there.
 
     Args:
         denoiser: a `UNet` that predicts `eps`, `x_0` or `v`, with any schedule, on any device.
@@ -103,15 +104,19 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     with torch.no_grad():
         for mine, other in _weights(network, unet):
             other.copy_(mine)
+    learned = network.config.outputs == 2
+    # Both begin at T, where x_T is noise.  In a last step from a t > 1 diffusers adds noise: with a
+    # fixed variance next to none, with a learned one so much that such a step must not come last.
+    spacing = "linspace" if learned else "trailing"
     scheduler = diffusers.DDPMScheduler(
         num_train_timesteps=schedule.num_timesteps,
         # Always as numbers: diffusers' named schedules are other functions of T than ours.
         trained_betas=schedule.betas.tolist(),
         prediction_type=names[denoiser.prediction],
-        variance_type="fixed_small" if network.config.outputs == 1 else "learned_range",
+        variance_type="learned_range" if learned else "fixed_small",
         clip_sample=denoiser.clip is not None,
         clip_sample_range=1.0 if denoiser.clip is None else denoiser.clip,
-        timestep_spacing="trailing",  # a few steps begin at T as well, where x_T is noise
+        timestep_spacing=spacing,
     )
     with files.new_folder(folder) as temporary:
         diffusers.DDPMPipeline(unet, scheduler).save_pretrained(temporary)
@@ -232,7 +237,8 @@ def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
     index = folder / "model_index.json"
     if index.is_file():
         with _naming(index):
-            parts = {name for name in json.loads(index.read_text()) if not name.startswith("_")}
+            told = json.loads(index.read_text()).items()
+            parts = {k for k, part in told if not k.startswith("_") and part != [None, None]}
             if parts - {"unet", "scheduler"}:
                 raise ValueError(
                     f"a pipeline of {', '.join(sorted(parts))}: only a network of pixels, a unet "
