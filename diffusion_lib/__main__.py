@@ -1,9 +1,10 @@
-"""The command line: python -m diffusion_lib train | sample | evaluate | compare.
+"""The command line: python -m diffusion_lib train | sample | evaluate | compare | export.
 
 python -m diffusion_lib train mnist --budget quick --out runs/a
 python -m diffusion_lib sample runs/a --n 64 --out a.png
 python -m diffusion_lib evaluate runs/a runs/b
 python -m diffusion_lib compare other_tests/mnist/study.json
+python -m diffusion_lib export runs/a --format diffusers --out exported/a
 
 Many processes, GPUs or machines train, sample and evaluate together under torchrun:
 
@@ -30,6 +31,7 @@ from diffusion_lib import (
     config,
     evaluation,
     files,
+    interop,
     losses,
     parallel,
     predictions,
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         print("\ninterrupted.", *notes, file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         notes = " ".join(getattr(error, "__notes__", []))
         print(f"error: {error} {notes}".rstrip(), file=sys.stderr)
         return 2
@@ -202,9 +204,17 @@ def compare_arms(options: argparse.Namespace) -> None:
     print(f"\n{out}")
 
 
+def export(options: argparse.Namespace) -> None:
+    """Write a run's averaged weights into a folder that another library loads."""
+    write = config.choose(options.format, interop.FORMATS, "--format")
+    write(runs.load(options.run, torch.device("cpu")).denoiser, options.out)
+    print(options.out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | compare")
+    names = "train | sample | evaluate | compare | export"
+    commands = parser.add_subparsers(required=True, metavar=names)
 
     command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
     command.set_defaults(command=train)
@@ -258,6 +268,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="the record; beside the study, .record.json, if not given")
     command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; all GPUs if there are any")
+
+    command = commands.add_parser("export", help=export.__doc__, allow_abbrev=False)
+    command.set_defaults(command=export)
+    command.add_argument("run", help="folder of a run")
+    command.add_argument("--format", required=True, help=", ".join(interop.FORMATS))
+    command.add_argument("--out", required=True, help="folder to make, such as exported/a")
     return parser
 
 

@@ -37,6 +37,7 @@ _LATER = (
     ("network", "outputs", 1),
     ("network", "patch", 1),
     ("network", "classes", 0),
+    ("network", "groups", None),
     ("train", "cooldown", 0.0),
     ("train", "label_dropout", 0.1),
     ("train", "accumulate", 1),
@@ -241,6 +242,9 @@ MNIST = Experiment(
         num_steps=10_000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.9995
     ),
 )
+# With one number of groups in every GroupNorm, which is all that diffusers' network can hold: its
+# runs can be exported.
+MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
 CIFAR10 = Experiment(
     dataset=data.cifar10,
@@ -293,6 +297,7 @@ PRESETS = {
     "mnist": MNIST,
     "mnist_fast": MNIST_FAST,
     "mnist_labels": MNIST_LABELS,
+    "mnist_diffusers": MNIST_DIFFUSERS,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
 }

@@ -5,6 +5,7 @@ code.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,43 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Fill the yielded folder; on success it becomes `path`, in one step.
+
+    Whatever goes wrong before that leaves nothing behind.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder with something in it.
+        OSError: it could not be written.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(
+            f"{path} exists and is not an empty folder, and nothing is overwritten: choose another"
+        )
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in temporary.rglob("*"):
+            if written.is_file():
+                with written.open("rb+") as file:
+                    os.fsync(file.fileno())
+        if target.exists():
+            target.rmdir()  # empty; Windows renames to a free name only
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"could not write {path}: {error}. Nothing was left there. Free some space or choose "
+            "another folder, then run the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -1,14 +1,45 @@
-"""Networks of Hugging Face diffusers, with their weights.
+"""Denoisers of Hugging Face diffusers, in and out.
 
-diffusers itself is not needed to read this; it is needed to make what these functions take.
+    denoiser = from_diffusers("google/ddpm-cifar10-32")
+    to_diffusers(denoiser, "exported")    # DDPMPipeline.from_pretrained("exported") samples from it
+
+diffusers keeps a network, a `UNet2DModel`, and the settings of a scheduler.  Theirs and ours:
+
+    prediction_type: epsilon, sample, v_prediction    prediction: eps, x_0, v
+    trained_betas; beta_schedule and its range        schedule
+    clip_sample, clip_sample_range                    clip
+    timestep 0 .. T - 1                               t = 1 .. T
+
+Which noise a step adds is up to the sampler here, not a part of a denoiser: `variance_type`
+fixed_small is `samplers.ddpm` as it comes, and fixed_large is its `variance=samplers.beta`.
+learned_range belongs to networks of two outputs.  So it is with the times of few steps
+(`timestep_spacing`, `steps_offset`), which a sampler takes as a list.
+
+diffusers is imported by the functions that need it: everything else works without.
+
+To add a format that runs are exported to, write one function (denoiser, folder) and list it in
+`FORMATS`.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from diffusion_lib import (
+    _torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
+    files,
+    predictions,
+)
+from diffusion_lib.denoiser import Denoiser, prediction_name
+from diffusion_lib.predictions import Prediction
+from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.unet import UNet, UNetConfig
 
 # What DDPM's network is, in the words of diffusers' UNet2DModel.
@@ -23,6 +54,7 @@ _DDPM = {
     "downsample_type": "conv",
     "upsample_type": "conv",
     "act_fn": "silu",
+    "norm_eps": 1e-6,
     "resnet_time_scale_shift": "default",
     "add_attention": True,
     "attention_head_dim": None,
@@ -30,6 +62,95 @@ _DDPM = {
     "class_embed_type": None,
     "num_class_embeds": None,
 }
+_PREDICTIONS: dict[str, Prediction] = {
+    "epsilon": predictions.eps,
+    "sample": predictions.x_0,
+    "v_prediction": predictions.v,
+}
+# Those that hold what a network was trained with; the settings of other schedulers lack some of it.
+_SCHEDULERS = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
+    """Write a folder that `diffusers.DDPMPipeline.from_pretrained` loads and samples from.
+
+    The pipeline takes the steps of `samplers.ddpm`.  It asks for 1,000 of them unless it is told
+    otherwise: where T is smaller, give it `num_inference_steps`.  Fewer than T also begin at T, and
+    where their number divides T they are at the times of `schedule.timesteps`; with a learned
+    variance they end with t = 1 instead, evenly spaced from T to there.
+
+    Args:
+        denoiser: a `UNet` that predicts `eps`, `x_0` or `v`, with any schedule, on any device.
+        folder: to be made; one that is empty may be there.
+
+    Raises:
+        ValueError: a part that diffusers has nothing for, named.
+        TypeError: the network is not a `UNet`.
+        OSError: something is in the folder, or it could not be written; then it is as before.
+        ImportError: diffusers is not installed.
+    """
+    diffusers = _diffusers()
+    network, schedule = denoiser.network, denoiser.schedule
+    if not isinstance(network, UNet):
+        raise TypeError(f"only a UNet can be exported; this network is a {type(network).__name__}")
+    names = {prediction: name for name, prediction in _PREDICTIONS.items()}
+    if denoiser.prediction not in names:
+        raise ValueError(
+            f"diffusers knows no prediction {prediction_name(denoiser.prediction)!r}: only a "
+            "denoiser that predicts eps, x_0 or v can be exported"
+        )
+    unet = diffusers.UNet2DModel(**_description(network))
+    with torch.no_grad():
+        for mine, other in _weights(network, unet):
+            other.copy_(mine)
+    learned = network.config.outputs == 2
+    # Both begin at T, where x_T is noise.  In a last step from a t > 1 diffusers adds noise: with a
+    # fixed variance next to none, with a learned one so much that such a step must not come last.
+    spacing = "linspace" if learned else "trailing"
+    scheduler = diffusers.DDPMScheduler(
+        num_train_timesteps=schedule.num_timesteps,
+        # Always as numbers: diffusers' named schedules are other functions of T than ours.
+        trained_betas=schedule.betas.tolist(),
+        prediction_type=names[denoiser.prediction],
+        variance_type="learned_range" if learned else "fixed_small",
+        clip_sample=denoiser.clip is not None,
+        clip_sample_range=1.0 if denoiser.clip is None else denoiser.clip,
+        timestep_spacing=spacing,
+    )
+    with files.new_folder(folder) as temporary:
+        diffusers.DDPMPipeline(unet, scheduler).save_pretrained(temporary)
+
+
+FORMATS: dict[str, Callable[[Denoiser, str | Path], None]] = {"diffusers": to_diffusers}
+
+
+def from_diffusers(path_or_name: str | Path) -> Denoiser:
+    """The denoiser of a pipeline of diffusers, or of a network with its scheduler's settings.
+
+    Args:
+        path_or_name: a folder, or the name of a model on huggingface.co, which is downloaded.
+            It holds config.json, diffusion_pytorch_model.safetensors and scheduler_config.json, in
+            `unet` and `scheduler`, as pipelines are saved, or side by side, as in
+            google/ddpm-cifar10-32.
+
+    Returns:
+        Float32 on the CPU, in evaluation mode.  `samplers.ddpm` takes the steps of DDPMPipeline,
+        and `samplers.ddim` those of DDIMPipeline with `use_clipped_model_output=True`: here eps
+        always agrees with the clipped x_0.
+
+    Raises:
+        ValueError: a part that a `Denoiser` has nothing for, named; a damaged file; weights that
+            are only there as a pickle, which could execute code.
+        FileNotFoundError: neither a folder nor a model that could be downloaded; no settings.
+        ImportError: diffusers is not installed.
+    """
+    diffusers = _diffusers()
+    folder = _found(path_or_name)
+    network = _read_network(diffusers, folder)
+    path = _file(folder, "scheduler", "scheduler_config.json")
+    with _naming(path):
+        return Denoiser(network, *_read_scheduler(diffusers, path, network.config.outputs)).eval()
 
 
 @torch.no_grad()
@@ -40,26 +161,207 @@ def unet_from_diffusers(theirs: nn.Module) -> UNet:
         theirs: a `UNet2DModel` of the DDPM family, such as that of google/ddpm-cifar10-32.
 
     Returns:
-        Its twin, float32 on the CPU, in training mode where `theirs` is.
+        Its twin, float32 on the CPU, in training mode where `theirs` is.  Its `groups` is None
+        where that gives each layer the groups it has in `theirs`.
 
     Raises:
         ValueError: it has a part that this library's network does not have, named.
     """
-    ours = UNet(_config(theirs.config))  # pyright: ignore[reportArgumentType]
+    config = _config(theirs.config)  # pyright: ignore[reportArgumentType]
+    ours = UNet(config)
+    groups = _groups(ours, theirs)
+    if groups is not None:
+        ours = UNet(replace(config, groups=groups))
+    for mine, other in _weights(ours, theirs):
+        mine.copy_(other)
+    return ours.train(theirs.training)
+
+
+def _diffusers() -> ModuleType:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError(
+            f"diffusers is needed for this and could not be imported ({error}): "
+            "pip install diffusers"
+        ) from error
+    return diffusers
+
+
+def _found(path_or_name: str | Path) -> Path:
+    """The folder, or that of the download; of a model only files that cannot execute code."""
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name)
+    from huggingface_hub import snapshot_download  # comes with diffusers
+
+    try:
+        return Path(snapshot_download(str(path_or_name), allow_patterns=["*.json", f"*{_WEIGHTS}"]))
+    except Exception as error:  # of the network, of its client, of a name that cannot be one
+        raise FileNotFoundError(
+            f"{path_or_name} is not a folder here, and as a model on huggingface.co it could not "
+            f"be downloaded ({error}). Give a folder of diffusers' or a name such as "
+            "google/ddpm-cifar10-32."
+        ) from error
+
+
+def _file(folder: Path, part: str, name: str) -> Path:
+    """The file in the pipeline's folder of that part, or beside the others."""
+    for path in (folder / part / name, folder / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{folder} has neither {part}/{name} nor {name}: is it a folder that diffusers saved?"
+    )
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever is found wrong with a file, by diffusers or here, names the file."""
+    try:
+        yield
+    except Exception as error:  # diffusers raises of many kinds at settings that it did not expect
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{error}") from error
+
+
+def _read_json(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Settings of an object of diffusers that is one of these classes."""
+    settings = json.loads(path.read_text())
+    kind = settings.get("_class_name") if isinstance(settings, dict) else None
+    if kind not in kinds:
+        raise ValueError(f"not the settings of a {' or '.join(kinds)}: _class_name is {kind!r}")
+    return settings
+
+
+def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
+    index = folder / "model_index.json"
+    if index.is_file():
+        with _naming(index):
+            told = json.loads(index.read_text()).items()
+            parts = {k for k, part in told if not k.startswith("_") and part != [None, None]}
+            if parts - {"unet", "scheduler"}:
+                raise ValueError(
+                    f"a pipeline of {', '.join(sorted(parts))}: only a network of pixels, a unet "
+                    "with a scheduler, can be read"
+                )
+    path = _file(folder, "unet", "config.json")
+    with _naming(path):
+        settings = _read_json(path, ("UNet2DModel",))
+        with torch.device("meta"):  # refuses it before its weights are read
+            _config(diffusers.UNet2DModel.from_config(settings).config)
+    weights = path.with_name(_WEIGHTS)
+    # Beside an index diffusers would read the files that it names, of any kind.
+    if not weights.is_file() or path.with_name(f"{_WEIGHTS}.index.json").exists():
+        raise ValueError(
+            f"{path.parent} has no {_WEIGHTS} that holds all weights, and nothing else is read: a "
+            ".bin file is a pickle, which can execute code. If you trust it, convert it: "
+            "diffusers.UNet2DModel.from_pretrained(FOLDER).save_pretrained(NEW), with "
+            "scheduler_config.json copied there."
+        )
+    with _naming(weights):
+        theirs, told = diffusers.UNet2DModel.from_pretrained(
+            path.parent,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+        wrong = [f"{fault} {sorted(map(str, names))}" for fault, names in told.items() if names]
+        if wrong:
+            raise ValueError(f"not the weights of the network in {path.name}: {'; '.join(wrong)}")
+        return unet_from_diffusers(theirs)
+
+
+def _read_scheduler(
+    diffusers: ModuleType, path: Path, outputs: int
+) -> tuple[NoiseSchedule, Prediction, float | None]:
+    settings = _read_json(path, _SCHEDULERS)
+    scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    told = scheduler.config
+    different = []
+    if told["prediction_type"] not in _PREDICTIONS:
+        known = ", ".join(_PREDICTIONS)
+        different.append(f"prediction_type is {told['prediction_type']!r}, not one of {known}")
+    if told["thresholding"]:
+        different.append("thresholding is on; images are only clipped here")
+    # DDIM's may stop at alpha_bar_1.
+    if getattr(scheduler, "final_alpha_cumprod", 1) != 1:
+        different.append("set_alpha_to_one is False; the last step ends at the clean image here")
+    variance = told.get("variance_type")
+    if variance == "learned" or (variance == "learned_range") != (outputs == 2):
+        different.append(f"variance_type is {variance!r}, of a network of {outputs} output(s)")
+    if len(scheduler.betas) != told["num_train_timesteps"]:
+        different.append(
+            f"num_train_timesteps is {told['num_train_timesteps']}, of {len(scheduler.betas)} betas"
+        )
+    if different:
+        raise ValueError(f"not what a denoiser of this library can be: {'; '.join(different)}")
+    betas = scheduler.betas
+    if told["trained_betas"] is not None and not told["rescale_betas_zero_snr"]:
+        betas = torch.tensor(told["trained_betas"], dtype=torch.float64)  # not rounded to float32
+    clip = float(told["clip_sample_range"]) if told["clip_sample"] else None
+    return NoiseSchedule(betas), _PREDICTIONS[told["prediction_type"]], clip
+
+
+def _description(network: UNet) -> dict[str, Any]:
+    """The arguments of `UNet2DModel` that make the same network."""
+    config = network.config
+    groups = {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
+    different = []
+    if config.patch > 1:
+        different.append(f"patch is {config.patch}, but it takes no patches of pixels as one")
+    if len(groups) > 1:
+        different.append(
+            f"groups is None, which gives the layers {sorted(groups)} groups, but it has one "
+            "number for all of them"
+        )
+    if different:
+        raise ValueError(
+            f"diffusers' network cannot hold this one: {'; '.join(different)}. Train one that it "
+            "can hold: UNetConfig(patch=1, groups=4) or another divisor of the width, as in the "
+            "preset mnist_diffusers."
+        )
+    channels, height, width = config.image_shape
+    attends = [height // 2**level in config.attention for level in range(len(config.multipliers))]
+    return _DDPM | {
+        "sample_size": height if height == width else (height, width),
+        "in_channels": channels,
+        "out_channels": config.outputs * channels,
+        "block_out_channels": tuple(config.width * m for m in config.multipliers),
+        "layers_per_block": config.num_blocks,
+        "down_block_types": tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        "dropout": config.dropout,
+        "norm_num_groups": groups.pop(),
+    }
+
+
+def _groups(ours: UNet, theirs: nn.Module) -> int | None:
+    """What `UNetConfig.groups` is for theirs; `ours` has the groups of None."""
+    counts, same = set(), True
+    for name, their_names in _counterparts(ours):
+        mine, other = ours.get_submodule(name), theirs.get_submodule(their_names[0])
+        if isinstance(mine, nn.GroupNorm) and isinstance(other, nn.GroupNorm):
+            counts.add(other.num_groups)
+            same = same and mine.num_groups == other.num_groups
+    if same:
+        return None
+    if len(counts) > 1:
+        raise ValueError(
+            f"not this library's network: its layers have {sorted(counts)} groups; here they "
+            "would all have one number, or as many as suit their channels"
+        )
+    return counts.pop()
+
+
+def _weights(ours: UNet, theirs: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each weight of ours, or each third of one, and the same of theirs, in theirs' shape."""
     for name, their_names in _counterparts(ours):
         mine, others = ours.get_submodule(name), [theirs.get_submodule(n) for n in their_names]
-        if isinstance(mine, nn.GroupNorm):
-            for fact in ("num_groups", "eps"):
-                here, there = getattr(mine, fact), getattr(others[0], fact)
-                if here != there:
-                    raise ValueError(
-                        f"not this library's network: {fact} of {their_names[0]} is {there}, of "
-                        f"{mine.num_channels} channels; it would be {here} here"
-                    )
         for part in ("weight", "bias"):
-            own = getattr(mine, part)
-            own.copy_(torch.cat([getattr(other, part) for other in others]).reshape(own.shape))
-    return ours.train(theirs.training)
+            pieces = getattr(mine, part).chunk(len(others))
+            for piece, other in zip(pieces, (getattr(o, part) for o in others), strict=True):
+                yield piece.view(other.shape), other
 
 
 def _config(told: Mapping[str, Any]) -> UNetConfig:

@@ -44,6 +44,8 @@ class UNetConfig:
         patch: side of the squares of pixels that the network takes as one pixel of patch ** 2 as
             many channels, and puts out again: its first level then has H / patch x W / patch.
         classes: number of labels that it can be told, 0 for a network without labels.
+        groups: of every GroupNorm, a divisor of `width`; None gives each as many as its channels
+            allow: 32 as in the paper, fewer in narrow networks, to keep 4 channels in a group.
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -55,6 +57,7 @@ class UNetConfig:
     outputs: int = 1
     patch: int = 1
     classes: int = 0
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         # Tuples, also when read from JSON, so that equal configurations compare equal.
@@ -82,6 +85,13 @@ class UNetConfig:
             raise ValueError(f"patch must be at least 1, which is no patches; got {self.patch}")
         if self.classes < 0:
             raise ValueError(f"classes must be at least 0, which is no labels; got {self.classes}")
+        # Every GroupNorm sees a multiple of `width` channels, also of what the way up joins, and
+        # the first one sees `width` itself.
+        if self.groups is not None and (self.groups < 1 or self.width % self.groups):
+            raise ValueError(
+                f"groups must divide the width, {self.width}, and with it the channels of every "
+                f"layer; got {self.groups}. None gives each layer as many as suit its channels."
+            )
         _, height, width = self.image_shape
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % divisor or width % divisor:
@@ -116,7 +126,7 @@ class UNet(nn.Module):
         levels = [(config.width * m, height // 2**i) for i, m in enumerate(config.multipliers)]
 
         def block(c_in: int, c_out: int, attend: bool) -> Block:
-            return Block(c_in, c_out, time_channels, config.dropout, attend)
+            return Block(c_in, c_out, time_channels, config.dropout, attend, config.groups)
 
         self.embed_time = nn.Sequential(
             nn.Linear(config.width, time_channels),
@@ -150,7 +160,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(c))
 
-        self.norm_out = _group_norm(c)
+        self.norm_out = _group_norm(c, config.groups)
         self.conv_out = nn.Conv2d(c, config.outputs * pixel_channels, 3, padding=1)
         self._initialise()
 
@@ -220,17 +230,23 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, time_channels: int, dropout: float, attend: bool
+        self,
+        c_in: int,
+        c_out: int,
+        time_channels: int,
+        dropout: float,
+        attend: bool,
+        groups: int | None,
     ) -> None:
         super().__init__()
-        self.norm1 = _group_norm(c_in)
+        self.norm1 = _group_norm(c_in, groups)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time_channels, c_out)
-        self.norm2 = _group_norm(c_out)
+        self.norm2 = _group_norm(c_out, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out) if attend else nn.Identity()
+        self.attention = Attention(c_out, groups) if attend else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -242,9 +258,9 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all pixels, one head [DDPM appendix B]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int | None) -> None:
         super().__init__()
-        self.norm = _group_norm(channels)
+        self.norm = _group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
 
@@ -277,9 +293,9 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as in the paper; fewer in narrow networks, to keep 4 channels in a group."""
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
+def _group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
+    """None: 32 groups as in the paper; fewer in narrow networks, to keep 4 channels in a group."""
+    return nn.GroupNorm(groups or math.gcd(32, channels // 4), channels, eps=1e-6)
 
 
 def _sinusoids(t: Tensor, channels: int) -> Tensor:

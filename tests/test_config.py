@@ -54,6 +54,7 @@ def test_fields_that_came_later_leave_older_records_alone():
     record = json.loads(TINY.to_json())
     assert "loss" not in record
     assert "outputs" not in record["network"]
+    assert "groups" not in record["network"]
     assert record["weight"] is None
 
 
@@ -241,3 +242,14 @@ def test_patches_and_cooldown_are_recorded_where_they_say_something():
         }
     )
     assert (changed.network.patch, changed.train.cooldown) == (2, 0.1)
+
+
+def test_groups_are_recorded_where_they_say_something():
+    assert "groups" not in json.loads(config.MNIST.to_json())["network"]
+    record = config.MNIST_DIFFUSERS.to_json()
+    assert json.loads(record)["network"]["groups"] == 4
+    assert Experiment.from_json(record) == config.MNIST_DIFFUSERS
+    assert config.MNIST.changed({"network": {"groups": 4}}) == config.MNIST_DIFFUSERS
+    assert config.MNIST_DIFFUSERS.name("images") != config.MNIST.name("images")
+    # The quick budget's network of patches could not be exported.
+    assert config.quick(config.MNIST_DIFFUSERS).network == config.MNIST_DIFFUSERS.network

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion_lib import predictions, schedules
+from diffusion_lib import files, predictions, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.unet import UNet, UNetConfig
 
@@ -72,6 +72,17 @@ def test_a_saved_denoiser_needs_no_flags_to_be_loaded(tmp_path, prediction, clip
     assert torch.equal(loaded.schedule.alpha_bar, denoiser.schedule.alpha_bar)
     x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 99])
     assert torch.equal(loaded(x_t, t).x_0, denoiser(x_t, t).x_0)
+
+
+def test_a_file_from_before_a_field_came_is_loaded(tmp_path):
+    path = tmp_path / "a.safetensors"
+    small().save(path)
+    tensors, metadata = files.read_tensors(path, "diffusion_lib denoiser 1")
+    description = json.loads(metadata["denoiser"])
+    for later in ("outputs", "patch", "groups"):
+        del description["network"][later]
+    files.write_tensors(path, tensors, metadata | {"denoiser": json.dumps(description)})
+    assert Denoiser.load(path).network.config == SMALL
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -40,6 +40,35 @@ def test_an_interrupt_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_new_folder_is_whole_or_absent(tmp_path):
+    path = tmp_path / "sub" / "a"
+    with pytest.raises(KeyboardInterrupt), files.new_folder(path) as temporary:  # noqa: PT012
+        (temporary / "one").write_text("1")
+        raise KeyboardInterrupt
+    assert list(path.parent.iterdir()) == []
+    path.mkdir()  # empty: nothing can be lost
+    with files.new_folder(path) as temporary:
+        (temporary / "one").write_text("1")
+        assert list(path.iterdir()) == []
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
+        "sub",
+        "sub/a",
+        "sub/a/one",
+    ]
+
+
+@pytest.mark.parametrize("name", ["full", "full/file"])
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path, name):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with (
+        pytest.raises(FileExistsError, match=f"{name} exists and is not an empty folder"),
+        files.new_folder(tmp_path / name),
+    ):
+        pytest.fail("was let in")
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+
+
 def test_another_format_is_named(tmp_path):
     files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "training"})
     with pytest.raises(ValueError, match="not a 'denoiser' file: its format is 'training'"):

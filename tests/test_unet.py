@@ -126,12 +126,26 @@ SMALL_OF_THEIRS = {
 }
 
 
-def test_takes_over_other_networks_of_diffusers():
-    theirs = UNet2DModel(**SMALL_OF_THEIRS)
+def suited_groups(theirs: UNet2DModel) -> UNet2DModel:
+    """As many in each layer as this library gives to so many channels."""
     for module in theirs.modules():
-        if isinstance(module, nn.GroupNorm):  # as many as this library gives to so many channels
+        if isinstance(module, nn.GroupNorm):
             module.num_groups = math.gcd(32, module.num_channels // 4)
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "groups"),
+    [
+        (lambda: UNet2DModel(**SMALL_OF_THEIRS), 8),
+        (lambda: UNet2DModel(**SMALL_OF_THEIRS | {"norm_num_groups": 1}), 1),
+        (lambda: suited_groups(UNet2DModel(**SMALL_OF_THEIRS)), None),
+    ],
+)
+def test_takes_over_other_networks_of_diffusers(theirs, groups):
+    theirs = theirs()
     ours = interop.unet_from_diffusers(randomise(theirs))
+    assert ours.config.groups == groups
     x_t, t = torch.randn(2, 1, 16, 8), torch.tensor([3, 977])
     with torch.no_grad():
         torch.testing.assert_close(ours(x_t, t), theirs(x_t, t).sample, atol=1e-5, rtol=1e-5)
@@ -147,13 +161,35 @@ def test_takes_over_other_networks_of_diffusers():
         ({"sample_size": None}, "sample_size is None"),
         ({"mid_block_type": None}, "mid_block_type is None, not 'UNetMidBlock2D'"),
         ({"time_embedding_dim": 64}, "time_embedding_dim is 64, not 128"),
-        ({"norm_num_groups": 16}, "num_groups of down_blocks.0.resnets.0.norm1 is 16, of 32"),
-        ({"norm_eps": 1e-5}, "eps of down_blocks.0.resnets.0.norm1 is 1e-05"),
+        ({"norm_eps": 1e-5}, "norm_eps is 1e-05, not 1e-06"),
     ],
 )
 def test_a_network_that_is_not_ddpms_is_refused_by_name(change, words):
     with pytest.raises(ValueError, match=words):
         interop.unet_from_diffusers(UNet2DModel(**SMALL_OF_THEIRS | change))
+
+
+def test_groups_that_are_neither_one_number_nor_ours_are_refused():
+    theirs = UNet2DModel(**SMALL_OF_THEIRS)
+    theirs.conv_norm_out.num_groups = 4
+    with pytest.raises(ValueError, match=r"layers have \[4, 8\] groups"):
+        interop.unet_from_diffusers(theirs)
+
+
+def test_groups_are_those_of_every_layer_or_as_many_as_suit_it():
+    def groups(config: UNetConfig) -> set[int]:
+        norms = (m for m in UNet(config).modules() if isinstance(m, nn.GroupNorm))
+        return {norm.num_groups for norm in norms}
+
+    assert groups(SMALL) == {2, 4, 8}
+    assert groups(replace(SMALL, groups=4)) == {4}
+    assert groups(UNetConfig()) == {32}
+
+
+@pytest.mark.parametrize("groups", [0, -2, 3, 16])
+def test_groups_that_do_not_divide_the_width_are_refused(groups):
+    with pytest.raises(ValueError, match=f"groups must divide the width, 8, .* got {groups}"):
+        replace(SMALL, groups=groups)
 
 
 def test_patches_are_pixels_of_the_first_level():
