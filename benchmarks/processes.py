@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks import common
 from diffusion_lib import config, data, files, parallel
 
-PROCESSES, ROUNDS, STEPS, WARM = (1, 2, 4), 3, 40, 10
+PROCESSES, ROUNDS, STEPS, WARM = (1, 2, 4), 5, 40, 10
 FORMAT = "weights of benchmarks.processes"
 
 

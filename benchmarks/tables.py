@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks import common
-from other_tests.mnist import few_steps, tables
+from other_tests.mnist import few_steps, guidance, tables
 
 AS_IT_COMES = "diffusers, float32"
 
@@ -170,10 +170,69 @@ def time() -> str:
     )
 
 
+def guided() -> str:
+    """`metrics.guidance_sweep` of MNIST."""
+    return f"{tables.markdown(guidance.table())}\n\n{guidance.verdict()}"
+
+
+def processes() -> str:
+    """What 1, 2 and 4 processes reach, and how fast."""
+    told = load("processes")
+    found = told["processes"]
+    alone = found["1"]["images a second"]
+    rows = []
+    for n, of_n in found.items():
+        faster = common.ratio(of_n["images a second"], alone)
+        row = {
+            "processes": n,
+            "images a second": f"{fmean(of_n['images a second']):.0f}",
+            "times one process": f"{faster.value:.2f} [{faster.low:.2f}, {faster.high:.2f}]",
+            "largest difference of a weight": f"{max(of_n['largest difference of a weight']):.1e}",
+        }
+        alike = dict.fromkeys(("times one process", "largest difference of a weight"), "")
+        rows.append(row | (alike if n == "1" else {}))
+    return (
+        f"{tables.markdown(rows)}\n\nThe preset `mnist_labels`, {told['steps']} steps of "
+        f"{told['batch size']} images, one thread for each process, on {told['cores']} cores "
+        f"({told['processor']}); speeds are means of {len(alone)} trainings in turn "
+        "(`python -m benchmarks.processes`)."
+    )
+
+
+def eight_gpus() -> str:
+    """An estimate, and what it is made of."""
+    told = load("eight_gpus")
+    bad, good = told["shares of the peak"]
+    share = f"{100 * bad:.0f} to {100 * good:.0f} %"
+    slow, fast = told["hours of training"]
+    slow_samples, fast_samples = told["hours of sampling"]
+    each = told["batch size"] // told["GPUs"]
+    return (
+        f"- Work: {told['GFLOP of an image, forward and backward']} GFLOP for each image of a "
+        f"training step ({told['parameters'] / 1e6:.1f} million parameters, counted by torch), "
+        f"{told['steps']:,} steps of {told['batch size']}.\n"
+        f"- Training: {fast:.1f} to {slow:.1f} hours, if the GPUs reach {share} of "
+        f"{told['peak of one, TFLOP/s']:.0f} TFLOP/s each (NVIDIA's figure for a dense product in "
+        f"bfloat16 on an H100). With {each} images a GPU the parts of a step are small, so expect "
+        "the lower share.\n"
+        f"- {told['samples']:,} samples in {told['sampling steps']:,} steps: "
+        f"{60 * fast_samples:.0f} to {60 * slow_samples:.0f} minutes, on the same terms.\n"
+        f"- Memory of a GPU: {told['GB of weights and their copies']} GB for weights, gradients, "
+        f"AdamW's moments, the moving average and the buckets, and "
+        f"{told['GB kept for the gradient']} GB that a step of {each} images keeps for its "
+        "gradient in bfloat16 (counted by hooks on one step), beside what CUDA itself needs.\n\n"
+        "The share of the peak is an assumption, not a measurement "
+        "(`python -m benchmarks.eight_gpus`)."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "performance": performance,
     "limit": limit,
     "few steps": few,
+    "guidance": guided,
+    "processes": processes,
+    "eight gpus": eight_gpus,
     "time": time,
 }
 

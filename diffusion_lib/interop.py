@@ -308,6 +308,8 @@ def _description(network: UNet) -> dict[str, Any]:
     config = network.config
     groups = {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
     different = []
+    if config.classes:
+        different.append(f"classes is {config.classes}, but its pipeline passes no labels on")
     if config.patch > 1:
         different.append(f"patch is {config.patch}, but it takes no patches of pixels as one")
     if len(groups) > 1:
@@ -318,8 +320,8 @@ def _description(network: UNet) -> dict[str, Any]:
     if different:
         raise ValueError(
             f"diffusers' network cannot hold this one: {'; '.join(different)}. Train one that it "
-            "can hold: UNetConfig(patch=1, groups=4) or another divisor of the width, as in the "
-            "preset mnist_diffusers."
+            "can hold: UNetConfig(classes=0, patch=1, groups=4), or another divisor of the width, "
+            "as in the preset mnist_diffusers."
         )
     channels, height, width = config.image_shape
     attends = [height // 2**level in config.attention for level in range(len(config.multipliers))]

@@ -424,6 +424,7 @@ def mine(signal, noise):
             predictions.eps,
             r"patch is 2.*preset mnist_diffusers",
         ),
+        ({"classes": 10}, predictions.eps, r"classes is 10, but its pipeline passes no labels"),
         ({}, mine, r"no prediction 'mine \(your own\)'.*eps, x_0 or v"),
     ],
 )
