@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
 _HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 30 steps apart
 _HELD_OUT_IMAGES = 256
+_CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,12 @@ def train(
                 with files.replacing(folder / name) as temporary:
                     shutil.copy(Path(start) / name, temporary)
         if state.exists():
-            trainer.load(state)
+            trainer.load(state, _identity(folder))
         _cut_log(folder, trainer.step)
         if trainer.step < experiment.train.num_steps:
             _train(trainer, experiment, images, held_out, folder)
+        elif not (folder / "ema.safetensors").exists():  # deleted as it was damaged
+            trainer.ema.save(folder / "ema.safetensors")
     return Run(folder, trainer.ema, _read_log(folder))
 
 
@@ -231,11 +234,12 @@ def _train(
     seconds = [record["seconds"] for record in _read_log(folder) if "seconds" in record]
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
+    identity = _identity(folder)
 
     def save() -> None:
         # In this order: a finished training state has its final averaged weights beside it.
         trainer.ema.save(folder / "ema.safetensors")
-        trainer.save(folder / "training.safetensors")
+        trainer.save(folder / "training.safetensors", identity)
 
     device = device_name(trainer.device)
     _write_log(folder, {"device": device, "torch": torch.__version__, "images": len(images)})
@@ -260,15 +264,26 @@ def _train(
 
 
 def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
-    """Write experiment.json, or make sure that the one in the folder is this experiment's."""
+    """Write experiment.json, or make sure that the one in the folder is this experiment's.
+
+    Once written it is never replaced, so that all processes lock the same file (see `_alone`).
+    """
     path = folder / "experiment.json"
-    if not path.exists():
-        found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
-        if found:
-            raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
-        record = json.loads(experiment.to_json()) | {"images": fingerprint}
-        files.write_text(path, json.dumps(record, indent=2) + "\n")
-        return
+    found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
+    if found and not path.exists():  # in this order: another process may claim it meanwhile
+        raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
+    while not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = folder / _CLAIM
+        claim.touch()
+        with suppress(FileNotFoundError), files.lock(claim) as mine:
+            if mine and not path.exists():  # another process may have been faster
+                record = json.loads(experiment.to_json()) | {"images": fingerprint}
+                files.write_text(path, json.dumps(record, indent=2) + "\n")
+        if path.exists():
+            claim.unlink(missing_ok=True)
+        else:
+            time.sleep(0.01)  # until the process that holds it has written
     if different := _differences(path, experiment, fingerprint):
         raise ValueError(
             f"{folder} belongs to another experiment ({'; '.join(different)}). "
@@ -312,6 +327,16 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         )
 
 
+def _identity(folder: Path) -> str:
+    """Of what is trained in a folder, whatever the number of steps: its training state has it too.
+
+    So a state that was copied from another run is noticed.
+    """
+    record = json.loads((folder / "experiment.json").read_text())
+    del record["sample_steps"], record["train"]["num_steps"]
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
@@ -342,14 +367,13 @@ def _write_log(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of the log; a last line that a kill cut short is left out."""
+    """The records of the log; a line that a kill cut short, or that is damaged, is left out."""
     path = folder / "log.jsonl"
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            if isinstance(record := json.loads(line), dict):
+                records.append(record)
     return records
 
 
@@ -358,5 +382,5 @@ def _cut_log(folder: Path, step: int) -> None:
     path = folder / "log.jsonl"
     records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
     text = "".join(json.dumps(record) + "\n" for record in records)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_bytes() != text.encode():
         files.write_text(path, text)
