@@ -79,8 +79,8 @@ class Experiment:
                 raise TypeError(f"{name} must be a function; got {getattr(self, name)!r:.99}")
         if self.weight is not None and not callable(self.weight):
             raise TypeError(f"weight must be a function or None; got {self.weight!r:.99}")
-        if type(self.T) is not int or self.T < 1:
-            raise ValueError(f"T must be a whole number, at least 1; got {self.T!r:.99}")
+        if type(self.T) is not int:  # how large it may be is the schedule's to say
+            raise ValueError(f"T must be a whole number; got {self.T!r:.99}")
         steps = self.sample_steps
         if steps is not None and (type(steps) is not int or steps < 1):
             raise ValueError(

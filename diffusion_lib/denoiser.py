@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         alpha_bar, signal, noise = (
             x[-1] for x in (schedule.alpha_bar, schedule.signal, schedule.noise)
         )
-        if clip is not None and not (type(clip) in (int, float) and clip > 0):
+        if clip is not None and not (isinstance(clip, int | float) and clip > 0):
             raise ValueError(f"clip must be a positive number, or None; got {clip!r:.99}")
         c_x, c_eps = prediction(signal, noise)
         if signal * c_eps == noise * c_x:  # in the float32 that images are computed in

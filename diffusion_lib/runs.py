@@ -25,7 +25,7 @@ from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, has_bfloat16, suit, worth_compiling
+from diffusion_lib.training import Trainer, has_bfloat16, interrupt_waits, suit, worth_compiling
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -247,12 +247,14 @@ def _train(
         for step in viz.progress(trainer.run(images), total, "training"):
             last = step.step == total
             if step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last:
-                record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-                if step.step % moment == 0 or last:
-                    loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
-                    record["held_out"] = float(loss)
-                record["seconds"] = round(before + time.monotonic() - start, 3)
-                _write_log(folder, record)
+                with interrupt_waits() as deliver:  # a step that is saved is in the log
+                    record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+                    if step.step % moment == 0 or last:
+                        loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
+                        record["held_out"] = float(loss)
+                    record["seconds"] = round(before + time.monotonic() - start, 3)
+                    _write_log(folder, record)
+                deliver()
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()

@@ -32,6 +32,8 @@ _FORMAT = "diffusion_lib training state 1"
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
 _TIMES_AND_NOISE, _DROPOUT = 2, 3
 
+_SHARES = ("ema_decay", "mirror", "cooldown")  # fields of a TrainConfig that lie in [0, 1]
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -70,16 +72,10 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "warmup_steps", "seed"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
-        for name in (
-            "learning_rate",
-            "weight_decay",
-            "grad_clip",
-            "ema_decay",
-            "mirror",
-            "cooldown",
-        ):
-            if type(getattr(self, name)) not in (int, float):
-                raise ValueError(f"{name} must be a number; got {getattr(self, name)!r:.99}")
+        for name in ("learning_rate", "weight_decay", "grad_clip", *_SHARES):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number; got {value!r:.99}")
         if type(self.compile) is not bool:
             raise ValueError(f"compile must be True or False; got {self.compile!r:.99}")
         for name in ("num_steps", "batch_size"):
@@ -88,10 +84,14 @@ class TrainConfig:
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
-        for name in ("seed", "warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay must be finite and not negative; got {self.weight_decay}"
+            )
+        for name in ("seed", "warmup_steps"):
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("ema_decay", "mirror", "cooldown"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
 
@@ -175,7 +175,7 @@ class Trainer:
         if images.nbytes < _room(self.device):
             images = images.to(self.device)
         for x_0 in islice(self._batches(images), max(0, config.num_steps - self.step)):
-            with _interrupt_waits() as deliver:
+            with interrupt_waits() as deliver:
                 loss = self._update(x_0.to(self.device))
                 if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
                     self._check(images)
@@ -421,7 +421,7 @@ def _room(device: torch.device) -> float:
 
 
 @contextmanager
-def _interrupt_waits() -> Iterator[Callable[[], None]]:
+def interrupt_waits() -> Iterator[Callable[[], None]]:
     """Hold back Ctrl-C (or a notebook's stop button) in the block; the yielded call delivers it.
 
     So also SIGTERM where the program handles it, as the command line does.

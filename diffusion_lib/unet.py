@@ -65,7 +65,7 @@ class UNetConfig:
         for name in ("width", "num_blocks", "outputs", "patch"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
-        if type(self.dropout) not in (int, float):
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
             raise ValueError(f"dropout must be a number; got {self.dropout!r:.99}")
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(
