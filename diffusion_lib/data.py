@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from http.client import HTTPException
 from itertools import count
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +165,7 @@ def folder(
         OSError: the decoded pictures could not be written.
     """
     path = Path(path)
-    if type(size) is not int or size < 1 or channels not in (1, 3):
+    if not isinstance(size, Integral) or size < 1 or channels not in (1, 3):
         raise ValueError(
             f"size must be a whole number, at least 1, and channels 1 or 3; got {size!r:.99} and "
             f"{channels!r:.99}"
@@ -259,9 +260,19 @@ def batches(
         mirror: probability of flipping an image left to right.
 
     Raises:
-        TypeError, ValueError: images that are not uint8, or empty.
+        TypeError, ValueError: images that are not uint8, or empty; numbers that are not whole or
+            are negative, a probability outside [0, 1].
     """
     check(images, images.shape[1:])
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("start", start, 0),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r:.99}")
+    if not isinstance(mirror, Real) or not 0 <= mirror <= 1:
+        raise ValueError(f"mirror is a probability in [0, 1]; got {mirror!r:.99}")
     return _batches(images, batch_size, seed, start, mirror)
 
 

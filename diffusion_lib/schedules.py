@@ -13,6 +13,7 @@ To add a schedule, write one function that returns a `NoiseSchedule` and list it
 
 import math
 import warnings
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class NoiseSchedule(nn.Module):
             ValueError: num_steps outside 1..T.
         """
         T = self.num_timesteps
-        if type(num_steps) is not int or not 1 <= num_steps <= T:
+        if not isinstance(num_steps, Integral) or not 1 <= num_steps <= T:
             raise ValueError(
                 f"{num_steps!r:.99} sampling steps, but this schedule has T = {T}: choose 1 to {T} "
                 "steps"
@@ -212,7 +213,7 @@ def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def _check_length(T: int) -> None:
-    if type(T) is not int or T > _LONGEST:
+    if not isinstance(T, Integral) or T > _LONGEST:
         raise ValueError(f"T must be a whole number of at most {_LONGEST:,}; got {T!r:.99}")
     if T < 1:
         raise ValueError(f"T must be at least 1; got {T}")

@@ -174,7 +174,8 @@ class Trainer:
         config = self.config
         if images.nbytes < _room(self.device):
             images = images.to(self.device)
-        for x_0 in islice(self._batches(images), max(0, config.num_steps - self.step)):
+        left = max(0, config.num_steps - self.step)
+        for x_0 in islice(self._batches(images), min(left, sys.maxsize)):
             with interrupt_waits() as deliver:
                 loss = self._update(x_0.to(self.device))
                 if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
