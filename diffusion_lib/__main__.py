@@ -14,12 +14,15 @@ torchrun --nproc-per-node 8 -m diffusion_lib train cifar10 --out runs/c
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import numpy as np
@@ -44,8 +47,22 @@ from diffusion_lib.evaluation import Conditions
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run a command; returns the exit status.
+
+    0, 2 for bad input, 130 when interrupted, 143 when told to end by SIGTERM, as schedulers of
+    clusters do: it saves as an interrupt does.
+    """
     options = _parser().parse_args(arguments)
+    status = 128 + signal.SIGINT
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():  # no other may set a handler
+        signal.signal(signal.SIGTERM, end)
     try:
         options.command(options)
     except KeyboardInterrupt as interrupt:
@@ -53,11 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
             f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
         ]
         print("\ninterrupted.", *notes, file=sys.stderr)
-        return 130
+        return status
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         notes = " ".join(getattr(error, "__notes__", []))
         print(f"error: {error} {notes}".rstrip(), file=sys.stderr)
         return 2
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

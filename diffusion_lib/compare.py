@@ -410,7 +410,7 @@ def read_study(path: str | Path) -> Study:
         }
         seeds, steps = (_whole_numbers(told[name], name) for name in ("seeds", "steps"))
         return Study(arms, seeds, steps, Conditions(**told.get("conditions", {})))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a study: {reason}") from error
 
@@ -440,10 +440,10 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text())
         found = record.get("format")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not the record of a study ({error})") from error
     if found != _FORMAT:
-        raise ValueError(f"{path} is not the record of a study: its format is {found!r}")
+        raise ValueError(f"{path} is not the record of a study: its format is {found!r:.99}")
     return record
 
 

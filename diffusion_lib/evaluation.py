@@ -59,7 +59,11 @@ class Conditions:
         least = {"n": 0, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
         for name, smallest in least.items():
             value = getattr(self, name)
-            if value is not None and value < smallest:
+            if value is None and name == "steps":
+                continue
+            if type(value) is not int:
+                raise ValueError(f"{name} must be a whole number; got {value!r:.99}")
+            if value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}; got {value}")
 
 
@@ -412,10 +416,10 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text())
         found = record.get("format")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a record of measurements ({error})") from error
     if found != _FORMAT:
-        raise ValueError(f"{path} is not a record of measurements: its format is {found!r}")
+        raise ValueError(f"{path} is not a record of measurements: its format is {found!r:.99}")
     return record
 
 

@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,21 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, guided
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, TrainStep, has_bfloat16, suit, worth_compiling
+from diffusion_lib.training import (
+    Trainer,
+    TrainStep,
+    has_bfloat16,
+    interrupt_waits,
+    suit,
+    worth_compiling,
+)
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
 _HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 30 steps apart
 _HELD_OUT_IMAGES = 256
+_CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
 
 
 @dataclass(frozen=True)
@@ -154,13 +162,15 @@ def train(
 
         parallel.first(prepare)
         if state.exists():
-            trainer.load(state)
+            trainer.load(state, _identity(folder))
         parallel.first(lambda: _cut_log(folder, trainer.step))
         if trainer.step < experiment.train.num_steps:
             started = {"device": _devices(trainer.device), "torch": torch.__version__}
             if parallel.rank() == 0:
                 _write_log(folder, started | {"images": len(images)})
             _train(trainer, experiment, trainer.run(training), held_out, folder)
+        elif not (folder / "ema.safetensors").exists():  # deleted as it was damaged
+            parallel.first(lambda: trainer.ema.save(folder / "ema.safetensors"))
         return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
 
 
@@ -280,24 +290,27 @@ def _train(
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
     writes = parallel.rank() == 0
+    identity = _identity(folder)
 
     def save() -> None:
         if not writes:
             return
         # In this order: a finished training state has its final averaged weights beside it.
         trainer.ema.save(folder / "ema.safetensors")
-        trainer.save(folder / "training.safetensors")
+        trainer.save(folder / "training.safetensors", identity)
 
     try:
         for step in viz.progress(steps, total, "training") if writes else steps:
             last = step.step == total
             if writes and (step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last):
-                record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-                if step.step % moment == 0 or last:
-                    loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
-                    record["held_out"] = float(loss)
-                record["seconds"] = round(before + time.monotonic() - start, 3)
-                _write_log(folder, record)
+                with interrupt_waits() as deliver:  # a step that is saved is in the log
+                    record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+                    if step.step % moment == 0 or last:
+                        loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
+                        record["held_out"] = float(loss)
+                    record["seconds"] = round(before + time.monotonic() - start, 3)
+                    _write_log(folder, record)
+                deliver()
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()
@@ -311,15 +324,26 @@ def _train(
 
 
 def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
-    """Write experiment.json, or make sure that the one in the folder is this experiment's."""
+    """Write experiment.json, or make sure that the one in the folder is this experiment's.
+
+    Once written it is never replaced, so that all processes lock the same file (see `_alone`).
+    """
     path = folder / "experiment.json"
-    if not path.exists():
-        found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
-        if found:
-            raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
-        record = json.loads(experiment.to_json()) | {"images": fingerprint}
-        files.write_text(path, json.dumps(record, indent=2) + "\n")
-        return
+    found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
+    if found and not path.exists():  # in this order: another process may claim it meanwhile
+        raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
+    while not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = folder / _CLAIM
+        claim.touch()
+        with suppress(FileNotFoundError), files.lock(claim) as mine:
+            if mine and not path.exists():  # another process may have been faster
+                record = json.loads(experiment.to_json()) | {"images": fingerprint}
+                files.write_text(path, json.dumps(record, indent=2) + "\n")
+        if path.exists():
+            claim.unlink(missing_ok=True)
+        else:
+            time.sleep(0.01)  # until the process that holds it has written
     if different := _differences(path, experiment, fingerprint):
         raise ValueError(
             f"{folder} belongs to another experiment ({'; '.join(different)}). "
@@ -363,6 +387,16 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         )
 
 
+def _identity(folder: Path) -> str:
+    """Of what is trained in a folder, whatever the number of steps: its training state has it too.
+
+    So a state that was copied from another run is noticed.
+    """
+    record = json.loads((folder / "experiment.json").read_text())
+    del record["sample_steps"], record["train"]["num_steps"]
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
@@ -398,14 +432,13 @@ def _write_log(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of the log; a last line that a kill cut short is left out."""
+    """The records of the log; a line that a kill cut short, or that is damaged, is left out."""
     path = folder / "log.jsonl"
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            if isinstance(record := json.loads(line), dict):
+                records.append(record)
     return records
 
 
@@ -414,5 +447,5 @@ def _cut_log(folder: Path, step: int) -> None:
     path = folder / "log.jsonl"
     records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
     text = "".join(json.dumps(record) + "\n" for record in records)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_bytes() != text.encode():
         files.write_text(path, text)

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import atan2, inf, log, sqrt
+from operator import index
 from typing import NamedTuple, Protocol
 
 import torch
@@ -185,11 +186,14 @@ def final(steps: Iterable[SampleStep]) -> Tensor:
 def _checked(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:
     """The times as a list: checked when a sampler is called, not only at its first step."""
     T = denoiser.schedule.num_timesteps
-    times = list(timesteps)
+    try:
+        times = [int(index(t)) for t in timesteps]
+    except TypeError as error:
+        raise ValueError(f"timesteps must be whole numbers; got {timesteps!r:.99}") from error
     if len(times) < 2 or times[0] > T or times[-1] != 0 or any(t <= s for t, s in pairwise(times)):
         raise ValueError(
             f"timesteps must fall strictly from at most T = {T} to 0; got "
-            f"{times[:3]} ... {times[-2:]}. "
+            f"{times[:3]!r:.99} ... {times[-2:]!r:.99}. "
             "schedule.timesteps(num_steps) makes such a list."
         )
     return times

@@ -13,12 +13,15 @@ To add a schedule, write one function that returns a `NoiseSchedule` and list it
 
 import math
 import warnings
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["linear", "cosine", "sigmoid"]
+
+_LONGEST = 1_000_000  # T: more steps than anyone samples, and tables of 8 MB
 
 # Above this share of the image's power x_T is told from noise by its mean: 0.03 of x_0.
 _NOT_NOISE = 1e-3
@@ -96,9 +99,10 @@ class NoiseSchedule(nn.Module):
             ValueError: num_steps outside 1..T.
         """
         T = self.num_timesteps
-        if not 1 <= num_steps <= T:
+        if not isinstance(num_steps, Integral) or not 1 <= num_steps <= T:
             raise ValueError(
-                f"{num_steps} sampling steps, but this schedule has T = {T}: choose 1 to {T} steps"
+                f"{num_steps!r:.99} sampling steps, but this schedule has T = {T}: choose 1 to {T} "
+                "steps"
             )
         return [(T * left + num_steps // 2) // num_steps for left in range(num_steps, -1, -1)]
 
@@ -209,5 +213,7 @@ def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def _check_length(T: int) -> None:
+    if not isinstance(T, Integral) or T > _LONGEST:
+        raise ValueError(f"T must be a whole number of at most {_LONGEST:,}; got {T!r:.99}")
     if T < 1:
         raise ValueError(f"T must be at least 1; got {T}")

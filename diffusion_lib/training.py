@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -38,6 +38,13 @@ _FORMAT = "diffusion_lib training state 1"
 
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
 _TIMES_AND_NOISE, _DROPOUT, _LABELS = 2, 3, 4
+
+_SHARES = (
+    "ema_decay",
+    "mirror",
+    "cooldown",
+    "label_dropout",
+)  # fields of a TrainConfig that lie in [0, 1]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -81,18 +88,28 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "warmup_steps", "seed", "accumulate"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r}")
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
+        for name in ("learning_rate", "weight_decay", "grad_clip", *_SHARES):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number; got {value!r:.99}")
+        if type(self.compile) is not bool:
+            raise ValueError(f"compile must be True or False; got {self.compile!r:.99}")
         for name in ("num_steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
-        for name in ("seed", "warmup_steps", "weight_decay"):
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay must be finite and not negative; got {self.weight_decay}"
+            )
+        for name in ("seed", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("ema_decay", "mirror", "cooldown", "label_dropout"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
 
@@ -212,9 +229,9 @@ class Trainer:
         labels = labels if labels is None else labels.to(self.device)
         mine = config.batch_size // parallel.size()
         rows = slice(parallel.rank() * mine, (parallel.rank() + 1) * mine)
-        steps = max(0, config.num_steps - self.step)
-        for parts in islice(self._batches(images, labels, rows), steps):
-            with _interrupt_waits() as deliver:
+        left = max(0, config.num_steps - self.step)
+        for parts in islice(self._batches(images, labels, rows), min(left, sys.maxsize)):
+            with interrupt_waits() as deliver:
                 loss = self._update(parts)
                 if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
                     self._check(images, labels)
@@ -332,8 +349,11 @@ class Trainer:
         bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}
         return sorted(bad)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, run: str = "") -> None:
         """Write all that `load` needs to go on exactly: a safetensors file, whole or not at all.
+
+        Args:
+            run: a name of what is trained, which `load` asks for again.
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
@@ -343,30 +363,42 @@ class Trainer:
         for parameter, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
         files.write_tensors(
-            path, tensors, {"format": _FORMAT, "step": str(self.step - int(self._refused))}
+            path,
+            tensors,
+            {"format": _FORMAT, "step": str(self.step - int(self._refused)), "run": run},
         )
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: str | Path, run: str = "") -> None:
         """Go on from a saved state.
 
+        Args:
+            run: the name that it was saved with; a file from before there were names has none.
+
         Raises:
-            FileNotFoundError, ValueError: no such file; a truncated or foreign one, or one of
-                another network. The trainer then is as it was.
+            FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or
+                one of another network or run. The trainer then is as it was.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        step = int(metadata["step"])
+        if (owner := metadata.get("run", run)) != run:
+            raise ValueError(
+                f"{path} is of another run ({owner!r:.99}) than the one asked for ({run!r}). It "
+                "was not loaded; restore the right one, or delete it to start again."
+            )
         weights: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            if part == "optimizer":
-                parameter, _, key = rest.partition(".")
-                moments.setdefault(int(parameter), {})[key] = tensor
-            else:
-                weights[part][rest] = tensor
+        try:
+            step = int(metadata["step"])
+            for name, tensor in tensors.items():
+                part, _, rest = name.partition(".")
+                if part == "optimizer":
+                    parameter, _, key = rest.partition(".")
+                    moments.setdefault(int(parameter), {})[key] = tensor
+                else:
+                    weights[part][rest] = tensor
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not a training state ({error!r:.99})") from error
         groups = self.optimizer.state_dict()["param_groups"]
-        if step > 0 and len(moments) != sum(len(group["params"]) for group in groups):
-            raise ValueError(f"{path} belongs to another network: {len(moments)} optimizer states")
+        self._check_moments(moments, step, path)
         check_weights(self.denoiser.network, weights["network"], path)
         check_weights(self.ema.network, weights["ema"], path)
         self.denoiser.network.load_state_dict(weights["network"])
@@ -379,6 +411,25 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
         self._refused.zero_()
+
+    def _check_moments(
+        self, moments: Mapping[int, Mapping[str, Tensor]], step: int, path: str | Path
+    ) -> None:
+        """Refuse optimizer states that are not those of this network's weights after `step`."""
+        parameters = list(self.denoiser.parameters()) if step else []
+        expected = {
+            i: {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
+            for i, p in enumerate(parameters)
+        }
+        found = {
+            i: {key: list(x.shape) for key, x in state.items() if x.is_floating_point()}
+            for i, state in moments.items()
+        }
+        if step < 0 or found != expected:
+            raise ValueError(
+                f"{path} belongs to another network: the optimizer states after step {step} are "
+                "not those of its weights"
+            )
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -455,19 +506,29 @@ def _room(device: torch.device) -> float:
 
 
 @contextmanager
-def _interrupt_waits() -> Iterator[Callable[[], None]]:
-    """Hold back Ctrl-C (or a notebook's stop button) in the block; the yielded call delivers it."""
+def interrupt_waits() -> Iterator[Callable[[], None]]:
+    """Hold back Ctrl-C (or a notebook's stop button) in the block; the yielded call delivers it.
+
+    So also SIGTERM where the program handles it, as the command line does.
+    """
     held: list[tuple] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # Python delivers signals to the main thread only
         return
-    before = signal.signal(signal.SIGINT, lambda *arguments: held.append(arguments))
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in before:
+        signal.signal(number, lambda *arguments: held.append(arguments))
 
     def deliver() -> None:
-        if held and callable(before):
-            before(*held[0])
+        if held:
+            before[held[0][0]](*held[0])
 
     try:
         yield deliver
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -23,7 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UNet", "UNetConfig"]
+__all__ = ["UNet", "UNetConfig", "blank"]
+
+_MOST_BLOCKS = 1000  # on the way down: a file that asks for more is no network's
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ class UNetConfig:
     def __post_init__(self) -> None:
         # Tuples, also when read from JSON, so that equal configurations compare equal.
         for name in ("image_shape", "multipliers", "attention"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or any(type(n) is not int for n in value):
+                raise ValueError(f"{name} must be a list of whole numbers; got {value!r:.99}")
+            object.__setattr__(self, name, tuple(value))
+        for name in ("width", "num_blocks", "outputs", "patch", "classes"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
+            raise ValueError(f"dropout must be a number; got {self.dropout!r:.99}")
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(
                 f"image_shape is (channels, height, width), each at least 1; got {self.image_shape}"
@@ -75,6 +85,11 @@ class UNetConfig:
             )
         if self.num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1; got {self.num_blocks}")
+        if self.num_blocks * len(self.multipliers) > _MOST_BLOCKS:
+            raise ValueError(
+                f"a network may have {_MOST_BLOCKS} blocks on the way down; got num_blocks = "
+                f"{self.num_blocks} in each of {len(self.multipliers)} levels"
+            )
         if self.outputs not in (1, 2):
             raise ValueError(
                 f"outputs must be 1, or 2 for a learned variance as well; got {self.outputs}"
@@ -87,10 +102,11 @@ class UNetConfig:
             raise ValueError(f"classes must be at least 0, which is no labels; got {self.classes}")
         # Every GroupNorm sees a multiple of `width` channels, also of what the way up joins, and
         # the first one sees `width` itself.
-        if self.groups is not None and (self.groups < 1 or self.width % self.groups):
+        whole = type(self.groups) is int and self.groups >= 1
+        if self.groups is not None and not (whole and self.width % self.groups == 0):
             raise ValueError(
                 f"groups must divide the width, {self.width}, and with it the channels of every "
-                f"layer; got {self.groups}. None gives each layer as many as suit its channels."
+                f"layer; got {self.groups!r:.99}. None gives each as many as suit its channels."
             )
         _, height, width = self.image_shape
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
@@ -221,6 +237,19 @@ class UNet(nn.Module):
             else:
                 h = stage(h)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
+
+
+def blank(config: UNetConfig) -> UNet:
+    """The network on torch's "meta" device: shapes without memory, to count or compare them.
+
+    Raises:
+        ValueError: weights that no memory holds.
+    """
+    try:
+        with torch.device("meta"):
+            return UNet(config)
+    except (RuntimeError, TypeError) as error:  # a number of bytes beyond 64 bits
+        raise ValueError(f"no memory holds the weights of {config}: use a smaller width") from error
 
 
 class Block(nn.Module):
