@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 Result = TypeVar("Result")
 
@@ -30,7 +31,12 @@ def group() -> Iterator[None]:
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # Some of torchrun's rendezvous keep their store over a restart; in it the addresses of the
+    # processes that are gone would be waited for, for ever (pytorch/pytorch issue 135712).
+    store = dist.PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ experiment.json        the experiment and a fingerprint of its images
 training.safetensors   everything that training needs to go on exactly
 ema.safetensors        the denoiser with averaged weights; `Denoiser.load` takes nothing else
 log.jsonl              one JSON object a line: a "device" line for each start, then losses by step
+tensorboard            the same losses, and samples, where the package tensorboard is installed
 
 Under torchrun all processes train one run, or sample one set of images, together; the first alone
 writes.
@@ -18,10 +19,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import config, data, files, losses, parallel, rng, samplers, viz
@@ -39,10 +43,14 @@ from diffusion_lib.training import (
 )
 from diffusion_lib.unet import UNet
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
 _HELD_OUT_MOMENTS = 40  # evenly spaced over a run, at least 30 steps apart
 _HELD_OUT_IMAGES = 256
+_PICTURES = 4  # of the held-out moments, one in so many has a grid of samples in TensorBoard
 _CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
 
 
@@ -290,6 +298,7 @@ def _train(
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
     writes = parallel.rank() == 0
+    board = _tensorboard(folder, trainer.step) if writes else None
     identity = _identity(folder)
 
     def save() -> None:
@@ -310,6 +319,12 @@ def _train(
                         record["held_out"] = float(loss)
                     record["seconds"] = round(before + time.monotonic() - start, 3)
                     _write_log(folder, record)
+                    if board is not None:
+                        for name in record.keys() & {"loss", "held_out"}:
+                            board.add_scalar(name, record[name], step.step)
+                        if step.step % (_PICTURES * moment) == 0 or last:
+                            picture = torch.from_numpy(np.array(_look(trainer.ema)))
+                            board.add_image("samples", picture, step.step, dataformats="HWC")
                 deliver()
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
@@ -320,7 +335,33 @@ def _train(
         save()
         error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
         raise
+    finally:
+        if board is not None:
+            board.close()
     save()
+
+
+def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
+    """A writer of events, if the package is there; what came after `step` is drawn anew."""
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+
+def _look(denoiser: Denoiser) -> Image.Image:
+    """A few samples in few steps, always from the same noise; of all labels, where it knows some."""
+    network = denoiser.network
+    assert isinstance(network, UNet)  # nothing else is a run
+    device, n = denoiser.schedule.signal.device, 16
+    x_T = rng.normal((n, *network.config.image_shape), rng.per_image(0, n), device)
+    if network.config.classes:
+        denoiser = guided(denoiser, torch.arange(n) % network.config.classes)
+    times = denoiser.schedule.timesteps(min(20, denoiser.schedule.num_timesteps))
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+        x_0 = samplers.final(samplers.dpm_solver(denoiser, x_T, times))
+    return viz.grid(data.to_uint8(x_0).cpu()).convert("RGB")
 
 
 def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
