@@ -25,7 +25,14 @@ from diffusion_lib import config, data, files, losses, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import Trainer, has_bfloat16, interrupt_waits, suit, worth_compiling
+from diffusion_lib.training import (
+    Trainer,
+    TrainStep,
+    has_bfloat16,
+    interrupt_waits,
+    suit,
+    worth_compiling,
+)
 from diffusion_lib.unet import UNet
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -241,21 +248,27 @@ def _train(
         trainer.ema.save(folder / "ema.safetensors")
         trainer.save(folder / "training.safetensors", identity)
 
+    def log(step: TrainStep) -> None:
+        last = step.step == total
+        if step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last:
+            record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+            if step.step % moment == 0 or last:
+                loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
+                record["held_out"] = float(loss)
+            record["seconds"] = round(before + time.monotonic() - start, 3)
+            _write_log(folder, record)
+
     device = device_name(trainer.device)
     _write_log(folder, {"device": device, "torch": torch.__version__, "images": len(images)})
+    steps = viz.progress(trainer.run(images), total, "training")
+    step = None
     try:
-        for step in viz.progress(trainer.run(images), total, "training"):
-            last = step.step == total
-            if step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last:
-                with interrupt_waits() as deliver:  # a step that is saved is in the log
-                    record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-                    if step.step % moment == 0 or last:
-                        loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
-                        record["held_out"] = float(loss)
-                    record["seconds"] = round(before + time.monotonic() - start, 3)
-                    _write_log(folder, record)
-                deliver()
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+        while step is not None or trainer.step < total:
+            with interrupt_waits() as deliver:  # so that no step is saved that is not in the log
+                if (step := next(steps, None)) is not None:
+                    log(step)
+            deliver()
+            if step is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()
     except (KeyboardInterrupt, FloatingPointError) as error:
