@@ -155,6 +155,23 @@ def saved_step(folder: Path) -> int:
     return int(files.read_tensors(path, FORMAT)[1]["step"]) if path.exists() else 0
 
 
+def demand_same_weights(folder: Path, other: Path) -> None:
+    """Both runs have the same state and the same averages.
+
+    Raises:
+        AssertionError: they have not.
+    """
+    (here, about_here), (there, about_there) = (
+        files.read_tensors(place / STATE, FORMAT) for place in (folder, other)
+    )
+    here |= Denoiser.load(folder / "ema.safetensors").state_dict()
+    there |= Denoiser.load(other / "ema.safetensors").state_dict()
+    demand(here.keys() == there.keys(), "other tensors")
+    different = [name for name in here if not torch.equal(here[name], there[name])]
+    demand(not different, f"{different} differ")
+    demand(about_here["step"] == about_there["step"], "other steps")
+
+
 def demand_same_end(folder: Path, undisturbed: Path) -> None:
     """A run goes on to its end, which is that of another run.
 
@@ -162,19 +179,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
         AssertionError: it is not.
     """
     train(folder)
-    ends = [files.read_tensors(place / STATE, FORMAT) for place in (folder, undisturbed)]
-    (here, about_here), (there, about_there) = ends
-    demand(here.keys() == there.keys(), "other tensors")
-    different = [name for name in here if not torch.equal(here[name], there[name])]
-    demand(not different, f"{different} differ")
-    demand(about_here == about_there, f"{about_here} differs from {about_there}")
-    averages = [
-        Denoiser.load(place / "ema.safetensors").state_dict() for place in (folder, undisturbed)
-    ]
-    different = [
-        name for name in averages[0] if not torch.equal(averages[0][name], averages[1][name])
-    ]
-    demand(not different, f"averaged {different} differ")
+    demand_same_weights(folder, undisturbed)
     logs = [
         [
             {name: value for name, value in record.items() if name != "seconds"}
@@ -459,8 +464,7 @@ def together(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
             else:
                 alone = place / f"alone-{winners[0]}"
                 train(alone, experiment=_seeded(winners[0]))
-                ends = [files.read_tensors(f / STATE, FORMAT)[0] for f in (folder, alone)]
-                demand(all(torch.equal(ends[0][k], ends[1][k]) for k in ends[1]), "other weights")
+                demand_same_weights(folder, alone)
             fault.add(0, 0)
         faults.append(fault)
     return faults

@@ -226,6 +226,17 @@ def eight_gpus() -> str:
     )
 
 
+def faults() -> str:
+    """What was done to runs, and what was lost by it."""
+    told = load("faults")
+    rows = [{name: str(value) for name, value in found.items()} for found in told["faults"]]
+    return (
+        f"{tables.markdown(rows)}\n\nTrainings of {told['steps of each training']} steps, "
+        f"{told['minutes']} minutes in all; {told['device']}, torch {told['torch']}, "
+        "`python -m benchmarks.faults`."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "performance": performance,
     "limit": limit,
@@ -234,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "processes": processes,
     "eight gpus": eight_gpus,
     "time": time,
+    "faults": faults,
 }
 
 

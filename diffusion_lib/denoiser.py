@@ -151,22 +151,23 @@ class Denoiser(nn.Module):
         tensors, metadata = files.read_tensors(path, _FORMAT)
         try:
             description = json.loads(metadata["denoiser"])
-            prediction = description["prediction"]
             schedule = NoiseSchedule(tensors.pop("betas"))
             shape = UNetConfig(**description["network"])
-            clip = description["clip"]
+            if (prediction := description["prediction"]) not in predictions.__all__:
+                raise ValueError(
+                    f"it was trained to predict {prediction!r:.99}, which is not one of "
+                    f"{', '.join(predictions.__all__)}: add that function to predictions.py"
+                )
+            denoiser = cls(
+                blank(shape), schedule, getattr(predictions, prediction), description["clip"]
+            )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} does not describe a denoiser ({error})") from error
-        if prediction not in predictions.__all__:
-            raise ValueError(
-                f"{path} was trained to predict {prediction!r:.99}, which is not one of "
-                f"{', '.join(predictions.__all__)}. Add that function to predictions.py."
-            )
         weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
-        check_weights(blank(shape), weights, path)
-        network = UNet(shape)
-        network.load_state_dict(weights)
-        return cls(network, schedule, getattr(predictions, prediction), clip).eval()
+        check_weights(denoiser.network, weights, path)
+        denoiser.network = UNet(shape)
+        denoiser.network.load_state_dict(weights)
+        return denoiser.eval()
 
 
 class _Labelled(nn.Module):

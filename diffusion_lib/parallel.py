@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 Result = TypeVar("Result")
@@ -34,7 +35,7 @@ def group() -> Iterator[None]:
     store, rank, size = next(rendezvous("env://"))
     # Some of torchrun's rendezvous keep their store over a restart; in it the addresses of the
     # processes that are gone would be waited for, for ever (pytorch/pytorch issue 135712).
-    store = dist.PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:

@@ -308,27 +308,33 @@ def _train(
         trainer.ema.save(folder / "ema.safetensors")
         trainer.save(folder / "training.safetensors", identity)
 
+    def log(step: TrainStep) -> None:
+        last = step.step == total
+        if not writes or (step.step % _LOG_EVERY and step.step % moment and not last):
+            return
+        record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+        if step.step % moment == 0 or last:
+            loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
+            record["held_out"] = float(loss)
+        record["seconds"] = round(before + time.monotonic() - start, 3)
+        _write_log(folder, record)
+        if board is not None:
+            for name in record.keys() & {"loss", "held_out"}:
+                board.add_scalar(name, record[name], step.step)
+            if step.step % (_PICTURES * moment) == 0 or last:
+                picture = torch.from_numpy(np.array(_look(trainer.ema)))
+                board.add_image("samples", picture, step.step, dataformats="HWC")
+
+    steps = viz.progress(steps, total, "training") if writes else steps
     try:
-        for step in viz.progress(steps, total, "training") if writes else steps:
-            last = step.step == total
-            if writes and (step.step % _LOG_EVERY == 0 or step.step % moment == 0 or last):
-                with interrupt_waits() as deliver:  # a step that is saved is in the log
-                    record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-                    if step.step % moment == 0 or last:
-                        loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
-                        record["held_out"] = float(loss)
-                    record["seconds"] = round(before + time.monotonic() - start, 3)
-                    _write_log(folder, record)
-                    if board is not None:
-                        for name in record.keys() & {"loss", "held_out"}:
-                            board.add_scalar(name, record[name], step.step)
-                        if step.step % (_PICTURES * moment) == 0 or last:
-                            picture = torch.from_numpy(np.array(_look(trainer.ema)))
-                            board.add_image("samples", picture, step.step, dataformats="HWC")
-                deliver()
+        while trainer.step < total:
+            with interrupt_waits() as deliver:  # so that no step is saved that is not in the log
+                log(next(steps))
+            deliver()
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()
+        next(steps, None)  # closes the progress bar
     except (KeyboardInterrupt, FloatingPointError, RuntimeError) as error:
         # Also where another process was lost, or the memory was too small: the last update was
         # either applied as a whole or not at all.
@@ -351,7 +357,7 @@ def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
 
 
 def _look(denoiser: Denoiser) -> Image.Image:
-    """A few samples in few steps, always from the same noise; of all labels, where it knows some."""
+    """A few samples in few steps, always from the same noise; each of a label, if it knows some."""
     network = denoiser.network
     assert isinstance(network, UNet)  # nothing else is a run
     device, n = denoiser.schedule.signal.device, 16

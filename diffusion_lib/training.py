@@ -511,7 +511,7 @@ def interrupt_waits() -> Iterator[Callable[[], None]]:
 
     So also SIGTERM where the program handles it, as the command line does.
     """
-    held: list[tuple] = []
+    held: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # Python delivers signals to the main thread only
         return
@@ -521,11 +521,11 @@ def interrupt_waits() -> Iterator[Callable[[], None]]:
         if callable(handler := signal.getsignal(number))
     }
     for number in before:
-        signal.signal(number, lambda *arguments: held.append(arguments))
+        signal.signal(number, lambda number, _: held.append(number))
 
     def deliver() -> None:
         if held:
-            before[held[0][0]](*held[0])
+            signal.raise_signal(held[0])  # to whoever handles it now: perhaps another such block
 
     try:
         yield deliver
