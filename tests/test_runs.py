@@ -1,6 +1,7 @@
 """Runs on disk, by function and by command line: killed, interrupted, damaged and shared."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -41,7 +42,7 @@ def train(folder, experiment=EXPERIMENT, images=TRAIN):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -409,3 +410,37 @@ def test_the_flags_reach_the_experiment(root, tmp_path):
     assert (record["weight"], record["loss"]) == ("min_snr", "hybrid_loss")
     assert denoiser.network.config.outputs == 2
     assert torch.equal(denoiser.schedule.alpha_bar, schedules.cosine().alpha_bar)
+
+
+def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
+    """Also of a run that went on: what was drawn after its checkpoint is drawn once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    train(folder)
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    log = [record for record in runs._read_log(folder) if "loss" in record]
+    for name in ("loss", "held_out"):
+        told = [(record["step"], record[name]) for record in log if name in record]
+        seen = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in seen] == [step for step, _ in told]
+        assert [v for _, v in seen] == pytest.approx([v for _, v in told], rel=1e-6)
+    (picture,) = events.Images("samples")
+    assert picture.step == 30
+    assert (picture.height, picture.width) == Image.open(
+        io.BytesIO(picture.encoded_image_string)
+    ).size[::-1]
+
+
+def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    run = train(tmp_path / "run")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert run.series("held_out")[0] == [30]
+
+
+def test_looking_at_samples_changes_nothing_that_is_trained(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    train(tmp_path / "run")
+    assert (finished / "tensorboard").exists()
+    assert same_weights(finished, tmp_path / "run")
