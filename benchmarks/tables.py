@@ -1,4 +1,4 @@
-"""The README's table of speed, from the committed records of the benchmarks.
+"""The README's tables of speed and of faults, from the committed records of the benchmarks.
 
 python -m benchmarks.tables
 """

@@ -22,8 +22,8 @@ try:
 except ImportError:  # Windows, where nothing guards a file against a second process
     fcntl = None
 
-# Names that unfinished files have; a process that is killed while it writes leaves one behind.
-LITTER = ".*.part"
+# Names that unfinished files have, ours and those of safetensors (Rust's tempfile).
+_LITTER = (".*.part", ".tmp??????")
 
 _CHECKSUM = "crc32"  # of the metadata: what it holds is made by `_checksum`
 
@@ -54,6 +54,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def litter(folder: Path) -> set[Path]:
+    """Unfinished files that processes left in a folder as they were killed while they wrote."""
+    return {path for pattern in _LITTER for path in folder.glob(pattern)}
 
 
 @contextmanager

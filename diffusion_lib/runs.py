@@ -161,8 +161,8 @@ def train(
                 _check_start(Path(start), experiment, told)
             _claim(folder, experiment, told)
             stack.enter_context(_alone(folder))
-            for litter in folder.glob(files.LITTER):  # of a process killed while it was writing
-                litter.unlink()
+            for unfinished in files.litter(folder):
+                unfinished.unlink()
             if start is not None and not state.exists():
                 for name in ("log.jsonl", "training.safetensors"):
                     with files.replacing(folder / name) as temporary:
@@ -376,7 +376,7 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     Once written it is never replaced, so that all processes lock the same file (see `_alone`).
     """
     path = folder / "experiment.json"
-    found = set(folder.glob("*")) - set(folder.glob(files.LITTER))
+    found = set(folder.glob("*")) - files.litter(folder)
     if found and not path.exists():  # in this order: another process may claim it meanwhile
         raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
     while not path.exists():

@@ -13,7 +13,6 @@ import random
 import struct
 import sys
 import warnings
-import zlib
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -284,14 +283,25 @@ def pictures() -> dict[str, bytes]:
     return found
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is huge."""
+def bomb(side: int) -> bytes:
+    """A whole PNG of a few kilobytes that takes side x side bytes of memory, and more in colour."""
     file = io.BytesIO()
-    Image.new("L", (1, 1)).save(file, "PNG")
-    content = bytearray(file.getvalue())
-    content[16:24] = struct.pack(">II", width, height)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    return bytes(content)
+    Image.new("1", (side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_file_that_describes_a_giant_network_is_refused_before_it_is_made(tmp_path):
+    small().save(tmp_path / "denoiser.safetensors")
+    tensors, metadata = files.read_tensors(tmp_path / "denoiser.safetensors", FORMATS["denoiser"])
+    for width, message in ((40_000, "belongs to another network"), (2**64, "no memory holds")):
+        told = json.loads(metadata["denoiser"])
+        told["network"]["width"] = width
+        files.write_tensors(tmp_path / "a", tensors, metadata | {"denoiser": json.dumps(told)})
+        with pytest.raises(ValueError, match=message):
+            Denoiser.load(tmp_path / "a")
+    giant = replace(config.MNIST, network=replace(config.MNIST.network, width=400_000))
+    with pytest.raises(ValueError, match=r"GB of memory: use a smaller width"):
+        giant.build()
 
 
 def test_changed_pictures_are_left_out_or_read(tmp_path, monkeypatch):
@@ -305,8 +315,7 @@ def test_changed_pictures_are_left_out_or_read(tmp_path, monkeypatch):
     other = {
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
         "pickle.jpg": pickle.dumps(Bomb()),
-        "bomb.png": bomb(12_000, 12_000),
-        "larger.png": bomb(2**31 - 1, 2**31 - 1),
+        "bomb.png": bomb(12_000),
         "bomb.gif": whole["gif"][:6] + b"\xff\xff\xff\xff" + whole["gif"][10:],
     }
     for name, content in other.items():

@@ -119,6 +119,7 @@ def test_a_folder_of_other_images_is_refused(finished):
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
     (tmp_path / ".experiment.json.123.part").write_text("{")
+    (tmp_path / ".tmpClRA3k").write_bytes(b"half")  # safetensors' own
     train(tmp_path, replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=1)))
     assert not list(tmp_path.glob(".*"))
 
