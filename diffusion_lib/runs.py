@@ -177,8 +177,9 @@ def train(
             if parallel.rank() == 0:
                 _write_log(folder, started | {"images": len(images)})
             _train(trainer, experiment, trainer.run(training), held_out, folder)
-        elif not (folder / "ema.safetensors").exists():  # deleted as it was damaged
-            parallel.first(lambda: trainer.ema.save(folder / "ema.safetensors"))
+        else:
+            averaged = folder / "ema.safetensors"  # perhaps deleted as it was damaged
+            parallel.first(lambda: averaged.exists() or trainer.ema.save(averaged))
         return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
 
 
