@@ -253,23 +253,25 @@ def bound_term(
         variance: of p: one from `posterior`, or a learned variance's shares [B, C, H, W]; None is
             beta_tilde.
     """
-    at = t.cpu()
-    s = at - 1
-    low, high = posterior.log_range(schedule, at, s)
+    # Of all times, in float64, of which those of the images are picked on the device: to ask a GPU
+    # for its times would be to wait for it.
+    times = torch.arange(1, schedule.num_timesteps + 1)
+    low, high = posterior.log_range(schedule, times, times - 1)
 
     def column(table: Tensor) -> Tensor:
-        return table.to(x_0.device, x_0.dtype)[:, None, None, None]
+        table = table.to(x_0.device, x_0.dtype, non_blocking=True)
+        return table[t - 1][:, None, None, None]
 
     if isinstance(variance, Tensor):
         excess = variance * column(high - low)  # log variance of p, less that of q
     else:
-        log_variance = posterior.log_variance(schedule, at, s, variance or posterior.beta_tilde)
-        excess = column(log_variance - low)
-    shift = column(posterior.x_0_coefficient(schedule, at, s)) * (x_0_hat - x_0)
+        variance = variance or posterior.beta_tilde
+        excess = column(posterior.log_variance(schedule, times, times - 1, variance) - low)
+    shift = column(posterior.x_0_coefficient(schedule, times, times - 1)) * (x_0_hat - x_0)
     kl = (excess + torch.expm1(-excess) + shift.square() * (-excess - column(low)).exp()) / 2
     first = t == 1
     nats = kl
-    if first.any():
+    if first.is_cuda or first.any():  # likewise
         deviation = ((excess + column(low)) / 2).exp()
         decoder = -_log_p(x_0.double(), x_0_hat.double(), deviation.double()).to(kl.dtype)
         nats = torch.where(first[:, None, None, None], decoder, kl)
