@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common
 from diffusion_lib import config, files, losses, rng
+from diffusion_lib.denoiser import Denoiser
 
 GPUS, SAMPLES, COUNTED = 8, 50_000, 2  # COUNTED images are enough: all grows with their number
 PEAK = 989e12  # an H100 SXM's dense bfloat16 [NVIDIA H100 data sheet]
@@ -30,25 +31,11 @@ def main() -> None:
     experiment = replace(experiment, network=replace(experiment.network, dropout=0.0))
     denoiser = experiment.build()
     parameters = sum(p.numel() for p in denoiser.parameters())
-    x_0 = rng.normal((COUNTED, *experiment.network.image_shape), rng.generator(0))
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not tensor.is_leaf:  # weights are counted apart
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        FlopCounterMode(display=False) as forward,
-        torch.autocast("cpu", torch.bfloat16),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
-        loss = losses.diffusion_loss(denoiser, x_0, generator=rng.generator(1))
-    with FlopCounterMode(display=False) as backward:
-        loss.backward()
-    once = forward.get_total_flops() / COUNTED
-    update = once + backward.get_total_flops() / COUNTED
+    forward, backward, fewer = counted(denoiser, COUNTED)
+    more = counted(denoiser, 2 * COUNTED)[2]
+    each = (more - fewer) / COUNTED  # without what does not grow with the batch, such as weights
+    once = forward / COUNTED
+    update = once + backward / COUNTED
     train = experiment.train
     record: dict[str, Any] = {
         "GPUs": GPUS,
@@ -60,9 +47,7 @@ def main() -> None:
         "steps": train.num_steps,
         "batch size": train.batch_size,
         "GB of weights and their copies": round(COPIES * 4 * parameters / 1e9, 2),
-        "GB kept for the gradient": round(
-            sum(kept.values()) / COUNTED * train.batch_size / GPUS / 1e9, 2
-        ),
+        "GB kept for the gradient": round(each * train.batch_size / GPUS / 1e9, 2),
         "hours of training": hours(update * train.num_steps * train.batch_size),
         "samples": SAMPLES,
         "sampling steps": experiment.T,
@@ -71,6 +56,27 @@ def main() -> None:
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     files.write_text(common.FOLDER / "eight_gpus.json", text)
+
+
+def counted(denoiser: Denoiser, n: int) -> tuple[int, int, int]:
+    """FLOP of n images forward and backward, and bytes kept for the gradient in between."""
+    x_0 = rng.normal((n, *config.CIFAR10.network.image_shape), rng.generator(0))
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        FlopCounterMode(display=False) as forward,
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        loss = losses.diffusion_loss(denoiser, x_0, generator=rng.generator(1))
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops(), sum(kept.values())
 
 
 def hours(flop: float) -> list[float]:

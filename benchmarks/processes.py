@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import common
-from diffusion_lib import config, data, files, parallel
+from diffusion_lib import config, data, evaluation, files, parallel
 
 PROCESSES, ROUNDS, STEPS, WARM = (1, 2, 4), 5, 40, 10
 FORMAT = "weights of benchmarks.processes"
@@ -64,7 +64,8 @@ def work(out: Path) -> None:
     experiment = replace(experiment, train=replace(experiment.train, num_steps=STEPS))
     trainer = experiment.trainer("cpu")
     clock = 0.0
-    for step in trainer.run(data.mnist(config.data_root(), True)):
+    train, _ = evaluation.splits(data.mnist, config.data_root())
+    for step in trainer.run(train):
         if step.step == WARM:
             clock = time.perf_counter()
     speed = experiment.train.batch_size * (STEPS - WARM) / (time.perf_counter() - clock)

@@ -220,7 +220,8 @@ def eight_gpus() -> str:
         f"- Memory of a GPU: {told['GB of weights and their copies']} GB for weights, gradients, "
         f"AdamW's moments, the moving average and the buckets, and "
         f"{told['GB kept for the gradient']} GB that a step of {each} images keeps for its "
-        "gradient in bfloat16 (counted by hooks on one step), beside what CUDA itself needs.\n\n"
+        "gradient in bfloat16 (counted by hooks on steps of the CPU, without dropout's masks), "
+        "beside what CUDA itself needs.\n\n"
         "The share of the peak is an assumption, not a measurement "
         "(`python -m benchmarks.eight_gpus`)."
     )

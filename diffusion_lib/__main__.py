@@ -13,6 +13,7 @@ torchrun --nproc-per-node 8 -m diffusion_lib train cifar10 --out runs/c
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -110,6 +111,9 @@ def train(options: argparse.Namespace) -> None:
         )
     if options.steps is not None:
         experiment = replace(experiment, train=replace(experiment.train, num_steps=options.steps))
+    for name in ("batch_size", "accumulate"):
+        if (value := getattr(options, name)) is not None:
+            experiment = replace(experiment, train=replace(experiment.train, **{name: value}))
     if options.seed is not None:
         experiment = replace(experiment, train=replace(experiment.train, seed=options.seed))
     device = _device(options.device)
@@ -142,7 +146,9 @@ def sample(options: argparse.Namespace) -> None:
             c, h, w = run.image_shape
             _write_npz(file, batches, (options.n, h, w, c))
         else:
-            viz.grid(torch.cat(list(batches))).save(file, format="PNG")
+            asked = len(options.labels or [0])  # whole turns of the labels in a row
+            columns = asked * math.ceil(8 / asked)
+            viz.grid(torch.cat(list(batches)), columns).save(file, format="PNG")
     print(out)
 
 
@@ -243,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     command.add_argument("--budget", help=f"how long: {', '.join(config.BUDGETS)}")
     command.add_argument("--steps", type=int, help="optimizer updates, in place of the budget's")
+    command.add_argument("--batch-size", type=int, help="images of an update, of all processes")
+    command.add_argument("--accumulate", type=int, help="parts of a process's share of a batch")
     command.add_argument("--seed", type=int, help="of the weights and of everything drawn")
     command.add_argument("--schedule", help=", ".join(schedules.__all__))
     command.add_argument("--prediction", help=", ".join(predictions.__all__))
@@ -300,6 +308,8 @@ def _parser() -> argparse.ArgumentParser:
 def _device(name: str | None) -> torch.device:
     if name is None:
         return config.device()
+    if parallel.size() > 1 and ":" in name:
+        raise ValueError(f"--device {name} under torchrun: each process takes a GPU of its own")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from diffusion_lib import config, data, evaluation, features, files, metrics, runs, samplers
 from diffusion_lib.config import Experiment
-from diffusion_lib.data import Dataset
+from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.runs import Run
 
@@ -215,7 +215,7 @@ def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
 def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]]:
     """Train and measure one arm with one seed, at every number of steps."""
     dataset = study.arms[name].dataset
-    train, test = (_split(dataset, place.root, part) for part in (True, False))
+    train, test = (_labelled(dataset, place.root, part) for part in (True, False))
     found, start = [], None
     for experiment in _chain(name, seed, study):
         folder = place.folder(experiment)
@@ -233,9 +233,13 @@ def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, A
     return found
 
 
-@cache
 def _split(dataset: Dataset, root: str, train: bool) -> Tensor:
-    return dataset(root, train).images
+    return _labelled(dataset, root, train).images
+
+
+@cache
+def _labelled(dataset: Dataset, root: str, train: bool) -> Images:
+    return dataset(root, train)
 
 
 @cache

@@ -45,6 +45,9 @@ _LATER = (
 )
 
 
+_NOT_TRAINED = ("sample_steps", "train.accumulate")  # may change while a run goes on
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is trained on what, and how.  `replace(experiment, field=...)` makes another one.
@@ -203,7 +206,7 @@ class Experiment:
         return [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
             for name in sorted(here.keys() | there.keys())
-            if name != "sample_steps" and here.get(name) != there.get(name)
+            if name not in _NOT_TRAINED and here.get(name) != there.get(name)
         ]
 
     def name(self, images: str) -> str:
@@ -212,8 +215,9 @@ class Experiment:
         Args:
             images: a fingerprint of the training images, so that other images train anew.
         """
-        record = self._record() | {"images": images}
+        record: dict[str, Any] = self._record() | {"images": images}
         del record["sample_steps"]
+        record["train"].pop("accumulate", None)
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
         functions = [self.dataset, self.schedule, self.prediction]
         functions += [self.weight] if self.weight else []

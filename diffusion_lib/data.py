@@ -290,8 +290,10 @@ def _batches(
     for step, chosen in zip(count(start), drawn, strict=False):
         x_0 = to_float(images[chosen[rows]])
         if mirror > 0:
-            g = rng.generator(seed, _MIRROR, step, device=device)
-            flipped = torch.rand(batch_size, 1, 1, 1, generator=g, device=device)[rows] < mirror
+            drawn_for_all = torch.rand(
+                batch_size, 1, 1, 1, generator=rng.generator(seed, _MIRROR, step)
+            )
+            flipped = (drawn_for_all[rows] < mirror).to(device, non_blocking=True)
             x_0 = torch.where(flipped, x_0.flip(-1), x_0)
         yield x_0
 
@@ -299,12 +301,14 @@ def _batches(
 def indices(
     n: int, batch_size: int, seed: int, start: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Which of n images the batches from number `start` on hold, int64 [batch_size], endlessly."""
+    """Which of n images the batches from number `start` on hold, int64 [batch_size], endlessly.
+
+    Drawn on the CPU, so that all devices agree, whichever the images are on.
+    """
 
     @lru_cache(maxsize=1)  # one epoch's order at a time
     def order(epoch: int) -> Tensor:
-        g = rng.generator(seed, _ORDER, epoch, device=device)
-        return torch.randperm(n, generator=g, device=device)
+        return torch.randperm(n, generator=rng.generator(seed, _ORDER, epoch)).to(device)
 
     for step in count(start):
         epoch, offset = divmod(step * batch_size, n)

@@ -226,12 +226,14 @@ def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
     """
     network = denoiser.network
     classes = network.config.classes if isinstance(network, UNet) else 0
+    if isinstance(network, _Labelled):
+        raise ValueError("this denoiser has its labels already: guide the one that it was made of")
     if not classes:
         raise ValueError(
             "this network knows no labels: build it with UNetConfig(classes=...), such as the "
             "preset mnist_labels, and train it on labelled images"
         )
-    check_labels(labels, classes)
+    labels = check_labels(labels, classes, len(labels))
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale}")
     labels = labels.to(denoiser.schedule.signal.device)
@@ -242,11 +244,11 @@ def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
     return with_network(denoiser, _Guided(network, labels, classes, scale))
 
 
-def check_labels(labels: Tensor | None, classes: int) -> Tensor:
-    """The labels, [B], if a network of so many classes knows them.
+def check_labels(labels: Tensor | None, classes: int, n: int) -> Tensor:
+    """The labels of n images, int64 [n], if a network of so many classes knows them.
 
     Raises:
-        ValueError: there are none; they are no whole numbers in 0..classes - 1.
+        ValueError: there are none, or another number; they are no whole numbers in 0..classes - 1.
     """
     if labels is None:
         raise ValueError(
@@ -259,7 +261,9 @@ def check_labels(labels: Tensor | None, classes: int) -> Tensor:
             f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
             f"{labels.dtype} {str(labels.tolist())[:60]}"
         )
-    return labels
+    if len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for {n} images; one each is needed")
+    return labels.long()
 
 
 def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:

@@ -108,12 +108,20 @@ def evaluate(
         "conditions": measured_under(run, conditions, root, samples),
     }
     path = run.folder / "metrics.json"
+    if run.labels is not None:
+        asked = json.dumps([record["conditions"]["labels"], run.scale])
+        path = run.folder / f"metrics-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.json"
     if samples is not None:
         record["samples sha256"] = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
         path = run.folder / f"metrics-{record['samples sha256'][:8]}.json"
     told = ("weights sha256", "conditions", "samples sha256")
-    found = parallel.first(lambda: _load_if_whole(path))
-    if found and all(found.get(name) == record.get(name) for name in told):
+    parallel.check_alike("weights", record["weights sha256"])
+
+    def measured() -> dict[str, Any] | None:
+        found = _load_if_whole(path) or {}
+        return found if all(found.get(name) == record.get(name) for name in told) else None
+
+    if found := parallel.first(measured):
         return found
     n, n_likelihood = record["conditions"]["n"], conditions.n_likelihood
     metrics.check_count(n, network.classify.in_features, "samples")
@@ -188,6 +196,8 @@ def measured_under(
         "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
         "likelihood": f"{conditions.n_likelihood} test images, {times} times",
     }
+    if run.labels is not None:
+        found |= {"labels": run.labels.tolist(), "guidance": run.scale}
     if samples is not None:
         found |= {"n": len(samples), "sampler": "given", "steps": None}
     return found

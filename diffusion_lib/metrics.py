@@ -416,15 +416,16 @@ def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[
             f"shape {list(labels.shape)}, of {labels.bincount().tolist()} samples"
         )
     seen = reference.probabilities.argmax(1)
-    counts = _resample(n, rng.generator(0, _RESAMPLE, 0))
     right = (samples.probabilities.argmax(1) == labels).double()
-    ratios = torch.zeros(len(counts), dtype=torch.float64)
-    for label in labels.unique():
+    accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64)
+    for label in labels.unique().tolist():  # drawn again within each, so that none is left out
         own = labels == label
+        counts = _resample(int(own.sum()), rng.generator(0, _RESAMPLE, label))
         real = reference.features[seen == label].double().var(0).sum()
-        ratios += _variance(samples.features[own].double(), counts[:, own]) / real
-    spread = _estimate(ratios / len(labels.unique()))
-    return {"accuracy": _share(_estimate(counts @ right / n), n), "spread": spread}
+        accuracy += counts @ right[own] / n
+        spread += _variance(samples.features[own].double(), counts) / real
+    found = _estimate(spread / len(labels.unique()))
+    return {"accuracy": _share(_estimate(accuracy), n), "spread": found}
 
 
 def _variance(x: Tensor, counts: Tensor) -> Tensor:

@@ -29,13 +29,20 @@ def group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    gpus = torch.cuda.device_count()
+    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < local:
+        raise ValueError(
+            f"{local} processes on a machine of {gpus} GPUs: each takes one, so use "
+            f"--nproc-per-node {gpus}"
+        )
     if gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, size = next(rendezvous("env://"))
     # Some of torchrun's rendezvous keep their store over a restart; in it the addresses of the
-    # processes that are gone would be waited for, for ever (pytorch/pytorch issue 135712).
-    store = PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    # processes that are gone would be waited for, for ever (pytorch/pytorch issue 135712).  Several
+    # machines do not count restarts alike: there torchrun has to be told to make a new store.
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
@@ -74,6 +81,24 @@ def first(function: Callable[[], Result]) -> Result:
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+def check_alike(what: str, value: str) -> None:
+    """Refuse to go on where the processes differ.
+
+    Raises:
+        ValueError: they do; in all of them, with the value of each.
+    """
+    if size() == 1:
+        return
+    values: list = [None] * size()
+    dist.all_gather_object(values, value)
+    if len(set(values)) > 1:
+        told = "; ".join(f"process {n}: {one}" for n, one in enumerate(values))
+        raise ValueError(
+            f"the processes do not have the same {what} ({told}). Do all of them see the same "
+            "folders?"
+        )
 
 
 def mean(value: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Run:
 def train(
     experiment: Experiment,
     images: Tensor | Images,
-    held_out: Tensor,
+    held_out: Tensor | Images,
     folder: str | Path | None = None,
     device: torch.device | None = None,
     start: str | Path | None = None,
@@ -143,12 +143,13 @@ def train(
     device = device or config.device()
     shape = experiment.network.image_shape
     images, labels = images if isinstance(images, Images) else (images, None)
+    held_out = held_out.images if isinstance(held_out, Images) else held_out
     data.check(images, shape)
     data.check(held_out, shape)
     told = fingerprint(images)
     training = images
     if experiment.network.classes:
-        labels = check_labels(labels, experiment.network.classes)
+        labels = check_labels(labels, experiment.network.classes, len(images))
         told += f", of labels {hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]}"
         training = Images(images, labels)
     folder = Path(folder or Path("runs") / experiment.name(told))
@@ -156,7 +157,7 @@ def train(
     state = folder / "training.safetensors"
     with ExitStack() as stack:
 
-        def prepare() -> None:
+        def prepare() -> bool:
             if start is not None:
                 _check_start(Path(start), experiment, told)
             _claim(folder, experiment, told)
@@ -167,10 +168,11 @@ def train(
                 for name in ("log.jsonl", "training.safetensors"):
                     with files.replacing(folder / name) as temporary:
                         shutil.copy(Path(start) / name, temporary)
+            return state.exists()
 
-        parallel.first(prepare)
-        if state.exists():
+        if parallel.first(prepare):
             trainer.load(state, _identity(folder))
+        parallel.check_alike("training images and step", f"{told}, step {trainer.step}")
         parallel.first(lambda: _cut_log(folder, trainer.step))
         if trainer.step < experiment.train.num_steps:
             started = {"device": _devices(trainer.device), "torch": torch.__version__}
@@ -338,8 +340,10 @@ def _train(
         next(steps, None)  # closes the progress bar
     except (KeyboardInterrupt, FloatingPointError, RuntimeError) as error:
         # Also where another process was lost, or the memory was too small: the last update was
-        # either applied as a whole or not at all.
-        save()
+        # either applied as a whole or not at all.  torchrun then
+        # sends SIGTERM to those that are left.
+        with interrupt_waits():
+            save()
         error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
         raise
     finally:
@@ -442,6 +446,7 @@ def _identity(folder: Path) -> str:
     """
     record = json.loads((folder / "experiment.json").read_text())
     del record["sample_steps"], record["train"]["num_steps"]
+    record["train"].pop("accumulate", None)
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -163,7 +163,6 @@ class Trainer:
         loss: Callable[..., Tensor] = losses.diffusion_loss,
     ) -> None:
         self.denoiser = suit(denoiser)
-        self.ema = deepcopy(denoiser).eval().requires_grad_(False)
         self.config = config
         self.loss = loss
         self.step = 0
@@ -191,7 +190,9 @@ class Trainer:
         # What computes the loss: its gradients become those of all processes together.
         self._together = denoiser
         if parallel.size() > 1:
+            # Gives all processes the weights of the first.
             self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
+        self.ema = deepcopy(denoiser).eval().requires_grad_(False)
 
     def run(self, images: Tensor | Images) -> Iterator[TrainStep]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
@@ -217,9 +218,7 @@ class Trainer:
         data.check(images, built_for)
         if not self._classes:
             return self._updates(images, None)
-        labels = check_labels(labels, self._classes)
-        if len(labels) != len(images):
-            raise ValueError(f"{len(labels)} labels for {len(images)} images; one each is needed")
+        labels = check_labels(labels, self._classes, len(images))
         return self._updates(images, labels)
 
     def _updates(self, images: Tensor, labels: Tensor | None) -> Iterator[TrainStep]:
@@ -296,11 +295,14 @@ class Trainer:
         self._refused.zero_()
         # Every process looks at the whole batch, so that all of them tell the same.
         parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
-        loss = sum(self._loss(self.denoiser, part) / len(parts) for part in parts)
-        assert isinstance(loss, Tensor)
-        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-        norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for part in parts:
+            loss_of_part = self._loss(self.denoiser, part) / len(parts)
+            loss_of_part.backward()
+            loss += loss_of_part.detach()
+        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         raise FloatingPointError(
             f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
             f"{norm.item():g}, at t = {self._bad_times(parts)}. The update was not applied; "

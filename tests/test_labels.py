@@ -9,7 +9,17 @@ import torch
 from test_data import write_idx
 from test_training import assert_same, weights
 
-from diffusion_lib import config, data, losses, predictions, runs, samplers, schedules
+from diffusion_lib import (
+    config,
+    data,
+    evaluation,
+    losses,
+    predictions,
+    runs,
+    samplers,
+    schedules,
+    training,
+)
 from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, guided, labelled
@@ -131,6 +141,27 @@ def test_the_labels_of_a_batch_are_those_of_its_images():
         assert torch.equal(data.to_uint8(part.x_0)[:, 0, 0, 0].long(), part.labels)
 
 
+def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
+    """Those stay where they are; the order must not depend on the place."""
+    drawn = []
+    monkeypatch.setattr(training, "_room", lambda device: 0)
+    indices = data.indices
+
+    def spy(*arguments):
+        for chosen in indices(*arguments):
+            drawn.append(chosen.clone())
+            yield chosen
+
+    monkeypatch.setattr(data, "indices", spy)
+    with monkeypatch.context() as patch:
+        cpu = torch.randperm
+        patch.setattr(
+            torch, "randperm", lambda n, generator: cpu(n, generator=generator)
+        )  # a device of its own would be an error
+        next(iter(trainer().run(Images(IMAGES, LABELS))))
+    assert torch.equal(drawn[0], drawn[1])
+
+
 def test_the_asked_for_share_of_the_labels_is_left_out():
     t = trainer(replace(CONFIG, label_dropout=0.3))
     told = torch.cat([p.labels for (p,) in islice(t._batches(IMAGES, LABELS, slice(0, 4)), 500)])
@@ -159,6 +190,33 @@ def test_without_any_label_it_trains_as_if_there_were_none():
     first = [step.loss for step in one.run(Images(IMAGES, LABELS))]
     assert first == [step.loss for step in two.run(other)]
     assert first != [step.loss for step in told.run(other)]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_that_batch(parts):
+    whole, divided = (
+        trainer(replace(CONFIG, accumulate=n), replace(SMALL, dropout=0.0)) for n in (1, parts)
+    )
+    images = Images(IMAGES, LABELS)
+    a = [step.loss for step in whole.run(images)]
+    b = [step.loss for step in divided.run(images)]
+    assert b == pytest.approx(a, rel=1e-5)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(divided)[name], value, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"batch_size = 4 cannot be divided into 3 equal parts"):
+        trainer(replace(CONFIG, accumulate=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_whole_numbers_of_any_kind(dtype):
+    few = guided(small(), ASKED.to(dtype), 2.0)(X_T, T).x_0
+    assert torch.equal(few, guided(small(), ASKED, 2.0)(X_T, T).x_0)
+    next(iter(trainer().run(Images(IMAGES, LABELS.to(dtype)))))
+
+
+def test_guidance_of_guidance_is_refused():
+    with pytest.raises(ValueError, match="has its labels already"):
+        guided(guided(small(), ASKED, 2.0), ASKED, 2.0)
 
 
 def test_a_network_learns_what_its_labels_mean():
@@ -250,6 +308,28 @@ def test_a_run_of_other_labels_is_another_run(run):
     other = Images(DIGITS.images, DIGITS.labels.flip(0))
     with pytest.raises(ValueError, match=r"training images: .* of labels"):
         runs.train(EXPERIMENT, other, DIGITS.images, run.folder, CPU)
+
+
+def test_what_was_asked_for_is_a_condition_of_a_record(run):
+    asked = evaluation.Conditions(n=0, steps=2, n_likelihood=2, num_times=2)
+    plain = evaluation.measured_under(run, asked, "nowhere")
+    told = evaluation.measured_under(run.guided([3], 2.0), asked, "nowhere")
+    assert told == plain | {"labels": [3], "guidance": 2.0}
+
+
+def test_a_wrong_number_of_labels_leaves_nothing_behind(tmp_path):
+    few = Images(DIGITS.images, DIGITS.labels[:29])
+    with pytest.raises(ValueError, match="29 labels for 30 images"):
+        runs.train(EXPERIMENT, few, DIGITS, tmp_path / "new", CPU)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_goes_on_in_other_parts(tmp_path):
+    short = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
+    parts = replace(short, train=replace(short.train, accumulate=2))
+    runs.train(short, DIGITS, DIGITS, tmp_path / "run", CPU)
+    assert len(runs.train(parts, DIGITS, DIGITS, tmp_path / "run", CPU).log) == 2
+    assert short.name("x") == parts.name("x")
 
 
 def test_a_run_without_labels_says_how_to_get_some(run, tmp_path):

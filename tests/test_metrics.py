@@ -525,6 +525,17 @@ def test_the_spread_of_few_samples_is_not_too_small():
     assert sum((f.low + f.high) / 2 for f in found) / 150 == pytest.approx(1, abs=0.15)
 
 
+def test_two_samples_of_a_label_have_an_interval():
+    g = torch.Generator().manual_seed(2)
+    real, labels = torch.arange(100) % 5, torch.arange(10) % 5
+    seen = [
+        seen_by_a_classifier(torch.randn(n, 4, generator=g).double(), k, 5)
+        for n, k in ((10, labels), (100, real))
+    ]
+    for estimate in metrics.obedience(seen[0], labels, seen[1]).values():
+        assert estimate.low <= estimate.value <= estimate.high
+
+
 @pytest.mark.parametrize("labels", [torch.tensor([0, 0, 1]), torch.tensor([0, 0, 2, 2, 2, 1])])
 def test_one_sample_of_a_label_has_no_spread(labels):
     seen = seen_by_a_classifier(torch.randn(6, 4).double(), torch.tensor([0, 0, 2, 2, 2, 1]), 3)

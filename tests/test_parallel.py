@@ -53,7 +53,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_reaches_the_same_weights(made, processes):
-    """Weights, moving average and optimizer: also a wrong batch, time or noise would show."""
+    """Weights, moving average and optimizer: also a wrong batch, time or noise would show.
+
+    The two processes compute their shares in two parts each.
+    """
     one, several = weights(made[1]), weights(made[processes])
     start = Denoiser.load(made[1] / "run" / "ema.safetensors")
     assert one.keys() == several.keys()
@@ -108,6 +111,24 @@ def test_a_lost_process_ends_the_run_and_a_restart_goes_on(root, made, tmp_path)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     starts = [r for r in _read_log(tmp_path / "again" / "run") if "device" in r]
     assert len(starts) == 2
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="4 processes on a machine of 2 GPUs"), parallel.group():
+        pass
+
+
+def test_processes_that_differ_all_say_so(monkeypatch):
+    def gather(values, value):
+        values[:] = [value, "other"]
+
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "all_gather_object", gather)
+    with pytest.raises(ValueError, match=r"same step \(process 0: 3; process 1: other\)"):
+        parallel.check_alike("step", "3")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(root, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ With LOST, the last process kills itself at step 7 of the first try.
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -30,7 +31,12 @@ def lose_a_process(folder: Path) -> None:
             (folder / "lost").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training.Trainer._average = maybe_die
+    def slow(trainer: training.Trainer, *arguments) -> None:
+        time.sleep(1.5)  # as large weights would: torchrun's SIGTERM comes in the meantime
+        save(trainer, *arguments)
+
+    save = training.Trainer.save
+    training.Trainer._average, training.Trainer.save = maybe_die, slow
 
 
 def work(folder: Path, root: str, lost: bool) -> int:
@@ -40,6 +46,8 @@ def work(folder: Path, root: str, lost: bool) -> int:
         lose_a_process(folder)
     common = ["--data", root, "--device", "cpu"]
     smoke = ["--budget", "smoke", "--steps", str(STEPS)]
+    if parallel.size() == 2:
+        smoke += ["--accumulate", "2"]
     status = main(["train", "mnist_labels", "--out", run, *smoke, *common])
     if status or lost:
         return status
