@@ -189,7 +189,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
         for place in (folder, undisturbed)
     ]
     demand(logs[0] == logs[1], f"the log is {logs[0]}")
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in folder.iterdir() if path.is_file()}
     demand(
         left == {"experiment.json", "ema.safetensors", STATE, "log.jsonl"}, f"files left: {left}"
     )
@@ -359,7 +359,7 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         train(folder)
     other = place / "other"
     train(other, experiment=replace(EXPERIMENT, train=replace(EXPERIMENT.train, seed=1)))
-    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     kept = "ValueError that names the file, which is kept; with a copy in its place the run "
     kinds: dict[str, Callable[[random.Random, str], bytes]] = {
         "checkpoint cut off": lambda draw, name: whole[name][: draw.randrange(len(whole[name]))],
@@ -379,10 +379,10 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         for _, draw in _draws(tries):
             name = draw.choice([STATE, "ema.safetensors"])
             (folder / name).write_bytes(damage(draw, name))
-            before = {path.name: path.read_bytes() for path in folder.iterdir()}
+            before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
             told = _refusal(ValueError, lambda name=name: _load(folder, name))
             demand(str(folder / name) in told, told)
-            after = {path.name: path.read_bytes() for path in folder.iterdir()}
+            after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
             demand(before == after, f"{kind}: files were changed")
             demand(not canary.exists(), f"{kind}: code was executed")
             (folder / name).write_bytes(whole[name])

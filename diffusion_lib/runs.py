@@ -321,7 +321,9 @@ def _train(
             record["held_out"] = float(loss)
         record["seconds"] = round(before + time.monotonic() - start, 3)
         _write_log(folder, record)
-        if board is not None:
+        if board is None:
+            return
+        with _naming(folder / "tensorboard"):
             for name in record.keys() & {"loss", "held_out"}:
                 board.add_scalar(name, record[name], step.step)
             if step.step % (_PICTURES * moment) == 0 or last:
@@ -348,7 +350,8 @@ def _train(
         raise
     finally:
         if board is not None:
-            board.close()
+            with suppress(OSError):  # what is left to write may find the same full disk
+                board.close()
     save()
 
 
@@ -474,13 +477,19 @@ def device_name(device: torch.device) -> str:
 
 
 def _write_log(folder: Path, record: dict[str, Any]) -> None:
+    with _naming(folder / "log.jsonl"), (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says which file could not be written, and what to do."""
     try:
-        with (folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        yield
     except OSError as error:
         raise OSError(
-            f"could not write {folder / 'log.jsonl'}: {error}. The last checkpoint is whole: free "
-            "some space, then run the same command again."
+            f"could not write {path}: {error}. The last checkpoint is whole: free some space, then "
+            "run the same command again."
         ) from error
 
 

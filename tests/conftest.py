@@ -1,3 +1,8 @@
-"""Fixtures and imports that all tests share."""
+"""One thread for each of pytest's processes, and for those that tests start: together they are as
+many as there are cores, and such small networks keep no second one busy."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports torchvision too)
