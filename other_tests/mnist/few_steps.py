@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffusion_lib import config, data, features, files, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Estimate
+from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("few_steps.json")
 PLOT = Path(__file__).parent.parent.parent / "assets" / "few-steps-mnist.png"
@@ -31,14 +30,7 @@ def measure(folder: str, root: str) -> dict[str, Any]:
     sample = partial(runs.sample, run, N, batch_size=125)
     rows = metrics.sweep(sample, {"ddpm": samplers.ddpm}, [1000], network, reference)
     rows += metrics.sweep(sample, SAMPLERS, STEPS, network, reference)
-    experiment = json.loads((Path(folder) / "experiment.json").read_text())
-    return {
-        "n": N,
-        "experiment": experiment,
-        "device": runs.device_name(run.denoiser.schedule.signal.device),
-        "torch": torch.__version__,
-        "rows": rows,
-    }
+    return {"n": N, **tables.made_with(run), "rows": rows}
 
 
 def load() -> dict[str, Any]:

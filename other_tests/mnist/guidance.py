@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffusion_lib import config, data, features, files, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Estimate
+from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("guidance.json")
 PLOT = Path(__file__).parent.parent.parent / "assets" / "guidance-mnist.png"
@@ -39,9 +40,7 @@ def measure(folder: str, root: str) -> dict[str, Any]:
     return {
         "n": N,
         "sampler": f"ddpm, {STEPS} steps",
-        "experiment": json.loads((Path(folder) / "experiment.json").read_text()),
-        "device": runs.device_name(run.denoiser.schedule.signal.device),
-        "torch": torch.__version__,
+        **tables.made_with(run),
         "rows": rows,
     }
 

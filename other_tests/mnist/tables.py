@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diffusion_lib import evaluation, viz
+import torch
+
+from diffusion_lib import evaluation, runs, viz
 
 RECORDS = Path(__file__).parent / "records"
 ROOT = Path(__file__).parent.parent.parent
@@ -143,6 +145,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "learned variance": learned_variance,
     "conditions": conditions,
 }
+
+
+def made_with(run: runs.Run) -> dict[str, Any]:
+    """What a record of a run tells of how it was made."""
+    return {
+        "experiment": json.loads((run.folder / "experiment.json").read_text()),
+        "device": runs.device_name(run.denoiser.schedule.signal.device),
+        "torch": torch.__version__,
+    }
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
