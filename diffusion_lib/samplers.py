@@ -76,7 +76,9 @@ def ddpm(
     """
     if timesteps is None:
         timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
-    return _steps(denoiser, x_T, _checked(denoiser, timesteps), beta_tilde, variance, generator)
+    return _steps(
+        denoiser, x_T, check_timesteps(denoiser, timesteps), beta_tilde, variance, generator
+    )
 
 
 def ddim(
@@ -104,7 +106,9 @@ def ddim(
     def variance(schedule: NoiseSchedule, t: posterior.Times, s: posterior.Times) -> Tensor:
         return eta**2 * beta_tilde(schedule, t, s)
 
-    return _steps(denoiser, x_T, _checked(denoiser, timesteps), variance, variance, generator)
+    return _steps(
+        denoiser, x_T, check_timesteps(denoiser, timesteps), variance, variance, generator
+    )
 
 
 def dpm_solver(
@@ -126,7 +130,7 @@ def dpm_solver(
     Raises:
         ValueError: timesteps that do not go down to 0, or leave 0..T.
     """
-    return _dpm_solver(denoiser, x_T, _checked(denoiser, timesteps))
+    return _dpm_solver(denoiser, x_T, check_timesteps(denoiser, timesteps))
 
 
 @torch.no_grad()
@@ -160,7 +164,7 @@ def heun(
 
     Arguments and errors as in `dpm_solver`.
     """
-    return _heun(denoiser, x_T, _checked(denoiser, timesteps))
+    return _heun(denoiser, x_T, check_timesteps(denoiser, timesteps))
 
 
 @torch.no_grad()
@@ -183,8 +187,12 @@ def final(steps: Iterable[SampleStep]) -> Tensor:
     return deque(steps, maxlen=1).pop().x_t
 
 
-def _checked(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:
-    """The times as a list: checked when a sampler is called, not only at its first step."""
+def check_timesteps(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:
+    """The times as a list: checked when a sampler is called, not only at its first step.
+
+    Raises:
+        ValueError: they do not fall strictly from at most T to 0.
+    """
     T = denoiser.schedule.num_timesteps
     try:
         times = [int(index(t)) for t in timesteps]

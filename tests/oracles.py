@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.denoiser import Denoised, Denoiser
 from diffusion_lib.predictions import Prediction, eps
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -56,3 +56,34 @@ def gaussian(
 ) -> Denoiser:
     """The exact denoiser of pixels from N(mean, std^2), unclipped."""
     return mixture(schedule, (mean,), (std,), (1.0,), prediction)
+
+
+class CorrelatedGaussian:
+    """The exact denoiser of images whose pixels are jointly normal, unclipped.
+
+    E[x_0 | x_t] = mean + signal C (signal^2 C + noise^2 I)^-1 (x_t - signal mean)
+
+    Args:
+        mean: of the pixels, [D].
+        covariance: C, [D, D].
+    """
+
+    def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor):
+        self.schedule, self.mean, self.covariance = schedule, mean, covariance
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
+        alpha_bar = self.schedule.alpha_bar[t[0]]  # one time for all
+        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        x = x_t.flatten(1).double()
+        total = signal**2 * self.covariance + noise**2 * torch.eye(len(self.mean)).double()
+        gain = signal * torch.linalg.solve(total, self.covariance)  # both symmetric: transposed
+        x_0 = self.mean + (x - signal * self.mean) @ gain
+        eps = (x - signal * x_0) / noise
+        return Denoised(x_0.view_as(x_t).to(x_t.dtype), eps.view_as(x_t).to(x_t.dtype))
+
+    def conditional(self, known: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of the other pixels, given those where `known` [D] is True."""
+        C, unknown = self.covariance, ~known
+        gain = torch.linalg.solve(C[known][:, known], C[known][:, unknown]).T
+        mean = self.mean[unknown] + gain @ (values - self.mean[known])
+        return mean, C[unknown][:, unknown] - gain @ C[known][:, unknown]

@@ -24,6 +24,7 @@ ORDER = [
     "interop",
     "losses",
     "samplers",
+    "editing",
     "features",
     "metrics",
     "training",
