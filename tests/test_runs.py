@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -257,37 +256,6 @@ def trained(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "a"
     assert main(command(root, folder, steps=60)) == 0
     return folder
-
-
-def test_killed_and_started_again_ends_with_the_same_weights(root, trained, tmp_path, monkeypatch):
-    """SIGKILL at a random moment, twice, with a save after every step."""
-    folder = tmp_path / "b"
-    saves = "from diffusion_lib import runs; runs.SECONDS_BETWEEN_SAVES = 0.0; "
-    call = f"from diffusion_lib.__main__ import main; main({command(root, folder, steps=60)!r})"
-    for kill in range(2):
-        child = subprocess.Popen(
-            [sys.executable, "-c", saves + call],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        seen = log_of(folder).count("loss")
-        while log_of(folder).count("loss") <= seen and time.monotonic() < deadline:
-            assert child.poll() is None, "finished before it could be killed"
-            time.sleep(0.01)
-        time.sleep(random.random() * 0.1)
-        child.kill()
-        child.wait()
-        step = files.read_tensors(
-            folder / "training.safetensors", "diffusion_lib training state 1"
-        )[1]["step"]
-        assert 0 < int(step) < 60, f"kill {kill}"
-    assert main(command(root, folder, steps=60)) == 0
-    assert same_weights(folder, trained)
-    steps = [json.loads(line).get("step") for line in log_of(folder).splitlines()]
-    steps = [step for step in steps if step is not None]
-    assert steps == sorted(set(steps))  # nothing is logged twice
-    assert steps[-1] == 60
 
 
 def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
