@@ -7,7 +7,6 @@ tensors that one training step keeps for its gradient, in bfloat16.  Assumed: wh
 processor's peak is used.  Writes eight_gpus.json beside itself.
 """
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common
-from diffusion_lib import config, files, losses, rng
+from diffusion_lib import config, losses, rng
 from diffusion_lib.denoiser import Denoiser
 
 GPUS, SAMPLES, COUNTED = 8, 50_000, 2  # COUNTED images are enough: all grows with their number
@@ -53,9 +52,7 @@ def main() -> None:
         "sampling steps": experiment.T,
         "hours of sampling": hours(once * SAMPLES * experiment.T),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    files.write_text(common.FOLDER / "eight_gpus.json", text)
+    common.write("eight_gpus", torch.device("cpu"), record)
 
 
 def counted(denoiser: Denoiser, n: int) -> tuple[int, int, int]:

@@ -352,6 +352,10 @@ def _train_limited(folder: Path, progress: Progress, step: int, limit: int, told
         told.put(_refusal(OSError, lambda: train(folder, 0.0)))
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
     """Checkpoints cut off, with a flipped bit, swapped, of another kind, and made to run code."""
     folder, canary = place / "damaged", place / "executed"
@@ -359,7 +363,7 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         train(folder)
     other = place / "other"
     train(other, experiment=replace(EXPERIMENT, train=replace(EXPERIMENT.train, seed=1)))
-    whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    whole = _contents(folder)
     kept = "ValueError that names the file, which is kept; with a copy in its place the run "
     kinds: dict[str, Callable[[random.Random, str], bytes]] = {
         "checkpoint cut off": lambda draw, name: whole[name][: draw.randrange(len(whole[name]))],
@@ -379,10 +383,10 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         for _, draw in _draws(tries):
             name = draw.choice([STATE, "ema.safetensors"])
             (folder / name).write_bytes(damage(draw, name))
-            before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            before = _contents(folder)
             told = _refusal(ValueError, lambda name=name: _load(folder, name))
             demand(str(folder / name) in told, told)
-            after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            after = _contents(folder)
             demand(before == after, f"{kind}: files were changed")
             demand(not canary.exists(), f"{kind}: code was executed")
             (folder / name).write_bytes(whole[name])

@@ -1,10 +1,11 @@
 """The command line: python -m diffusion_lib train | sample | evaluate | compare | export.
 
 python -m diffusion_lib train mnist --budget quick --out runs/a
+python -m diffusion_lib train mnist_diffusers --budget quick --out runs/b
 python -m diffusion_lib sample runs/a --n 64 --out a.png
 python -m diffusion_lib evaluate runs/a runs/b
 python -m diffusion_lib compare other_tests/mnist/study.json
-python -m diffusion_lib export runs/a --format diffusers --out exported/a
+python -m diffusion_lib export runs/b --format diffusers --out exported/b
 
 Many processes, GPUs or machines train, sample and evaluate together under torchrun:
 
@@ -109,13 +110,14 @@ def train(options: argparse.Namespace) -> None:
         experiment = replace(
             experiment, loss=loss, network=replace(experiment.network, outputs=outputs)
         )
-    if options.steps is not None:
-        experiment = replace(experiment, train=replace(experiment.train, num_steps=options.steps))
-    for name in ("batch_size", "accumulate"):
-        if (value := getattr(options, name)) is not None:
-            experiment = replace(experiment, train=replace(experiment.train, **{name: value}))
-    if options.seed is not None:
-        experiment = replace(experiment, train=replace(experiment.train, seed=options.seed))
+    settings = {
+        "num_steps": options.steps,
+        "batch_size": options.batch_size,
+        "accumulate": options.accumulate,
+        "seed": options.seed,
+    }
+    told = {name: value for name, value in settings.items() if value is not None}
+    experiment = replace(experiment, train=replace(experiment.train, **told))
     device = _device(options.device)
     train, test = evaluation.splits(experiment.dataset, options.data)
     run = runs.train(experiment, train, test.images, options.out, device)

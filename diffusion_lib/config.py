@@ -44,8 +44,7 @@ _LATER = (
     ("train", "accumulate", 1),
 )
 
-
-_NOT_TRAINED = ("sample_steps", "train.accumulate")  # may change while a run goes on
+_NOT_TRAINED = ("sample_steps", "train.accumulate")
 
 
 @dataclass(frozen=True)
@@ -202,11 +201,11 @@ class Experiment:
 
     def differences(self, other_json: str) -> list[str]:
         """What another experiment, given as JSON, trains differently: "name: value there, here"."""
-        here, there = _flat(self._record()), _flat(json.loads(other_json))
+        here, there = (_flat(trained(r)) for r in (self._record(), json.loads(other_json)))
         return [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
             for name in sorted(here.keys() | there.keys())
-            if name not in _NOT_TRAINED and here.get(name) != there.get(name)
+            if here.get(name) != there.get(name)
         ]
 
     def name(self, images: str) -> str:
@@ -215,9 +214,7 @@ class Experiment:
         Args:
             images: a fingerprint of the training images, so that other images train anew.
         """
-        record: dict[str, Any] = self._record() | {"images": images}
-        del record["sample_steps"]
-        record["train"].pop("accumulate", None)
+        record = trained(self._record()) | {"images": images}
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
         functions = [self.dataset, self.schedule, self.prediction]
         functions += [self.weight] if self.weight else []
@@ -402,6 +399,15 @@ def _suggest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     return f"{hint} Choose one of: {', '.join(choices)}."
+
+
+def trained(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The record of an experiment without what may change while a run goes on."""
+    return {
+        name: trained(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in record.items()
+        if prefix + name not in _NOT_TRAINED
+    }
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

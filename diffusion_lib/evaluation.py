@@ -27,6 +27,19 @@ from diffusion_lib.metrics import Estimate
 from diffusion_lib.runs import Run
 
 _FORMAT = "diffusion_lib metrics 1"
+# What a damaged file leads numpy, or the zipfile beneath it, to raise.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    OSError,
+    KeyError,
+    IndexError,
+    EOFError,
+    AttributeError,
+    NotImplementedError,
+    BadZipFile,
+    zlib.error,
+)
 _COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "confidence > 0.9")
 _TOLD = ("dataset", "schedule", "T", "prediction", "weight", "loss")  # of an experiment
 
@@ -224,8 +237,16 @@ def _experiment(run: Run) -> dict[str, Any]:
 
 def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
     """The images to train and to test on; of several processes the first may download them."""
-    parallel.first(lambda: len(dataset(root, True).images))
-    return dataset(root, True), dataset(root, False)
+    found: list[Images] = []
+
+    def read() -> None:
+        found.extend(dataset(root, part) for part in (True, False))
+
+    parallel.first(read)
+    if not found:  # in another process than the first
+        read()
+    train, test = found
+    return train, test
 
 
 def _images(dataset: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
@@ -298,10 +319,7 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
-    except (  # a damaged file leads numpy to any of these, zipfile to the last one
-        *(ValueError, TypeError, OSError, KeyError, IndexError, EOFError, AttributeError),
-        *(BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} does not hold {wanted} ({error})") from error
     if not isinstance(images, np.ndarray):
         raise ValueError(f"{path} does not hold {wanted}, but raw bytes of that name")

@@ -102,7 +102,7 @@ def check_alike(what: str, value: str) -> None:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over all processes of a tensor of one shape, in a new tensor."""
+    """The mean over all processes of a tensor of one shape."""
     if size() == 1:
         return value
     total = value.clone()

@@ -84,11 +84,16 @@ class Run:
         return replace(self, labels=asked, scale=scale)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of its images."""
+    def network(self) -> UNet:
+        """Of its denoiser."""
         network = self.denoiser.network
         assert isinstance(network, UNet)  # nothing else can be saved
-        return network.config.image_shape
+        return network
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        return self.network.config.image_shape
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of "loss" or "held_out" in the log, for `viz.curve`."""
@@ -234,8 +239,8 @@ def stream(
 
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
     on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
-    time, and all of them yield all batches.  Where the device is fast in bfloat16 the
-    network computes in it, as it does in training; on a GPU it is compiled for long work.
+    time, and all of them yield all batches.  Where the device is fast in bfloat16 the network
+    computes in it, as it does in training; on a GPU it is compiled for long work.
 
     Args:
         sampler: one of `samplers`, or a function like those.
@@ -265,11 +270,9 @@ def _stream(
     for start in range(0, n, step):
         first = min(start + batch_size * parallel.rank(), n)
         size = min(batch_size, n - first)
-        generators = rng.per_image(seed, size, first)
         x_0 = torch.empty(0, *run.image_shape, device=device)
         if size:
-            x_T = rng.normal((size, *run.image_shape), generators, device)
-            steps = sampler(_asked(run, first, size), x_T, timesteps, generator=generators)
+            steps = _states(run, range(first, first + size), seed, sampler, timesteps)
             name = f"images {first + 1} to {first + size} of {n}"
             with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
                 x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
@@ -278,13 +281,22 @@ def _stream(
                 yield batch.cpu()
 
 
-def _asked(run: Run, first: int, size: int) -> Denoiser:
-    """The denoiser of the images first .. first + size - 1."""
-    if run.labels is None:
-        return run.denoiser
-    return guided(
-        run.denoiser, run.labels[torch.arange(first, first + size) % len(run.labels)], run.scale
-    )
+def _states(
+    run: Run,
+    numbers: range,
+    seed: int,
+    sampler: Callable[..., Iterator[SampleStep]],
+    timesteps: list[int],
+) -> Iterator[SampleStep]:
+    """The sampler's states of the images of these numbers, asked for what the run is asked for."""
+    denoiser = run.denoiser
+    generators = rng.per_image(seed, len(numbers), numbers.start)
+    device = denoiser.schedule.signal.device
+    x_T = rng.normal((len(numbers), *run.image_shape), generators, device)
+    if run.labels is not None:
+        asked = run.labels[torch.tensor(numbers) % len(run.labels)]
+        denoiser = guided(denoiser, asked, run.scale)
+    return sampler(denoiser, x_T, timesteps, generator=generators)
 
 
 def _train(
@@ -327,7 +339,7 @@ def _train(
             for name in record.keys() & {"loss", "held_out"}:
                 board.add_scalar(name, record[name], step.step)
             if step.step % (_PICTURES * moment) == 0 or last:
-                picture = torch.from_numpy(np.array(_look(trainer.ema)))
+                picture = torch.from_numpy(np.array(_look(Run(folder, trainer.ema, []))))
                 board.add_image("samples", picture, step.step, dataformats="HWC")
 
     steps = viz.progress(steps, total, "training") if writes else steps
@@ -342,8 +354,8 @@ def _train(
         next(steps, None)  # closes the progress bar
     except (KeyboardInterrupt, FloatingPointError, RuntimeError) as error:
         # Also where another process was lost, or the memory was too small: the last update was
-        # either applied as a whole or not at all.  torchrun then
-        # sends SIGTERM to those that are left.
+        # either applied as a whole or not at all.  torchrun then sends SIGTERM to those that are
+        # left.
         with interrupt_waits():
             save()
         error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
@@ -364,17 +376,14 @@ def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
     return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
 
-def _look(denoiser: Denoiser) -> Image.Image:
+def _look(run: Run) -> Image.Image:
     """A few samples in few steps, always from the same noise; each of a label, if it knows some."""
-    network = denoiser.network
-    assert isinstance(network, UNet)  # nothing else is a run
-    device, n = denoiser.schedule.signal.device, 16
-    x_T = rng.normal((n, *network.config.image_shape), rng.per_image(0, n), device)
-    if network.config.classes:
-        denoiser = guided(denoiser, torch.arange(n) % network.config.classes)
-    times = denoiser.schedule.timesteps(min(20, denoiser.schedule.num_timesteps))
+    schedule, device = run.denoiser.schedule, run.denoiser.schedule.signal.device
+    if run.network.config.classes:
+        run = run.guided(range(run.network.config.classes))
+    times = schedule.timesteps(min(20, schedule.num_timesteps))
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-        x_0 = samplers.final(samplers.dpm_solver(denoiser, x_T, times))
+        x_0 = samplers.final(_states(run, range(16), 0, samplers.dpm_solver, times))
     return viz.grid(data.to_uint8(x_0).cpu()).convert("RGB")
 
 
@@ -447,9 +456,8 @@ def _identity(folder: Path) -> str:
 
     So a state that was copied from another run is noticed.
     """
-    record = json.loads((folder / "experiment.json").read_text())
-    del record["sample_steps"], record["train"]["num_steps"]
-    record["train"].pop("accumulate", None)
+    record = config.trained(json.loads((folder / "experiment.json").read_text()))
+    del record["train"]["num_steps"]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -39,12 +39,8 @@ _FORMAT = "diffusion_lib training state 1"
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
 _TIMES_AND_NOISE, _DROPOUT, _LABELS = 2, 3, 4
 
-_SHARES = (
-    "ema_decay",
-    "mirror",
-    "cooldown",
-    "label_dropout",
-)  # fields of a TrainConfig that lie in [0, 1]
+# Fields of a TrainConfig that lie in [0, 1].
+_SHARES = ("ema_decay", "mirror", "cooldown", "label_dropout")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -258,14 +254,7 @@ class Trainer:
 
     def _update(self, parts: list[_Part]) -> Tensor:
         self._together.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        losses_of_parts = []
-        for part in parts:
-            with nullcontext() if part is parts[-1] else self._no_sync():
-                loss = self._loss(self._together, part) / len(parts)
-                loss.backward()
-            losses_of_parts.append(loss.detach())
-        loss = parallel.mean(torch.stack(losses_of_parts).sum())
+        loss = parallel.mean(self._backward(self._together, parts))
         norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.grad_clip)
         # Decided on the device, so that the program need not wait for the numbers.
         refused = (self._refused > 0) | ~torch.isfinite(loss + norm)
@@ -277,10 +266,21 @@ class Trainer:
         self.step += 1
         return loss
 
-    def _no_sync(self) -> AbstractContextManager[None]:
-        """Gradients stay with the process that computed them."""
-        network = self._together.network
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    def _backward(self, denoiser: Denoiser, parts: list[_Part]) -> Tensor:
+        """The loss of the coming step over these parts, []; its gradient replaces the one before.
+
+        Processes that train together exchange gradients once, with the last part.
+        """
+        network = denoiser.network
+        together = isinstance(network, DistributedDataParallel)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            with network.no_sync() if together and part is not parts[-1] else nullcontext():
+                loss = self._loss(denoiser, part) / len(parts)
+                loss.backward()
+            total += loss.detach()
+        return total
 
     def _check(self, images: Tensor, labels: Tensor | None) -> None:
         """Raise where updates were refused, with the weights from before the first of them.
@@ -295,12 +295,7 @@ class Trainer:
         self._refused.zero_()
         # Every process looks at the whole batch, so that all of them tell the same.
         parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
-        for part in parts:
-            loss_of_part = self._loss(self.denoiser, part) / len(parts)
-            loss_of_part.backward()
-            loss += loss_of_part.detach()
+        loss = self._backward(self.denoiser, parts)
         gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         raise FloatingPointError(

@@ -6,13 +6,12 @@
 `metrics.sweep` of every sampler in few steps, and DDPM in 1000, from one run of MNIST.
 """
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion_lib import config, data, features, files, metrics, runs, samplers, viz
+from diffusion_lib import data, features, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Estimate
 from other_tests.mnist import tables
 
@@ -92,12 +91,7 @@ def draw() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", nargs="?", help="folder of a run of MNIST")
-    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
-    options = parser.parse_args()
-    if options.run:
-        files.write_text(OUT, json.dumps(measure(options.run, options.data), indent=1) + "\n")
+    tables.measure_named(__doc__, measure, OUT)
     draw()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lib import evaluation, runs, viz
+from diffusion_lib import config, evaluation, files, runs, viz
 
 RECORDS = Path(__file__).parent / "records"
 ROOT = Path(__file__).parent.parent.parent
@@ -154,6 +154,23 @@ def made_with(run: runs.Run) -> dict[str, Any]:
         "device": runs.device_name(run.denoiser.schedule.signal.device),
         "torch": torch.__version__,
     }
+
+
+def measure_named(
+    about: str | None, measure: Callable[[str, str], dict[str, Any]], out: Path
+) -> None:
+    """Write the record of the run that the command line names, if it names one.
+
+    Args:
+        about: docstring of the command.
+        measure: (folder of the run, folder of the data sets) -> record.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("run", nargs="?", help="folder of the run to measure")
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    if options.run:
+        files.write_text(out, json.dumps(measure(options.run, options.data), indent=1) + "\n")
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
