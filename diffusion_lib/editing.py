@@ -87,7 +87,7 @@ def invert(
     This undoes DDIM's step from t to s if eps_hat is that of x_t, which is what is looked for: x_s
     is taken in its place, and with more `repeats` the x_t just found [Pan 2023].  Deterministic;
     what DDIM then makes of x_t differs from x_0 by an error that falls with the length of the
-    steps, and that is many times smaller where repeats is 2.
+    steps, and with its square where repeats is 2.
 
     Args:
         denoiser: without labels, or guided at a low scale: guidance multiplies the error.

@@ -71,6 +71,17 @@ def test_a_second_evaluation_a_step_makes_the_way_back_meet_the_way_there(schedu
 
 
 @both
+def test_with_it_the_error_of_both_ways_is_of_second_order(schedule):
+    s, x_0, t = schedule(4000), images(50).double(), 2000
+    denoiser, errors = gaussian(s, MEAN, STD), []
+    for num_steps in (80, 160, 320):
+        times = s.timesteps(num_steps)
+        x_t = final(invert(denoiser, x_0, t, times, repeats=2))
+        errors.append((final(reconstruct(denoiser, x_t, t, times)) - x_0).abs().mean().item())
+    assert orders(errors) == pytest.approx([2, 2], abs=0.2)
+
+
+@both
 @pytest.mark.parametrize(
     ("sampler", "order"), [(samplers.ddim, 1), (samplers.dpm_solver, 2), (samplers.heun, 2)]
 )

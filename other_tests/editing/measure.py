@@ -1,0 +1,364 @@
+"""If you noise a picture by 300 steps and denoise it, which signals survive?
+
+    python -m other_tests.editing.measure runs/A runs/B ...
+
+500 test digits are sent to t = 0, 50, ..., 1000 and back, in six ways (`WAYS`), by each run, and
+what came back is held against the digits: pixels, features, label, area, slant, width of the
+strokes, and how like real digits the set is.  Every t, run and way sees the same digits with the
+same noise.  The runs are of MNIST and know labels; their network is not told any, but where
+another digit is asked for.  The first run of a schedule goes all ways, a further one those that
+the answer rests on (`REPEATED`).
+
+Writes editing.json beside itself.  The images are kept in the runs' folders, so it can be stopped
+and goes on when run again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lib import config, data, editing, features, files, metrics, rng, runs
+from diffusion_lib.denoiser import Denoiser, guided
+from diffusion_lib.features import Classifier, Described
+from diffusion_lib.runs import Run
+from diffusion_lib.samplers import final
+from diffusion_lib.training import has_bfloat16
+from other_tests.mnist import tables
+
+OUT = Path(__file__).with_name("editing.json")
+N, STEPS, SCALE, SETS = 500, 40, 2.0, 20
+TIMES = tuple(range(0, 1001, 50))
+LABEL, HALF = 0.95, 0.5  # levels to which a share and a correlation may fall
+PROPERTIES = ("area", "slant", "stroke width")
+_FORMAT = "diffusion_lib edits 1"
+_BATCH = 125
+_RESAMPLES = 1000
+_FRECHETS = 100  # of them: each takes its time
+
+Generators = list[torch.Generator]
+Edit = Callable[[Denoiser, Tensor, Tensor, Generators], Iterator[Tensor]]
+
+
+# ---- ways there and back ---------------------------------------------------------------------
+
+
+def noise(denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators) -> Iterator[Tensor]:
+    """Noise and denoise."""
+    times = denoiser.schedule.timesteps(STEPS)
+    states = [generator.get_state() for generator in eps]
+    for t in TIMES:
+        for generator, state in zip(eps, states, strict=True):
+            generator.set_state(state)  # every t adds the same eps
+        yield final(editing.edit(denoiser, x_0, t, times, generator=eps))
+
+
+def invert(denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators) -> Iterator[Tensor]:
+    """Invert and reconstruct."""
+    return _inverted(denoiser, denoiser, x_0)
+
+
+def noise_sketch(
+    denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
+) -> Iterator[Tensor]:
+    """Noise and denoise a crude picture of it: what SDEdit is for."""
+    return noise(denoiser, sketch(x_0), labels, eps)
+
+
+def noise_thick(
+    denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
+) -> Iterator[Tensor]:
+    """Noise and denoise it with a property changed by hand."""
+    return noise(denoiser, thick(x_0), labels, eps)
+
+
+def noise_other(
+    denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
+) -> Iterator[Tensor]:
+    """Noise, and denoise as another digit."""
+    return noise(guided(denoiser, other(labels), SCALE), x_0, labels, eps)
+
+
+def invert_other(
+    denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
+) -> Iterator[Tensor]:
+    """Invert, and reconstruct as another digit."""
+    return _inverted(denoiser, guided(denoiser, other(labels), SCALE), x_0)
+
+
+def _inverted(there: Denoiser, back: Denoiser, x_0: Tensor) -> Iterator[Tensor]:
+    times = there.schedule.timesteps(STEPS)
+    for step in editing.invert(there, x_0, TIMES[-1], times, repeats=2):
+        if step.t in TIMES:
+            yield final(editing.reconstruct(back, step.x_t, step.t, times))
+
+
+WAYS: dict[str, Edit] = {
+    "noise": noise,
+    "noise, sketch": noise_sketch,
+    "noise, thick": noise_thick,
+    "invert": invert,
+    "noise, another digit": noise_other,
+    "invert, another digit": invert_other,
+}
+REPEATED = ("noise", "noise, sketch")
+
+
+def sketch(x_0: Tensor) -> Tensor:
+    """A digit in black and white squares of 2 x 2 pixels."""
+    squares = F.interpolate(F.avg_pool2d(x_0, 2), scale_factor=2)
+    return torch.where(squares > 0, 1.0, -1.0)
+
+
+def thick(x_0: Tensor) -> Tensor:
+    """A digit in black and white, its strokes a pixel thicker on each side."""
+    return torch.where(F.max_pool2d(x_0, 3, stride=1, padding=1) > 0, 1.0, -1.0)
+
+
+def other(labels: Tensor) -> Tensor:
+    """Another digit for each: 3 becomes 8."""
+    return (labels + 5) % 10
+
+
+def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
+    """The images of a run and way, uint8 [len(TIMES), N, 1, H, W]: read, or made and kept."""
+    device = run.denoiser.schedule.signal.device
+    path = run.folder / "editing" / f"{way.replace(', ', '-').replace(' ', '-')}.safetensors"
+    told = {"format": _FORMAT, "inputs": runs.fingerprint(inputs.images), "steps": str(STEPS)}
+    if path.exists():
+        tensors, metadata = files.read_tensors(path, _FORMAT)
+        if {name: metadata.get(name) for name in told} == told:
+            return tensors["images"]
+    parts = []
+    total = len(inputs.images) // _BATCH * len(TIMES)
+    with tqdm(total=total, desc=f"{run.folder.name}: {way}", mininterval=1) as bar:
+        for first in range(0, len(inputs.images), _BATCH):
+            rows = slice(first, first + _BATCH)
+            x_0, labels = data.to_float(inputs.images[rows]), inputs.labels[rows]
+            eps = rng.per_image(0, len(x_0), first)
+            found = []
+            # Inversion adds up what an evaluation rounds, and stays in float32.
+            fast = has_bfloat16(device) and "invert" not in way
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+                for images in WAYS[way](run.denoiser, x_0.to(device), labels, eps):
+                    found.append(data.to_uint8(images).cpu())
+                    bar.update()
+            parts.append(torch.stack(found))
+    images = torch.cat(parts, dim=1)
+    path.parent.mkdir(exist_ok=True)
+    files.write_tensors(path, {"images": images}, told)
+    return images
+
+
+# ---- what is measured ------------------------------------------------------------------------
+
+
+def properties(images: Tensor) -> dict[str, Tensor]:
+    """Of digits, uint8 [N, 1, H, W], by the moments of their ink: each [N], in float64.
+
+    Returns:
+        "area": sum of the ink, in pixels.
+        "slant": angle from the upright to the line on which the ink of each row has its mean,
+            in degrees, positive to the right.
+        "stroke width": twice the area for each pixel of outline, in pixels; the outline is the
+            total variation of the ink.
+    """
+    ink = images[:, 0].double() / 255
+    area = ink.sum((1, 2))
+    height, width = ink.shape[1:]
+    y = torch.arange(height - 1, -1, -1).double()[:, None].expand(height, width)  # upwards
+    x = torch.arange(width).double().expand(height, width)
+    some = area.clamp(min=1e-9)
+    x_off, y_off = (z - ((ink * z).sum((1, 2)) / some)[:, None, None] for z in (x, y))
+    upright = (ink * y_off.square()).sum((1, 2)).clamp(min=1e-9)
+    slant = torch.atan((ink * x_off * y_off).sum((1, 2)) / upright).rad2deg()
+    edged = F.pad(ink, (1, 1, 1, 1))
+    dx, dy = edged[:, 1:, 1:] - edged[:, 1:, :-1], edged[:, 1:, 1:] - edged[:, :-1, 1:]
+    outline = (dx.square() + dy.square()).sqrt().sum((1, 2)).clamp(min=1e-9)
+    return {"area": area, "slant": slant, "stroke width": 2 * area / outline}
+
+
+def correlations(before: Tensor, after: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
+    """Of a property [N] before and after, among the digits of one label, for each row of `drawn`.
+
+    That a 1 is narrower than an 8 before and after is no property kept: each label's mean is
+    taken off.
+
+    Returns:
+        [R], of the images drawn [R, N].
+    """
+    a, b = (value - _means(value, labels)[labels] for value in (before, after))
+    a, b = a[drawn], b[drawn]
+    squares = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return (a * b).sum(1) / squares.clamp(min=1e-12)
+
+
+def _means(value: Tensor, labels: Tensor) -> Tensor:
+    sums = torch.zeros(int(labels.max()) + 1, dtype=value.dtype).index_add(0, labels, value)
+    return sums / labels.bincount().clamp(min=1)
+
+
+def falls_below(curve: Tensor, level: float) -> Tensor:
+    """The first time at which curves [..., len(TIMES)] fall below a level, between times linearly.
+
+    T where one never does.
+    """
+    times = torch.tensor(TIMES).double()
+    below = curve < level
+    first = torch.where(below.any(-1), below.double().argmax(-1), len(TIMES) - 1)
+    before = (first - 1).clamp(min=0)
+    high, low = (curve.gather(-1, k[..., None]).squeeze(-1) for k in (before, first))
+    share = ((high - level) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    t = times[before] + share * (times[first] - times[before])
+    return torch.where(below.any(-1), t, times[-1])
+
+
+def measure_way(
+    images: Tensor,
+    inputs: data.Images,
+    asked: Tensor,
+    network: Classifier,
+    reference: Described,
+) -> dict[str, Any]:
+    """Every measure at each of TIMES, and where what is kept falls below its level.
+
+    Args:
+        images: what came back, uint8 [len(TIMES), N, 1, H, W].
+        inputs: the digits, with their labels.
+        asked: the label that is looked for in what came back, [N].
+        reference: real digits, the inputs not among them.
+    """
+    n, labels = len(inputs.images), inputs.labels
+    drawn = torch.randint(n, (_RESAMPLES, n), generator=rng.generator(0))
+    drawn = torch.cat([torch.arange(n)[None], drawn])
+    before, seen_before = properties(inputs.images), network.describe_images(inputs.images)
+    x_0 = data.to_float(inputs.images)
+    curves: dict[str, list[Tensor]] = {}
+    told: dict[str, list[list[float]]] = {}
+    for edited in images:
+        seen, after = network.describe_images(edited), properties(edited)
+        each = {
+            **distances(x_0, edited, seen_before, seen),
+            "label": (seen.probabilities.argmax(1) == asked).double(),
+            "confidence > 0.9": (seen.probabilities.max(1).values > metrics.CONFIDENT).double(),
+            **{f"mean {name}": value for name, value in after.items()},
+        }
+        found = {name: value[drawn].mean(1) for name, value in each.items()}
+        for name in PROPERTIES:
+            found[name] = correlations(before[name], after[name], labels, drawn)
+        for name, values in found.items():
+            curves.setdefault(name, []).append(values)
+            told.setdefault(name, []).append(_estimate(values))
+        told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
+    falls = {
+        name: _estimate(falls_below(torch.stack(curves[name], 1), level))
+        for name, level in {"label": LABEL, **dict.fromkeys(PROPERTIES, HALF)}.items()
+    }
+    # What remains of an input in another's edit, at the largest t: pairs that have nothing in
+    # common but the data set.
+    far = network.describe_images(images[-1].roll(1, 0))
+    strangers = distances(x_0, images[-1].roll(1, 0), seen_before, far)
+    return {
+        "measures": told,
+        "falls": falls,
+        "strangers": {name: _estimate(value[drawn].mean(1)) for name, value in strangers.items()},
+    }
+
+
+def distances(
+    x_0: Tensor, edited: Tensor, seen_before: Described, seen: Described
+) -> dict[str, Tensor]:
+    """Mean squared distances of each image from its input: of pixels in [-1, 1], of features."""
+    return {
+        "pixel distance": (data.to_float(edited) - x_0).square().flatten(1).mean(1).double(),
+        "feature distance": (seen.features - seen_before.features).square().mean(1),
+    }
+
+
+def _frechet(seen: Described, reference: Described, drawn: Tensor) -> list[float]:
+    """Frechet distance from the reference, and what it is of images drawn again.
+
+    Images drawn twice put it up, so the interval is moved back to where the distance is.
+    """
+    values = [
+        metrics.frechet_distance(seen.features[rows], reference.features)
+        for rows in drawn[: 1 + _FRECHETS]
+    ]
+    value, again = values[0], torch.tensor(values[1:]).double()
+    return _estimate(torch.cat([torch.tensor([value]).double(), again - again.mean() + value]))
+
+
+def _estimate(values: Tensor) -> list[float]:
+    """The first, and the middle 95 % of the others."""
+    low, high = values[1:].quantile(torch.tensor([0.025, 0.975]).double())
+    return _short([values[0].item(), low.item(), high.item()])
+
+
+def _short(values: Any) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+# ---- the record ------------------------------------------------------------------------------
+
+
+def split(root: str) -> tuple[data.Images, list[Tensor]]:
+    """The inputs, and all test digits in SETS disjoint sets of N, of which they are the first."""
+    test = data.mnist(root, False)
+    order = torch.randperm(len(test.images), generator=rng.generator(0))
+    first = order[:N]
+    return data.Images(test.images[first], test.labels[first]), list(test.images[order].split(N))
+
+
+def floors(sets: list[Tensor], network: Classifier) -> list[float]:
+    """Frechet distance of each set of real digits from all the others: what cannot be undercut."""
+    described = [network.describe_images(images).features for images in sets]
+    return _short(
+        metrics.frechet_distance(mine, torch.cat([*described[:k], *described[k + 1 :]]))
+        for k, mine in enumerate(described)
+    )
+
+
+def measure(folders: list[str], root: str) -> dict[str, Any]:
+    inputs, sets = split(root)
+    network = features.load("mnist")
+    reference = network.describe_images(torch.cat(sets[1:]))
+    found: dict[str, Any] = {
+        "n": N,
+        "steps": STEPS,
+        "scale": SCALE,
+        "times": list(TIMES),
+        "features sha256": features.released("mnist")[1],
+        "floors": floors(sets, network),
+        "runs": [],
+    }
+    for folder in folders:
+        run = runs.load(folder)
+        schedule = run.denoiser.schedule
+        made = tables.made_with(run)
+        known = [told["experiment"]["schedule"] for told in found["runs"]]
+        ways = {}
+        for way in REPEATED if made["experiment"]["schedule"] in known else WAYS:
+            asked = other(inputs.labels) if "another" in way else inputs.labels
+            images = edits(run, way, inputs)
+            ways[way] = measure_way(images, inputs, asked, network, reference)
+        snr = schedule.snr(torch.tensor(TIMES[1:])).log2()
+        found["runs"].append({**made, "log2 snr": [None, *_short(snr.tolist())], "ways": ways})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", help="folders of runs of MNIST that know labels")
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    files.write_text(OUT, json.dumps(measure(options.runs, options.data), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How fast do the errors of inversion and reconstruction fall with the number of steps?
+
+    python -m other_tests.editing.order        draws the plot
+
+On normal pixels, whose best denoiser and probability flow are known in closed form, so that what is
+left is the error of the steps alone.  `tests/test_editing.py` asserts the slopes.
+"""
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+
+from diffusion_lib import editing, rng, samplers, schedules
+from diffusion_lib.samplers import final
+from tests.oracles import gaussian
+
+PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-order.png"
+T, MEAN, STD = 4000, 0.1, 0.2
+STEPS = (10, 20, 40, 80, 160, 320)
+
+
+def errors() -> dict[str, list[float]]:
+    """Mean absolute error a pixel for each of STEPS, over half of the linear schedule.
+
+    Those of the way back alone start from the exact x_t and end at T / 8, as the last step, to 0,
+    is DDIM's in every sampler.
+    """
+    schedule = schedules.linear(T)
+    denoiser = gaussian(schedule, MEAN, STD)
+    x_0 = (MEAN + STD * rng.normal((50, 1, 1, 1), rng.generator(0))).clamp(-1, 1).double()
+    t, end = T // 2, T // 8
+    found: dict[str, list[float]] = {}
+
+    def add(name: str, off: torch.Tensor) -> None:
+        found.setdefault(name, []).append(off.abs().mean().item())
+
+    for n in STEPS:
+        times = schedule.timesteps(2 * n)
+        for repeats in (1, 2):
+            x_t = final(editing.invert(denoiser, x_0, t, times, repeats))
+            back = final(editing.reconstruct(denoiser, x_t, t, times))
+            name = "invert, reconstruct" if repeats == 1 else "with 2 evaluations a step"
+            add(name, back - x_0)
+        times = [*(t - round((t - end) * i / n) for i in range(n + 1)), 0]
+        for sampler in (samplers.ddim, samplers.dpm_solver, samplers.heun):
+            steps = editing.reconstruct(denoiser, _flow(denoiser, x_0, t), t, times, sampler)
+            x_end = next(step.x_t for step in steps if step.t == end)
+            add(f"reconstruct by {sampler.__name__}", x_end - _flow(denoiser, x_0, end))
+    return found
+
+
+def _flow(denoiser: samplers.DenoiserLike, x_0: torch.Tensor, t: int) -> torch.Tensor:
+    """Where the probability flow carries x_0: away from the mean, as the spread grows."""
+    alpha_bar = float(denoiser.schedule.alpha_bar[t])
+    spread = math.sqrt(alpha_bar * STD**2 + 1 - alpha_bar) / STD
+    return math.sqrt(alpha_bar) * MEAN + spread * (x_0 - MEAN)
+
+
+def plot() -> Figure:
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    found = errors()
+    for name, values in found.items():
+        axis.loglog(STEPS, values, marker=".", label=name)
+    for slope, name in ((1, "invert, reconstruct"), (2, "reconstruct by heun")):
+        falling = [1.6 * found[name][0] * (STEPS[0] / n) ** slope for n in STEPS]
+        axis.loglog(STEPS, falling, "k:", linewidth=1)
+        axis.annotate(f"slope -{slope}", (STEPS[-2], falling[-2]))
+    axis.minorticks_off()
+    axis.set_xticks(STEPS, [str(n) for n in STEPS])
+    axis.set(xlabel="steps", ylabel="mean error of a pixel")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+if __name__ == "__main__":
+    plot().savefig(PLOT, dpi=100)
