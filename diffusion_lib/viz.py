@@ -144,18 +144,22 @@ def curve(
 def animate(
     steps: Sequence[SampleStep], frames: int = 24, columns: int = 8, scale: int = 2
 ) -> InlineImage:
-    """The states x_t of a trajectory as an animated PNG: plays wherever pictures are shown.
-
-    A viewer that cannot play it shows the last state.  It runs for about 3 seconds and rests on
-    the result.
+    """The states x_t of a trajectory as an animated PNG, see `play`.
 
     Args:
         steps: all states of a sampler, `list(sampler(...))`.
         frames: number of states, evenly spaced, the last one included.
         columns, scale: as in `grid`.
     """
-    chosen = [steps[i] for i in _spread(len(steps), frames)]
-    pictures = [grid(step.x_t, columns, scale) for step in chosen]
+    return play([grid(steps[i].x_t, columns, scale) for i in _spread(len(steps), frames)])
+
+
+def play(pictures: Sequence[Image.Image]) -> InlineImage:
+    """Pictures of one size as an animated PNG: plays wherever pictures are shown.
+
+    Eight of them a second, with a rest of 2 seconds on the last, which is also what a viewer shows
+    that cannot play it.
+    """
     if pictures[0].mode == "L":  # 16 greys: noise hardly compresses, and a notebook must stay small
         pictures = [
             picture.point([value // 17 * 17 for value in range(256)]) for picture in pictures

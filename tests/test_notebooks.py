@@ -11,10 +11,10 @@ from nbclient import NotebookClient
 from test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
-GUIDANCE = ROOT / "other_tests" / "mnist" / "guidance.ipynb"
-NOTEBOOKS = [*sorted(ROOT.glob("*.ipynb")), GUIDANCE]  # train, sample, measure
+OTHERS = [ROOT / "other_tests" / name for name in ("mnist/guidance.ipynb", "editing/editing.ipynb")]
+NOTEBOOKS = [*sorted(ROOT.glob("*.ipynb")), *OTHERS]  # train, sample, measure
 # Draw what was measured, from records.
-STUDIES = sorted(set(ROOT.glob("other_tests/*/*.ipynb")) - {GUIDANCE})
+STUDIES = sorted(set(ROOT.glob("other_tests/*/*.ipynb")) - set(OTHERS))
 
 every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
 training = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)

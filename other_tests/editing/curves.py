@@ -1,90 +1,352 @@
 """What the record of editing says: tables, plots and the answers.
 
-    python -m other_tests.editing.curves        draws the plot again
+    python -m other_tests.editing.curves        draws the plot of the README again
 
-An answer rests on the runs of several seeds, and its interval is over them; the curves of one run
-have intervals over its 500 digits.
+The answers rest on all seeds, and their intervals are over them; a curve of one run has intervals
+over its 500 digits.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusion_lib import compare, viz
 from diffusion_lib.compare import Difference
 from other_tests.editing import measure
-from other_tests.mnist import tables
 
 PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-mnist.png"
-SCHEDULES = ("linear", "cosine")
-STEPS_ASKED = 300  # in the question
-COMMAND = "`python -m other_tests.editing.measure RUN ...`"
-Line = tuple[list[float], list[float], list[float]]
+COMMAND = "`python -m other_tests.editing.measure`"
+ASKED = 300  # steps, in the notes
+SCHEDULES = tuple(schedule.__name__ for schedule in measure.SCHEDULES)
+Run = dict[str, Any]
 
 
 def load() -> dict[str, Any]:
     return json.loads(measure.OUT.read_text())
 
 
-def runs_of(schedule: str) -> list[dict[str, Any]]:
-    """The runs of a schedule, in the order of their seeds; the first has gone all ways."""
-    found = [run for run in load()["runs"] if run["experiment"]["schedule"] == schedule]
-    return sorted(found, key=lambda run: run["experiment"]["train"]["seed"])
+def runs_of(schedule: str) -> list[Run]:
+    """The runs of a schedule, one for each seed; the first has gone all ways."""
+    return [run for run in load()["runs"] if run["schedule"] == schedule]
 
 
-def at(way: str, name: str, t: int, schedule: str) -> list[float]:
-    """A measure at a time, in the first run of a schedule: [value, low, high] over the digits."""
-    return runs_of(schedule)[0]["ways"][way]["measures"][name][load()["times"].index(t)]
-
-
-def line(way: str, name: str, schedule: str) -> Line:
-    """A measure of the first run of a schedule against t, for `viz.curve`: x, y, margin."""
-    told = runs_of(schedule)[0]["ways"][way]["measures"][name]
+def curve(run: Run, way: str, name: str) -> tuple[list[float], list[float], list[float]]:
+    """A measure against t, for `viz.curve`: times, values, margins over the digits."""
+    told = run["ways"][way]["measures"][name]
     return load()["times"], [v for v, _, _ in told], [(high - low) / 2 for _, low, high in told]
 
 
-def ceiling() -> float:
-    """The largest Frechet distance among the sets of real digits: at it, realism is at its floor.
+def at(run: Run, way: str, name: str, t: int) -> list[float]:
+    """A measure at a time: value, low, high, over the digits."""
+    return run["ways"][way]["measures"][name][load()["times"].index(t)]
 
-    A further set of real digits would lie above it one time in so many as there are sets.
+
+def ceiling() -> float:
+    """The largest Frechet distance among sets of real digits: below it, realism is at its floor.
+
+    One more set of real digits would lie above it one time in so many as there are sets.
     """
     return max(load()["floors"])
 
 
-def log2_snr(run: dict[str, Any], t: float) -> float:
-    """Of a time between those measured, linearly; the first has none."""
-    times, known = load()["times"], run["log2 snr"]
-    k = max(2, next((k for k, time in enumerate(times) if time >= t), len(times) - 1))
-    share = (t - times[k - 1]) / (times[k] - times[k - 1])
-    return known[k - 1] + share * (known[k] - known[k - 1])
+# ---- where curves cross levels ---------------------------------------------------------------
 
 
-def label_until(run: dict[str, Any], way: str) -> float:
-    """The t at which fewer than 95 % of the labels are kept."""
+def label_until(run: Run, way: str) -> float:
+    """The t from which on fewer than 95 % of the labels are kept."""
     return run["ways"][way]["falls"]["label"][0]
 
 
-def real_from(run: dict[str, Any], way: str) -> float | None:
-    """The t at which the distance from real digits comes down to the floor; None if it never does.
+def own_level(run: Run) -> float:
+    """The Frechet distance of what a run draws from nothing: its edits at t = T."""
+    return at(run, "noise", "Frechet distance", load()["times"][-1])[0]
+
+
+def lowest(run: Run, way: str) -> float:
+    """The smallest Frechet distance of edits that keep their label in 95 % of cases."""
+    times, values, _ = curve(run, way, "Frechet distance")
+    end = label_until(run, way)
+    return min(value for t, value in zip(times, values, strict=True) if t <= end)
+
+
+def first_below(run: Run, way: str, level: float) -> float | None:
+    """The t from which on edits are no further than a level from real digits; None: they never are.
 
     Between the times measured, linearly.
     """
-    times, told = load()["times"], run["ways"][way]["measures"]["Frechet distance"]
-    values = [value for value, _, _ in told]
-    for k in range(len(times)):
-        if values[k] <= ceiling():
-            if k == 0:
-                return float(times[0])
-            share = (values[k - 1] - ceiling()) / (values[k - 1] - values[k])
-            return times[k - 1] + share * (times[k] - times[k - 1])
-    return None
+    times, values, _ = curve(run, way, "Frechet distance")
+    reached = [k for k, value in enumerate(values) if value <= level]
+    return _crossing(times, values, reached[0], level) if reached else None
+
+
+def first_above(run: Run, way: str, level: float) -> float:
+    """The t from which on edits are further than a level from real digits; T if they never are."""
+    times, values, _ = curve(run, way, "Frechet distance")
+    left = [k for k, value in enumerate(values) if value > level]
+    return _crossing(times, values, left[0], level) if left else times[-1]
+
+
+def _crossing(times: Sequence[float], values: Sequence[float], k: int, level: float) -> float:
+    if k == 0:
+        return times[0]
+    share = (level - values[k - 1]) / (values[k] - values[k - 1])
+    return times[k - 1] + share * (times[k] - times[k - 1])
+
+
+def log2_snr(run: Run, t: float) -> float:
+    """Of a time, linear between those that were measured."""
+    times, known = load()["times"], run["log2 snr"]
+    k = max(2, next(k for k, time in enumerate(times) if time >= t))
+    share = (t - times[k - 1]) / (times[k] - times[k - 1])
+    return known[k - 1] + share * (known[k] - known[k - 1])
 
 
 def over_seeds(values: Sequence[float]) -> Difference:
     """Their mean and its interval."""
     return compare.paired(values, [0.0] * len(values))
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def survives(t: int = ASKED) -> list[dict[str, str]]:
+    """What is left of a digit that was noised to t and denoised, for each schedule: all seeds."""
+    names = {
+        "label": "label kept",
+        **{name: f"{name}: correlation" for name in measure.PROPERTIES},
+        "pixel distance": "pixel distance",
+        "Frechet distance": "Frechet distance",
+    }
+    rows = []
+    for name, title in names.items():
+        row = {"": title}
+        for schedule in SCHEDULES:
+            values = [at(run, "noise", name, t)[0] for run in runs_of(schedule)]
+            row[schedule] = compare.interval(over_seeds(values))
+        rows.append(row)
+    snr = {s: f"{log2_snr(runs_of(s)[0], t):.2f}" for s in SCHEDULES}
+    return [{"": "log2 of the SNR", **snr}, *rows]
+
+
+def limits() -> list[dict[str, str]]:
+    """Where each signal is lost, in t and in SNR: all seeds, with the difference of schedules."""
+    levels = {"label": "label kept in 95 %"}
+    levels |= {name: f"{name}: correlation 0.5" for name in measure.PROPERTIES}
+    rows = []
+    for name, title in levels.items():
+        row = {"until": title}
+        for unit, of in (("t", _same), ("log2 SNR", log2_snr)):
+            found = {
+                schedule: [of(run, run["ways"]["noise"]["falls"][name][0]) for run in of_schedule]
+                for schedule, of_schedule in ((s, runs_of(s)) for s in SCHEDULES)
+            }
+            for schedule, values in found.items():
+                row[f"{schedule}, {unit}"] = compare.interval(over_seeds(values))
+            row[f"linear less cosine, {unit}"] = compare.interval(compare.paired(*found.values()))
+        rows.append(row)
+    return rows
+
+
+def _same(_: Run, t: float) -> float:
+    return t
+
+
+def windows() -> list[dict[str, str]]:
+    """Until which t an edit keeps its label, and between which it looks real: all seeds."""
+    rows = []
+    for name, way in (("a digit", "noise"), ("a sketch", "noise, sketch")):
+        for schedule in SCHEDULES:
+            runs = runs_of(schedule)
+            if way == "noise":
+                floor = f"until {mean([first_above(run, way, ceiling()) for run in runs])}"
+            else:
+                floor = since([first_below(run, way, ceiling()) for run in runs])
+            own = since([first_below(run, way, own_level(run)) for run in runs])
+            rows.append(
+                {
+                    "edits of": f"{name}, {schedule}",
+                    "label kept in 95 % until t": mean([label_until(run, way) for run in runs]),
+                    "lowest Frechet distance until there": mean([lowest(r, way) for r in runs]),
+                    f"at the floor ({ceiling():.3g})": floor,
+                    "as real as the network's own samples": own,
+                }
+            )
+    return rows
+
+
+def mean(values: Sequence[float]) -> str:
+    """Over seeds, with its interval."""
+    return compare.interval(over_seeds(values))
+
+
+def since(values: Sequence[float | None]) -> str:
+    """From which t on, over seeds; None is a training of which that is not so for any t."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "never" if not known else f"never in {len(values) - len(known)} of {len(values)}"
+    return f"from {mean(known)}" if any(known) else "from 0"
+
+
+def answers() -> list[dict[str, str]]:
+    """Rows for the table of what was found."""
+    record = load()
+    linear, cosine = (runs_of(schedule) for schedule in SCHEDULES)
+    rows = []
+
+    def row(question: str, answer: str, measured: str, effect: Difference) -> None:
+        rows.append(
+            {
+                "question": question,
+                "answer": answer,
+                "measured": measured,
+                "effect": compare.interval(effect),
+                "seeds": str(effect.n),
+                "device": ", ".join(dict.fromkeys(run["device"] for run in record["runs"])),
+                "command": COMMAND,
+            }
+        )
+
+    for schedule, runs in zip(SCHEDULES, (linear, cosine), strict=True):
+        kept = over_seeds([at(run, "noise", "label", ASKED)[0] for run in runs])
+        row(
+            f"MNIST, {schedule} schedule: noised by {ASKED} of 1,000 steps and denoised, is it "
+            "still the same digit in 95 % of cases?",
+            "yes"
+            if kept.low >= measure.LABEL
+            else "no"
+            if kept.high < measure.LABEL
+            else "undecided: about 95 %",
+            f"share of {record['n']} test digits whose label is kept",
+            kept,
+        )
+    properties = ", ".join(measure.PROPERTIES[:-1]) + f" and {measure.PROPERTIES[-1]}"
+    for question, measured, pair in (
+        (
+            "Do both schedules lose the label after as many steps?",
+            "$t$ at which 5 % of the labels are lost",
+            [[label_until(run, "noise") for run in runs] for runs in (linear, cosine)],
+        ),
+        (
+            "At the same signal-to-noise ratio?",
+            "its log2 where 5 % of the labels are lost",
+            [
+                [log2_snr(run, label_until(run, "noise")) for run in runs]
+                for runs in (linear, cosine)
+            ],
+        ),
+        (
+            f"And {properties}, at the same ratio?",
+            "log2 where their correlations with the input are 0.5, mean of the three",
+            [[_fading(run) for run in runs] for runs in (linear, cosine)],
+        ),
+    ):
+        gap = compare.paired(*pair)
+        means = " and ".join(f"{over_seeds(values).value:.3g}" for values in pair)
+        row(
+            question,
+            {
+                "lower": "no: it is lower with the linear one",
+                "higher": "no: it is higher with it",
+            }.get(gap.verdict, "undecided: no difference found"),
+            f"{measured}, linear less cosine: {means}",
+            gap,
+        )
+    for schedule, runs in zip(SCHEDULES, (linear, cosine), strict=True):
+        way = "noise, sketch"
+        gap = over_seeds([lowest(run, way) - ceiling() for run in runs])
+        own = since([first_below(run, way, own_level(run)) for run in runs])
+        row(
+            f"Is there a window, {schedule} schedule: steps after which a crude sketch looks like "
+            "a real digit and still keeps its label in 95 % of cases?",
+            {"lower": "yes", "higher": "no"}.get(gap.verdict, "undecided: not distinguishable"),
+            f"lowest Frechet distance until $t$ = {mean([label_until(r, way) for r in runs])}, "
+            f"less {ceiling():.3g}, the floor; it is as real as the network's own samples {own}",
+            gap,
+        )
+    return rows
+
+
+def _fading(run: Run) -> float:
+    falls = run["ways"]["noise"]["falls"]
+    return fmean(log2_snr(run, falls[name][0]) for name in measure.PROPERTIES)
+
+
+def changes(schedule: str = "cosine") -> list[dict[str, str]]:
+    """Asked for another digit from t: how often it comes, and what is kept of the hand."""
+    run = runs_of(schedule)[0]
+    rows = []
+    for way, title in (("noise", "noised"), ("invert", "inverted")):
+        for t in range(400, 1001, 100):
+            row = {"": f"{title}, t = {t}"}
+            for name in ("label", *measure.PROPERTIES):
+                value, low, high = at(run, f"{way}, another digit", name, t)
+                title_of = "the asked-for digit" if name == "label" else name
+                row[title_of] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            rows.append(row)
+    return rows
+
+
+# ---- plots -----------------------------------------------------------------------------------
+
+
+def kept() -> Figure:
+    """Label and properties kept, against t and against the SNR; a thin line for each seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axis, of in zip(axes, (_same, log2_snr), strict=True):
+        _lines(axis, of)
+        axis.axhline(measure.LABEL, color="gray", linewidth=0.8, linestyle=":")
+        axis.grid(alpha=0.3)
+    axes[0].axvline(ASKED, color="gray", linewidth=0.8, linestyle=":")
+    axes[0].set(xlabel="t", ylabel="kept")
+    axes[1].set(xlabel="log2 of the signal-to-noise ratio", xlim=(7, -9))
+    axes[1].legend(fontsize=8)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _lines(axis: Axes, of: Callable[[Run, float], float]) -> None:
+    for schedule, color in zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True):
+        for n, run in enumerate(runs_of(schedule)):
+            for name, style in (("label", "-"), ("slant", "--")):
+                times, values, _ = curve(run, "noise", name)
+                title = {"label": "label kept", "slant": "slant, correlation"}[name]
+                axis.plot(
+                    [of(run, t) for t in times[1:]],
+                    values[1:],
+                    style,
+                    color=color,
+                    linewidth=1,
+                    label=f"{schedule}: {title}" if n == 0 else None,
+                )
+
+
+def realism() -> Figure:
+    """Frechet distance from real digits against t, for digits and sketches of them."""
+    lines = {
+        f"{name}, {schedule}": curve(runs_of(schedule)[0], way, "Frechet distance")
+        for name, way in (("digits", "noise"), ("sketches", "noise, sketch"))
+        for schedule in SCHEDULES
+    }
+    figure = viz.curve(lines, "t", "Frechet distance", y_scale="log")
+    low, high = min(load()["floors"]), ceiling()
+    axis = figure.axes[0]
+    axis.axhspan(low, high, color="gray", alpha=0.2)
+    axis.text(20, low, "sets of real digits", fontsize=8, va="bottom")
+    axis.minorticks_off()
+    axis.set_yticks(ticks := [0.3, 0.6, 1, 2, 3], [str(tick) for tick in ticks])
+    return figure
+
+
+def main() -> None:
+    kept().savefig(PLOT, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the editing experiment measures, on pictures whose answer is known, and its record."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_data import write_idx
+
+from diffusion_lib import config, data, rng
+from other_tests.editing import measure
+
+
+def bar(width: float, degrees: float, length: float = 16, fine: int = 8) -> torch.Tensor:
+    """A slanted bar in the middle, `width` pixels wide across itself, uint8 [1, 1, 28, 28]."""
+    at = (torch.arange(28 * fine).double() + 0.5) / fine - 14
+    x, y = at[None, :], -at[:, None]
+    lean = math.radians(degrees)
+    inside = (x - y * math.tan(lean)).abs() * math.cos(lean) < width / 2
+    ink = F.avg_pool2d((inside & (y.abs() < length / 2)).double()[None, None], fine)
+    return (255 * ink).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+@pytest.mark.parametrize("degrees", [-25, 0, 10, 30])
+def test_properties_of_a_bar(width, degrees):
+    found = {name: value.item() for name, value in measure.properties(bar(width, degrees)).items()}
+    length = 16 / math.cos(math.radians(degrees))  # along itself
+    assert found["area"] == pytest.approx(width * length, rel=0.02)
+    assert found["slant"] == pytest.approx(degrees, abs=0.5)
+    # Its two ends are outline too.
+    assert found["stroke width"] == pytest.approx(width * length / (width + length), rel=0.06)
+
+
+def test_an_empty_picture_has_properties_that_are_numbers():
+    for value in measure.properties(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).values():
+        assert value.tolist() == [0, 0]
+
+
+def test_what_labels_have_in_common_is_no_property_kept():
+    n = 1000
+    labels = torch.arange(n) % 2
+    a, b = torch.randn(2, n, generator=rng.generator(0)).double()
+    everything = torch.arange(n)[None]
+    between = 10.0 * labels
+    apart = measure.correlations(a + between, b + between, labels, everything).item()
+    assert abs(apart) < 3 / math.sqrt(n)
+    half = measure.correlations(a + between, a + b - between, labels, everything).item()
+    assert half == pytest.approx(math.sqrt(0.5), abs=0.05)
+    same = measure.correlations(a, 3 * a + 1, labels, everything)
+    torch.testing.assert_close(same, torch.ones(1).double())
+
+
+def test_where_a_curve_falls_below_a_level():
+    times = len(measure.TIMES)
+    straight = torch.linspace(1, 0, times).double()
+    never, at_once = torch.ones(times).double(), torch.zeros(times).double()
+    back = straight.clone()
+    back[15:] = 1  # what comes after the first fall does not count
+    found = measure.falls_below(torch.stack([straight, never, at_once, back]), 0.5)
+    assert found.tolist() == pytest.approx([500, 1000, 0, 500])
+    assert measure.falls_below(straight, 0.83).item() == pytest.approx(170)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The experiment on stand-ins for digits, in an empty folder: the root of its data."""
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "MNIST" / "raw", n_train=80, n_test=140)
+    full = measure.experiment
+    monkeypatch.setattr(measure, "experiment", lambda *which: config.smoke(full(*which)))
+    settings = {"SEEDS": (0, 1), "N": 70, "STEPS": 2, "TIMES": (0, 500, 1000), "_BATCH": 35}
+    for name, value in (settings | {"_RESAMPLES": 20, "_FRECHETS": 3}).items():
+        monkeypatch.setattr(measure, name, value)
+    return str(tmp_path)
+
+
+def test_the_measurement_runs_and_goes_on(small, monkeypatch):
+    record = measure.measure(small)
+    told = [(run["schedule"], run["seed"], list(run["ways"])) for run in record["runs"]]
+    ways, repeated = list(measure.WAYS), list(measure.REPEATED)
+    first = [("linear", 0, ways), ("cosine", 0, ways)]
+    assert told == [*first, ("linear", 1, repeated), ("cosine", 1, repeated)]
+    assert len(record["floors"]) == 2
+    for run in record["runs"]:
+        for way, found in run["ways"].items():
+            for name, values in found["measures"].items():
+                assert len(values) == 3, (way, name)
+                assert all(math.isfinite(number) for value in values for number in value)
+        start = run["ways"]["noise"]["measures"]
+        assert start["pixel distance"][0] == [0, 0, 0]
+        assert start["Frechet distance"][0][0] == record["floors"][0]
+
+    monkeypatch.setattr(measure.editing, "edit", None)  # nothing is made again
+    assert measure.measure(small) == record
+    path = next(Path("runs").glob("*/editing/noise-thick.safetensors"))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"noise-thick\.safetensors"):
+        measure.measure(small)
+
+
+def test_each_time_adds_the_same_noise():
+    denoiser = config.MNIST_LABELS.build().eval()
+    x_0 = torch.zeros(2, 1, 28, 28)
+    t, eps = measure.TIMES[1], rng.per_image(0, 2)
+    found = measure.noise(denoiser, x_0, torch.zeros(2), eps)
+    next(found)
+    one = next(found)
+    times = denoiser.schedule.timesteps(measure.STEPS)
+    steps = measure.editing.edit(denoiser, x_0, t, times, generator=rng.per_image(0, 2))
+    torch.testing.assert_close(one, measure.final(steps))
+
+
+def test_the_inputs_are_the_first_of_disjoint_sets(small):
+    inputs, sets = measure.split(data.mnist(small, False))
+    assert torch.equal(inputs.images, sets[0])
+    assert sorted(torch.cat(sets)[:, 0, 0, 0].tolist()) == list(range(140))
+    assert torch.equal(inputs.images[:, 0, 0, 0] % 10, inputs.labels.to(torch.uint8))
+
+
+def test_half_of_the_training_is_without_labels():
+    linear, cosine = (measure.experiment(schedule, 0) for schedule in measure.SCHEDULES)
+    assert linear.train.label_dropout == 0.5
+    assert replace(cosine, schedule=linear.schedule) == linear
+    assert measure.experiment(linear.schedule, 2).train == replace(linear.train, seed=2)
