@@ -10,8 +10,8 @@ All are made of the samplers and generators like them: `samplers.final` runs one
 shows its states, of which the first is the start itself.  So t = 0 gives back what it was given.
 They see any denoiser, so a class is changed by guidance:
 
-    x_t = final(invert(denoiser, threes, 600))
-    eights = final(reconstruct(guided(denoiser, labels, 2.0), x_t, 600))
+    x_T = final(invert(denoiser, threes, 1000))
+    eights = final(reconstruct(guided(denoiser, labels, 4.0), x_T, 1000))
 
 Times are those of the samplers: t in 0..T, and `timesteps` a grid such as `schedule.timesteps(50)`,
 of which those below t are used; None is all of them.

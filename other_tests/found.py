@@ -1,10 +1,11 @@
-"""What we found: the questions of the notes, answered by the committed records of the studies.
+"""What we found: the questions of the notes, answered by the committed records.
 
     python -m other_tests.found        writes the table and the budgets into the READMEs
 
-The measure of every row was chosen before its study was run, but for five of them.  Three were
-added while it ran: the likelihood's, the schedule's for DDPM alone, and the schedule's without the
-arms `eps, uniform`.  The two of complexity "in general" came after.  An answer follows from the
+The measure of every row was chosen before its study was run, but for five of them, and for those of
+editing as its README says.  Three were added while it ran: the likelihood's, the schedule's for
+DDPM alone, and the schedule's without the arms `eps, uniform`.  The two of complexity "in general"
+came after.  An answer follows from the
 interval alone: 95 %, over seeds where it does not say otherwise, and "undecided" wherever it holds
 0.
 """
@@ -18,6 +19,7 @@ from typing import Any
 from diffusion_lib import compare
 from diffusion_lib.compare import Difference
 from other_tests.cifar10 import complexity
+from other_tests.editing import curves
 from other_tests.mnist import tables
 
 FOLDER = Path(__file__).parent
@@ -226,7 +228,9 @@ def complexity_rows() -> list[dict]:
 
 def what_we_found() -> str:
     """The table."""
-    return tables.markdown([*mnist(), *learning_rate(), *cifar10(), *complexity_rows()])
+    return tables.markdown(
+        [*mnist(), *learning_rate(), *cifar10(), *complexity_rows(), *curves.answers()]
+    )
 
 
 def budget(study: str, arm: str) -> str:
@@ -244,6 +248,7 @@ def budget(study: str, arm: str) -> str:
 # README and name of a text in it -> what writes it.
 TABLES: dict[tuple[Path, str], Callable[[], str]] = {
     (tables.README, "what we found"): what_we_found,
+    (tables.README, "same hand"): curves.same_hand,
     (FOLDER / "mnist" / "README.md", "budget"): partial(budget, "mnist", DDPM),
     (FOLDER / "cifar10" / "README.md", "budget"): partial(budget, "cifar10", "eps"),
 }

@@ -1,5 +1,6 @@
 """What the editing experiment measures, on pictures whose answer is known, and its record."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from test_data import write_idx
 
 from diffusion_lib import config, data, rng
-from other_tests.editing import measure
+from other_tests.editing import curves, measure
 
 
 def bar(width: float, degrees: float, length: float = 16, fine: int = 8) -> torch.Tensor:
@@ -125,3 +126,104 @@ def test_half_of_the_training_is_without_labels():
     assert linear.train.label_dropout == 0.5
     assert replace(cosine, schedule=linear.schedule) == linear
     assert measure.experiment(linear.schedule, 2).train == replace(linear.train, seed=2)
+
+
+# ---- what is read from the record ------------------------------------------------------------
+
+TIMES = [0, 250, 500, 750, 1000]
+
+
+def made_up(schedule, seed, label_falls, frechet):
+    """A run whose label is lost at a time and whose edits have these Frechet distances."""
+    alpha = {"linear": 2.0, "cosine": 1.0}[schedule]  # log2 of its SNR falls by that every 250
+    told = {"Frechet distance": frechet, "label": [1.0, 0.9 if schedule == "linear" else 0.99] * 2}
+    measures = {name: [[v, v - 0.1, v + 0.1] for v in values] for name, values in told.items()}
+    falls = {name: [label_falls] * 3 for name in ("label", *measure.PROPERTIES)}
+    ways = {way: {"measures": measures, "falls": falls} for way in measure.REPEATED}
+    return {
+        "schedule": schedule,
+        "seed": seed,
+        "device": "CPU",
+        "log2 snr": [None, *(4 - alpha * k for k in range(4))],
+        "ways": ways,
+    }
+
+
+@pytest.fixture
+def record(monkeypatch):
+    """Both lose the label at a log2 SNR of about 3; the linear ones look real just before it."""
+    runs = [
+        made_up("linear", 0, 374, [3.0, 0.4, 0.8, 2.0, 1.0]),
+        made_up("linear", 1, 376, [3.0, 0.41, 0.8, 2.0, 1.0]),
+        made_up("cosine", 0, 501, [3.0, 1.0, 0.8, 0.4, 1.0]),
+        made_up("cosine", 1, 503, [3.0, 1.0, 0.81, 0.4, 1.0]),
+    ]
+    record = {"n": 500, "times": TIMES, "floors": [0.3, 0.6], "runs": runs}
+    monkeypatch.setattr(curves, "load", lambda: record)
+    monkeypatch.setattr(curves, "ASKED", 250)
+    return record
+
+
+def test_levels_are_crossed_between_times(record):
+    run = record["runs"][0]
+    assert curves.first_below(run, "noise", 1.7) == 125
+    assert curves.first_below(run, "noise", 3) == 0
+    assert curves.first_below(run, "noise", 0.1) is None
+    assert curves.first_above(run, "noise", 2.9) == 0
+    assert curves.first_above(run, "noise", 9) == 1000
+    assert curves.own_level(run) == 1.0
+    assert curves.lowest(run, "noise") == 0.4
+    assert curves.lowest(record["runs"][2], "noise") == 0.8  # 0.4 comes after the label is lost
+    assert curves.log2_snr(run, 250) == 4
+    assert curves.log2_snr(run, 375) == 3
+    assert curves.since([5.0, None]) == "never in 1 of 2"
+    assert curves.since([None, None]) == "never"
+    assert curves.since([0.0, 0.0]) == "from 0"
+    assert curves.since([8.0, 8.0]) == "from 8 [8, 8]"
+
+
+def test_answers_follow_from_the_intervals(record):
+    linear, cosine, steps, ratio, properties, no_window, window = curves.answers()
+    assert (linear["answer"], cosine["answer"]) == ("no", "yes")
+    assert steps["answer"] == "no: the linear one loses it earlier"
+    assert "375 and 502" in steps["measured"]
+    assert ratio["answer"] == properties["answer"] == "undecided: no difference found"
+    assert no_window["answer"] == "yes"
+    assert window["answer"] == "no"
+    assert "own samples from" in window["measured"]
+
+
+# ---- the committed record --------------------------------------------------------------------
+
+COMMITTED = json.loads(measure.OUT.read_text())
+
+
+def test_it_is_of_the_experiment_as_it_is_now():
+    assert COMMITTED["times"] == list(measure.TIMES)
+    assert COMMITTED["n"] == measure.N >= 500
+    assert (COMMITTED["scale, noised"], COMMITTED["scale, inverted"]) == (
+        measure.SCALE_NOISED,
+        measure.SCALE_INVERTED,
+    )
+    told = {(run["schedule"], run["seed"]): run for run in COMMITTED["runs"]}
+    assert list(told) == [(s.__name__, k) for k in measure.SEEDS for s in measure.SCHEDULES]
+    for schedule, seed in ((s, k) for k in measure.SEEDS for s in measure.SCHEDULES):
+        run = told[schedule.__name__, seed]
+        trained = {name: value for name, value in run["experiment"].items() if name != "images"}
+        assert measure.experiment(schedule, seed).differences(json.dumps(trained)) == []
+        assert set(run["ways"]) == set(measure.WAYS if seed == 0 else measure.REPEATED)
+
+
+@pytest.mark.parametrize("run", COMMITTED["runs"], ids=lambda r: f"{r['schedule']} {r['seed']}")
+def test_t_0_keeps_everything_and_t_T_nothing(run):
+    """At T the distances from the input are those of strangers, in the interval."""
+    told, strangers = (run["ways"]["noise"][name] for name in ("measures", "strangers"))
+    assert told["pixel distance"][0] == told["feature distance"][0] == [0, 0, 0]
+    assert all(told[name][0] == [1, 1, 1] for name in measure.PROPERTIES)
+    for name, (_, low, high) in strangers.items():
+        _, my_low, my_high = told[name][-1]
+        assert my_low <= high
+        assert low <= my_high
+    for name in measure.PROPERTIES:
+        assert abs(told[name][-1][0]) < 3 / math.sqrt(measure.N)
+    assert told["label"][-1][0] < 0.2  # of ten

@@ -24,6 +24,7 @@ PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-mnist.png"
 COMMAND = "`python -m other_tests.editing.measure`"
 ASKED = 300  # steps, in the notes
 SCHEDULES = tuple(schedule.__name__ for schedule in measure.SCHEDULES)
+COLORS = dict(zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True))
 Run = dict[str, Any]
 
 
@@ -226,11 +227,14 @@ def answers() -> list[dict[str, str]]:
             kept,
         )
     properties = ", ".join(measure.PROPERTIES[:-1]) + f" and {measure.PROPERTIES[-1]}"
-    for question, measured, pair in (
+    steps = ("no: the linear one loses it earlier", "no: the linear one keeps it longer")
+    ratio = ("no: the linear one bears more noise", "no: the linear one bears less noise")
+    for question, measured, pair, words in (
         (
             "Do both schedules lose the label after as many steps?",
             "$t$ at which 5 % of the labels are lost",
             [[label_until(run, "noise") for run in runs] for runs in (linear, cosine)],
+            steps,
         ),
         (
             "At the same signal-to-noise ratio?",
@@ -239,21 +243,22 @@ def answers() -> list[dict[str, str]]:
                 [log2_snr(run, label_until(run, "noise")) for run in runs]
                 for runs in (linear, cosine)
             ],
+            ratio,
         ),
         (
             f"And {properties}, at the same ratio?",
-            "log2 where their correlations with the input are 0.5, mean of the three",
+            "its log2 where their correlations with the input are 0.5, mean of the three",
             [[_fading(run) for run in runs] for runs in (linear, cosine)],
+            ratio,
         ),
     ):
         gap = compare.paired(*pair)
         means = " and ".join(f"{over_seeds(values).value:.3g}" for values in pair)
         row(
             question,
-            {
-                "lower": "no: it is lower with the linear one",
-                "higher": "no: it is higher with it",
-            }.get(gap.verdict, "undecided: no difference found"),
+            dict(zip(("lower", "higher"), words, strict=True)).get(
+                gap.verdict, "undecided: no difference found"
+            ),
             f"{measured}, linear less cosine: {means}",
             gap,
         )
@@ -277,29 +282,65 @@ def _fading(run: Run) -> float:
     return fmean(log2_snr(run, falls[name][0]) for name in measure.PROPERTIES)
 
 
-def changes(schedule: str = "cosine") -> list[dict[str, str]]:
-    """Asked for another digit from t: how often it comes, and what is kept of the hand."""
-    run = runs_of(schedule)[0]
+def changes() -> list[dict[str, str]]:
+    """Asked for another digit from t, cosine schedule: how often it comes, and what is kept."""
+    run = runs_of("cosine")[0]
     rows = []
     for way, title in (("noise", "noised"), ("invert", "inverted")):
-        for t in range(400, 1001, 100):
+        for t in range(500, 1001, 100):
             row = {"": f"{title}, t = {t}"}
             for name in ("label", *measure.PROPERTIES):
-                value, low, high = at(run, f"{way}, another digit", name, t)
-                title_of = "the asked-for digit" if name == "label" else name
-                row[title_of] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+                told = at(run, f"{way}, another digit", name, t)
+                row["the asked-for digit" if name == "label" else name] = _interval(told)
             rows.append(row)
     return rows
+
+
+def same_hand() -> str:
+    """The first t at which 95 % become the digit asked for, and what is kept of the hand there."""
+    run, told = runs_of("cosine")[0], []
+    for way, title in (("invert", "inverted"), ("noise", "noised")):
+        times, values, _ = curve(run, f"{way}, another digit", "label")
+        reached = [t for t, value in zip(times, values, strict=True) if value >= measure.LABEL]
+        if not reached:
+            told.append(f"{title}, fewer than {measure.LABEL:.0%} do so at any $t$")
+            continue
+        kept = ", ".join(
+            f"{name} {_interval(at(run, f'{way}, another digit', name, reached[0]))}"
+            for name in measure.PROPERTIES
+        )
+        share = _interval(at(run, f"{way}, another digit", "label", reached[0]))
+        told.append(f"{title} to $t$ = {reached[0]}, {share} become it, and keep {kept}")
+    return (
+        f"Of {load()['n']} digits that are asked to become another one: {'; '.join(told)} "
+        f"(correlations among the digits of one label). One training, cosine schedule; "
+        f"{run['device']}."
+    )
+
+
+def _interval(told: Sequence[float]) -> str:
+    """Over the digits of one run."""
+    value, low, high = told
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 # ---- plots -----------------------------------------------------------------------------------
 
 
 def kept() -> Figure:
-    """Label and properties kept, against t and against the SNR; a thin line for each seed."""
+    """Label and slant kept, against t and against the SNR: a line for each seed.
+
+    The dots are where 5 % of the labels are lost, mean of the seeds.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, of in zip(axes, (_same, log2_snr), strict=True):
         _lines(axis, of)
+        for schedule, color in COLORS.items():
+            limit = over_seeds([of(r, label_until(r, "noise")) for r in runs_of(schedule)]).value
+            axis.plot(limit, measure.LABEL, "o", color=color)
+            if axis is axes[0]:  # beside each other in the other one
+                place = (limit, measure.LABEL)
+                axis.annotate(f"{limit:.0f}", place, (4, 4), textcoords="offset points")
         axis.axhline(measure.LABEL, color="gray", linewidth=0.8, linestyle=":")
         axis.grid(alpha=0.3)
     axes[0].axvline(ASKED, color="gray", linewidth=0.8, linestyle=":")
@@ -312,7 +353,7 @@ def kept() -> Figure:
 
 
 def _lines(axis: Axes, of: Callable[[Run, float], float]) -> None:
-    for schedule, color in zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True):
+    for schedule, color in COLORS.items():
         for n, run in enumerate(runs_of(schedule)):
             for name, style in (("label", "-"), ("slant", "--")):
                 times, values, _ = curve(run, "noise", name)
@@ -339,6 +380,7 @@ def realism() -> Figure:
     axis = figure.axes[0]
     axis.axhspan(low, high, color="gray", alpha=0.2)
     axis.text(20, low, "sets of real digits", fontsize=8, va="bottom")
+    axis.set_ylim(0.25, 4)  # the intervals of digits near the floor go further down
     axis.minorticks_off()
     axis.set_yticks(ticks := [0.3, 0.6, 1, 2, 3], [str(tick) for tick in ticks])
     return figure

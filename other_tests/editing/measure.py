@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_lib import config, data, editing, features, files, metrics, rng, runs, schedules
+from diffusion_lib import config, data, editing, features, files, metrics, rng, runs, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser, guided
 from diffusion_lib.features import Classifier, Described
@@ -38,6 +38,7 @@ from diffusion_lib.training import has_bfloat16
 from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("editing.json")
+PICTURE = Path(__file__).parent.parent.parent / "assets" / "edited-mnist.png"
 SCHEDULES, SEEDS = (schedules.linear, schedules.cosine), (0, 1, 2)
 N, STEPS = 500, 40
 # Of the guidance to another digit, chosen by eye: what is inverted clings to what it was.
@@ -146,6 +147,7 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
     device = run.denoiser.schedule.signal.device
     path = run.folder / "editing" / f"{way.replace(', ', '-').replace(' ', '-')}.safetensors"
     told = {"format": _FORMAT, "inputs": runs.fingerprint(inputs.images), "steps": str(STEPS)}
+    told["scales"] = f"{SCALE_NOISED}, {SCALE_INVERTED}"
     if path.exists():
         tensors, metadata = files.read_tensors(path, _FORMAT)
         if {name: metadata.get(name) for name in told} == told:
@@ -365,11 +367,22 @@ def measure(root: str) -> dict[str, Any]:
     }
 
 
+def draw(root: str) -> None:
+    """The first 3 among the inputs, all ways, by the network of the cosine schedule."""
+    train, test = (data.mnist(root, part) for part in (True, False))
+    run = runs.train(experiment(schedules.cosine, SEEDS[0]), train, test)
+    inputs, _ = split(test)
+    three = int((inputs.labels == 3).nonzero()[0])
+    rows = [(way, list(edits(run, way, inputs)[::2, three])) for way in WAYS]
+    viz.table_of_images(rows, [f"t = {t}" for t in TIMES[::2]]).savefig(PICTURE, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
     files.write_text(OUT, json.dumps(measure(options.data), indent=1) + "\n")
+    draw(options.data)
 
 
 if __name__ == "__main__":
