@@ -65,7 +65,7 @@ def test_each_image_gets_its_own_label():
     told = labelled(denoiser, ASKED)(X_T, T).x_0
     for i, label in enumerate(ASKED):
         alone = labelled(denoiser, label[None])(X_T[i : i + 1], T[i : i + 1]).x_0
-        torch.testing.assert_close(told[i : i + 1], alone)
+        torch.testing.assert_close(told[i : i + 1], alone, rtol=1e-5, atol=1e-5)
         other = labelled(denoiser, (label[None] + 1) % 3)(X_T[i : i + 1], T[i : i + 1]).x_0
         assert not torch.allclose(alone, other)
 
@@ -193,7 +193,9 @@ def test_without_any_label_it_trains_as_if_there_were_none():
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_is_that_batch(parts):
+def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
+    # In bfloat16, which some processors train in, parts are rounded by thousands of times as much.
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
     whole, divided = (
         trainer(replace(CONFIG, accumulate=n), replace(SMALL, dropout=0.0)) for n in (1, parts)
     )
