@@ -179,6 +179,7 @@ class _Labelled(nn.Module):
         self.labels = labels
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        _check_batch(len(x_t), len(self.labels))
         return self.network(x_t, t, self.labels)
 
 
@@ -190,12 +191,20 @@ class _Guided(_Labelled):
         self.scale = scale
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        _check_batch(len(x_t), len(self.labels) // 2)  # with and without
         outputs = super().forward(torch.cat([x_t, x_t]), torch.cat([t, t]))
         told, untold = outputs.chunk(2)
         c = x_t.shape[1]
         # Of the prediction alone: shares of a variance are no sum of a part with and without.
         guided = torch.lerp(untold[:, :c].float(), told[:, :c].float(), self.scale)
         return torch.cat([guided, told[:, c:]], dim=1)
+
+
+def _check_batch(n: int, labels: int) -> None:
+    if n != labels:
+        raise ValueError(
+            f"this denoiser was told {labels} labels, and is given {n} images: one each is needed"
+        )
 
 
 def labelled(denoiser: Denoiser, labels: Tensor) -> Denoiser:

@@ -67,8 +67,10 @@ def edit(
     """
     _check_images(x_0)
     times = _below(denoiser, t, timesteps)
-    eps = rng.normal(x_0.shape, generator, x_0.device)
-    x_t = denoiser.schedule.add_noise(x_0, _at(times[0], x_0), eps)
+    x_t = x_0  # at t = 0 to the bit
+    if times[0] > 0:
+        eps = rng.normal(x_0.shape, generator, x_0.device)
+        x_t = denoiser.schedule.add_noise(x_0, _at(times[0], x_0), eps)
     return _from(SampleStep(times[0], x_t, x_0), denoiser, times, sampler, generator)
 
 
@@ -160,7 +162,8 @@ def interpolate(
     [Shoemake 1985; DDIM eq. 67].  A straight line would cut through the ball, where no noise is.
 
     Args:
-        denoiser: guided or not; it sees one image for each share, or as `ends` has them.
+        denoiser: guided or not.  One with labels has one for each share, and `ends` as many images
+            if they are inverted: a.expand(K, -1, -1, -1).
         ends: (a, b), images in [-1, 1], each [B, C, H, W] with B = 1 or one for each share.
         t: how far into the noise: the larger, the more the images between are images of their own.
         shares: of b in each image, [K] in 0..1; 0 is the reconstruction of a, 1 that of b.
@@ -251,11 +254,14 @@ def inpaint(
 
     Every step is followed by putting the known pixels in, noised to the same time.  As they do not
     listen to the unknown ones, a jump back by the length of the step and the step itself are
-    repeated, until both agree.  So long steps are long jumps.
+    repeated, so that both come to agree.  So long steps are long jumps.
+
+    It draws from the distribution that is asked for as the repeats grow in number and the steps
+    near 0 become short, such as with times that fall by squares.  In few even steps what is known
+    is listened to too little, but more than without jumps.
 
     The steps are Heun's, where RePaint's are DDPM's: those add too little noise when they are long,
-    and every repeat takes away more.  Of correlated normal pixels they leave a third less variance
-    than there should be; Heun's leave what there should be.
+    and every repeat takes away more.
 
     Args:
         denoiser: splits x_t into x_0_hat and eps_hat.
@@ -270,7 +276,7 @@ def inpaint(
         TypeError, ValueError: images as in `edit`; a mask of another shape, or that is not 0 or 1;
             repeats that is no whole number, at least 1; timesteps that do not go down to 0.
     """
-    _check_images(x_0)
+    _check_floats(x_0)
     b, c, h, w = x_0.shape
     if tuple(mask.shape) not in {(n, k, h, w) for n in (1, b) for k in (1, c)}:
         raise ValueError(
@@ -282,11 +288,14 @@ def inpaint(
             "the mask must be 1 where a pixel is known and 0 where it is to be drawn; got values "
             f"from {float(mask.min()):g} to {float(mask.max()):g}. mask > 0.5 makes it so"
         )
+    known = mask.to(x_0.device) == 1
+    x_0 = torch.where(known, x_0, torch.zeros_like(x_0))
+    _check_images(x_0)
     _check_repeats(repeats)
     if timesteps is None:
         timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
     times = check_timesteps(denoiser, timesteps)
-    return _inpaint(denoiser, x_0, mask.to(x_0.device) == 1, times, repeats, generator)
+    return _inpaint(denoiser, x_0, known, times, repeats, generator)
 
 
 @torch.no_grad()

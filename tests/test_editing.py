@@ -242,6 +242,25 @@ def test_inpainting_reaches_the_conditional_mean_and_covariance(schedule):
     assert torch.equal(filled[..., 0], x_0[..., 0])
 
 
+@both
+def test_in_few_even_steps_it_listens_somewhat_too_little(schedule):
+    """The defaults, as people run them: off by less than half a standard deviation, not by 0."""
+    s = schedule()
+    denoiser = CorrelatedGaussian(s, MEANS, COVARIANCE)
+    x_0, known = torch.full((2000, 1, 1, 3), 0.4), torch.tensor([True, False, False])
+    mask, value = known.view(1, 1, 1, 3), torch.tensor([0.4]).double()
+    mean, covariance = denoiser.conditional(known, value)
+    deviations = covariance.diagonal().sqrt()
+
+    def off(times, repeats):
+        filled = final(inpaint(denoiser, x_0, mask, times, repeats, rng.generator(1)))
+        return ((filled.flatten(1)[:, 1:] - mean).mean(0) / deviations).abs().max()
+
+    squares = sorted({round(1000 * (i / 60) ** 2) for i in range(61)}, reverse=True)
+    assert off(squares, 10) < off(s.timesteps(40), 10) < 0.5
+    assert off(s.timesteps(40), 10) < 0.75 * off(s.timesteps(40), 1)
+
+
 def test_without_jumps_it_listens_less_to_what_is_known():
     denoiser = CorrelatedGaussian(schedules.cosine(), MEANS, COVARIANCE)
     x_0, known = torch.full((2000, 1, 1, 3), 0.4), torch.tensor([1, 0, 0])
@@ -299,6 +318,39 @@ def test_they_take_guided_denoisers():
         assert told.isfinite().all()
         assert not told.requires_grad
         assert not torch.allclose(told, untold)
+
+
+def test_a_guided_way_between_two_images_has_a_label_for_each_share():
+    plain, x_0 = small(clip=1.0), images(2, shape=(1, 8, 8))
+    wish, times = guided(plain, ASKED, 2.0), plain.schedule.timesteps(5)
+    a, b, shares = x_0[:1], x_0[1:], [0.0, 0.3, 0.6, 1.0]
+    ends = (a.expand(4, -1, -1, -1), b.expand(4, -1, -1, -1))
+    assert final(interpolate(wish, ends, 60, shares, times)).shape == (4, 1, 8, 8)
+    eps = normal(1, 3, (1, 8, 8))
+    assert final(interpolate(wish, (a, b), 60, shares, times, eps)).shape == (4, 1, 8, 8)
+    with pytest.raises(ValueError, match="was told 4 labels, and is given 1 images"):
+        final(interpolate(wish, (a, b), 60, shares, times))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_t_0_is_the_very_image_in_any_precision(dtype):
+    x_0 = torch.tensor([-0.0, 0.5, -1.0, 1.0], dtype=dtype).view(1, 1, 2, 2)
+    assert final(edit(gaussian(schedules.linear(), MEAN, STD), x_0, 0)) is x_0
+
+
+def test_what_a_mask_leaves_out_may_be_anything():
+    denoiser = gaussian(schedules.linear(), MEAN, STD)
+    x_0, mask = torch.full((1, 1, 2, 2), 0.3), torch.tensor([[1, 1], [1, 0]])[None, None]
+    broken = x_0.clone()
+    broken[..., 1, 1] = float("nan")
+    found = [
+        final(inpaint(denoiser, x, mask, [1000, 500, 0], 2, rng.generator(0)))
+        for x in (x_0, broken)
+    ]
+    assert torch.equal(*found)
+    broken[..., 0, 0] = 7.0
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\] and hold no NaN; these go from 0 to 7"):
+        inpaint(denoiser, broken, mask, [1000, 500, 0])
 
 
 @pytest.mark.parametrize("which", ["edit", "invert", "reconstruct", "interpolate", "inpaint"])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_data import write_idx
 
-from diffusion_lib import config, data, rng
+from diffusion_lib import config, data, features, rng
 from other_tests.editing import curves, measure
 
 
@@ -133,13 +133,15 @@ def test_half_of_the_training_is_without_labels():
 TIMES = [0, 250, 500, 750, 1000]
 
 
-def made_up(schedule, seed, label_falls, frechet):
+def made_up(schedule, seed, label_until, frechet):
     """A run whose label is lost at a time and whose edits have these Frechet distances."""
     alpha = {"linear": 2.0, "cosine": 1.0}[schedule]  # log2 of its SNR falls by that every 250
-    told = {"Frechet distance": frechet, "label": [1.0, 0.9 if schedule == "linear" else 0.99] * 2}
+    kept = [1.0, 0.9 if schedule == "linear" else 0.99, 0.9, 0.4, 0.1]
+    told = {"Frechet distance": frechet, **dict.fromkeys(("label", *measure.PROPERTIES), kept)}
     measures = {name: [[v, v - 0.1, v + 0.1] for v in values] for name, values in told.items()}
-    falls = {name: [label_falls] * 3 for name in ("label", *measure.PROPERTIES)}
-    ways = {way: {"measures": measures, "falls": falls} for way in measure.REPEATED}
+    ways = {
+        way: {"measures": measures, "label until": [label_until] * 3} for way in measure.REPEATED
+    }
     return {
         "schedule": schedule,
         "seed": seed,
@@ -180,6 +182,9 @@ def test_levels_are_crossed_between_times(record):
     assert curves.since([None, None]) == "never"
     assert curves.since([0.0, 0.0]) == "from 0"
     assert curves.since([8.0, 8.0]) == "from 8 [8, 8]"
+    assert curves.since([1.0, 40.0]) == "from 20 [0, 268]"
+    assert curves.span([990.0, 1000.0]) == "995 [931, 1000]"
+    assert curves.falls(run, "label", 0.95) == pytest.approx(125)
 
 
 def test_answers_follow_from_the_intervals(record):
@@ -187,7 +192,8 @@ def test_answers_follow_from_the_intervals(record):
     assert (linear["answer"], cosine["answer"]) == ("no", "yes")
     assert steps["answer"] == "no: the linear one loses it earlier"
     assert "375 and 502" in steps["measured"]
-    assert ratio["answer"] == properties["answer"] == "undecided: no difference found"
+    assert ratio["answer"] == "undecided: no difference found"
+    assert properties["answer"] == "no: the linear one bears more noise"  # both fade at t = 700
     assert no_window["answer"] == "yes"
     assert window["answer"] == "no"
     assert "own samples from" in window["measured"]
@@ -201,6 +207,9 @@ COMMITTED = json.loads(measure.OUT.read_text())
 def test_it_is_of_the_experiment_as_it_is_now():
     assert COMMITTED["times"] == list(measure.TIMES)
     assert COMMITTED["n"] == measure.N >= 500
+    assert COMMITTED["steps"] == measure.STEPS
+    assert COMMITTED["level"] == measure.LABEL
+    assert COMMITTED["features sha256"] == features.RELEASED["mnist"][1]
     assert (COMMITTED["scale, noised"], COMMITTED["scale, inverted"]) == (
         measure.SCALE_NOISED,
         measure.SCALE_INVERTED,

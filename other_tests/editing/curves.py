@@ -23,6 +23,7 @@ from other_tests.editing import measure
 PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-mnist.png"
 COMMAND = "`python -m other_tests.editing.measure`"
 ASKED = 300  # steps, in the notes
+HALF = 0.5  # of a signal, where half of it is gone
 SCHEDULES = tuple(schedule.__name__ for schedule in measure.SCHEDULES)
 COLORS = dict(zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True))
 Run = dict[str, Any]
@@ -61,7 +62,7 @@ def ceiling() -> float:
 
 def label_until(run: Run, way: str) -> float:
     """The t from which on fewer than 95 % of the labels are kept."""
-    return run["ways"][way]["falls"]["label"][0]
+    return run["ways"][way]["label until"][0]
 
 
 def own_level(run: Run) -> float:
@@ -136,22 +137,29 @@ def survives(t: int = ASKED) -> list[dict[str, str]]:
 
 
 def limits() -> list[dict[str, str]]:
-    """Where each signal is lost, in t and in SNR: all seeds, with the difference of schedules."""
-    levels = {"label": "label kept in 95 %"}
-    levels |= {name: f"{name}: correlation 0.5" for name in measure.PROPERTIES}
+    """Where each signal falls below 0.95 and below 0.5, in t and in SNR, by schedule: all seeds."""
     rows = []
-    for name, title in levels.items():
-        row = {"until": title}
-        for unit, of in (("t", _same), ("log2 SNR", log2_snr)):
-            found = {
-                schedule: [of(run, run["ways"]["noise"]["falls"][name][0]) for run in of_schedule]
-                for schedule, of_schedule in ((s, runs_of(s)) for s in SCHEDULES)
-            }
-            for schedule, values in found.items():
-                row[f"{schedule}, {unit}"] = compare.interval(over_seeds(values))
-            row[f"linear less cosine, {unit}"] = compare.interval(compare.paired(*found.values()))
-        rows.append(row)
+    for level in (measure.LABEL, HALF):
+        for name in ("label", *measure.PROPERTIES):
+            row = {"until": f"{name} {level}"}
+            for unit, of in (("t", _same), ("log2 SNR", log2_snr)):
+                found = {
+                    schedule: [of(run, falls(run, name, level)) for run in runs_of(schedule)]
+                    for schedule in SCHEDULES
+                }
+                for schedule, values in found.items():
+                    row[f"{schedule}, {unit}"] = mean(values)
+                difference = compare.paired(*found.values())
+                row[f"linear less cosine, {unit}"] = compare.interval(difference)
+            rows.append(row)
     return rows
+
+
+def falls(run: Run, name: str, level: float) -> float:
+    """The t at which what a noised digit keeps of a signal falls below a level."""
+    times, values, _ = curve(run, "noise", name)
+    below = [k for k, value in enumerate(values) if value < level]
+    return _crossing(times, values, below[0], level) if below else times[-1]
 
 
 def _same(_: Run, t: float) -> float:
@@ -159,25 +167,48 @@ def _same(_: Run, t: float) -> float:
 
 
 def windows() -> list[dict[str, str]]:
-    """Until which t an edit keeps its label, and between which it looks real: all seeds."""
+    """Until which t an edit keeps its label, and from or until which it looks real.
+
+    Over all seeds; they share their digits, so the label has the interval over digits besides.
+    """
     rows = []
     for name, way in (("a digit", "noise"), ("a sketch", "noise, sketch")):
         for schedule in SCHEDULES:
             runs = runs_of(schedule)
             if way == "noise":
-                floor = f"until {mean([first_above(run, way, ceiling()) for run in runs])}"
+                floor = f"until {span([first_above(run, way, ceiling()) for run in runs])}"
             else:
                 floor = since([first_below(run, way, ceiling()) for run in runs])
-            own = since([first_below(run, way, own_level(run)) for run in runs])
             rows.append(
                 {
                     "edits of": f"{name}, {schedule}",
-                    "label kept in 95 % until t": mean([label_until(run, way) for run in runs]),
+                    "label kept in 95 % until t": span([label_until(run, way) for run in runs]),
+                    "interval over digits, first seed": "{1:.0f} to {2:.0f}".format(
+                        *runs[0]["ways"][way]["label until"]
+                    ),
                     "lowest Frechet distance until there": mean([lowest(r, way) for r in runs]),
                     f"at the floor ({ceiling():.3g})": floor,
-                    "as real as the network's own samples": own,
+                    "as real as the network's own samples": since(
+                        [first_below(run, way, own_level(run)) for run in runs]
+                    ),
                 }
             )
+    return rows
+
+
+def bolder() -> list[dict[str, str]]:
+    """What is left of strokes that were made thicker by hand, cosine schedule, first seed."""
+    run = runs_of("cosine")[0]
+    usual = at(run, "noise", "mean stroke width", 0)[0]
+    added = at(run, "noise, thick", "mean stroke width", 0)[0] - usual
+    rows = []
+    for t in range(0, 1001, 100):
+        row = {"t": str(t)}
+        width = at(run, "noise, thick", "mean stroke width", t)
+        row["of the added width"] = _interval([(value - usual) / added for value in width])
+        row["label kept"] = _interval(at(run, "noise, thick", "label", t))
+        row["Frechet distance"] = _interval(at(run, "noise, thick", "Frechet distance", t))
+        rows.append(row)
     return rows
 
 
@@ -186,12 +217,19 @@ def mean(values: Sequence[float]) -> str:
     return compare.interval(over_seeds(values))
 
 
-def since(values: Sequence[float | None]) -> str:
+def span(times: Sequence[float]) -> str:
+    """A time over seeds, with its interval, which ends where times do."""
+    told = over_seeds(times)
+    low, high = max(0.0, told.low), min(float(load()["times"][-1]), told.high)
+    return f"{told.value:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def since(times: Sequence[float | None]) -> str:
     """From which t on, over seeds; None is a training of which that is not so for any t."""
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return "never" if not known else f"never in {len(values) - len(known)} of {len(values)}"
-    return f"from {mean(known)}" if any(known) else "from 0"
+    known = [t for t in times if t is not None]
+    if len(known) < len(times):
+        return "never" if not known else f"never in {len(times) - len(known)} of {len(times)}"
+    return f"from {span(known)}" if any(known) else "from 0"
 
 
 def answers() -> list[dict[str, str]]:
@@ -223,7 +261,8 @@ def answers() -> list[dict[str, str]]:
             else "no"
             if kept.high < measure.LABEL
             else "undecided: about 95 %",
-            f"share of {record['n']} test digits whose label is kept",
+            f"share of {record['n']} test digits whose label is kept; over the digits, first seed: "
+            f"{_interval(at(runs[0], 'noise', 'label', ASKED))}",
             kept,
         )
     properties = ", ".join(measure.PROPERTIES[:-1]) + f" and {measure.PROPERTIES[-1]}"
@@ -270,7 +309,7 @@ def answers() -> list[dict[str, str]]:
             f"Is there a window, {schedule} schedule: steps after which a crude sketch looks like "
             "a real digit and still keeps its label in 95 % of cases?",
             {"lower": "yes", "higher": "no"}.get(gap.verdict, "undecided: not distinguishable"),
-            f"lowest Frechet distance until $t$ = {mean([label_until(r, way) for r in runs])}, "
+            f"lowest Frechet distance until $t$ = {span([label_until(r, way) for r in runs])}, "
             f"less {ceiling():.3g}, the floor; it is as real as the network's own samples {own}",
             gap,
         )
@@ -278,8 +317,7 @@ def answers() -> list[dict[str, str]]:
 
 
 def _fading(run: Run) -> float:
-    falls = run["ways"]["noise"]["falls"]
-    return fmean(log2_snr(run, falls[name][0]) for name in measure.PROPERTIES)
+    return fmean(log2_snr(run, falls(run, name, HALF)) for name in measure.PROPERTIES)
 
 
 def changes() -> list[dict[str, str]]:
@@ -292,6 +330,9 @@ def changes() -> list[dict[str, str]]:
             for name in ("label", *measure.PROPERTIES):
                 told = at(run, f"{way}, another digit", name, t)
                 row["the asked-for digit" if name == "label" else name] = _interval(told)
+            row["Frechet distance"] = _interval(
+                at(run, f"{way}, another digit", "Frechet distance", t)
+            )
             rows.append(row)
     return rows
 
@@ -366,6 +407,35 @@ def _lines(axis: Axes, of: Callable[[Run, float], float]) -> None:
                     linewidth=1,
                     label=f"{schedule}: {title}" if n == 0 else None,
                 )
+
+
+def distances() -> Figure:
+    """Mean squared distance from the input, of pixels and of features, as a share of strangers'."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+    for axis, name in zip(axes, ("pixel distance", "feature distance"), strict=True):
+        for schedule, color in COLORS.items():
+            run = runs_of(schedule)[0]
+            strangers = run["ways"]["noise"]["strangers"][name][0]
+            for way, style in (("noise", "-"), ("invert", "--")):
+                times, values, margins = curve(run, way, name)
+                shares = [value / strangers for value in values]
+                title = f"{schedule}: {'noised' if way == 'noise' else 'inverted'}"
+                axis.errorbar(
+                    times,
+                    shares,
+                    [margin / strangers for margin in margins],
+                    color=color,
+                    linestyle=style,
+                    label=title,
+                )
+        axis.axhline(1, color="gray", linewidth=0.8, linestyle=":")
+        axis.grid(alpha=0.3)
+        axis.set(xlabel="t", title=name)
+    axes[0].set_ylabel("share of that of strangers")
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
 
 
 def realism() -> Figure:

@@ -44,7 +44,7 @@ N, STEPS = 500, 40
 # Of the guidance to another digit, chosen by eye: what is inverted clings to what it was.
 SCALE_NOISED, SCALE_INVERTED = 2.0, 4.0
 TIMES = tuple(range(0, 1001, 50))
-LABEL, HALF = 0.95, 0.5  # levels to which a share and a correlation may fall
+LABEL = 0.95  # share of the labels that an edit is to keep
 PROPERTIES = ("area", "slant", "stroke width")
 _FORMAT = "diffusion_lib edits 1"
 _BATCH = 125
@@ -147,6 +147,7 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
     device = run.denoiser.schedule.signal.device
     path = run.folder / "editing" / f"{way.replace(', ', '-').replace(' ', '-')}.safetensors"
     told = {"format": _FORMAT, "inputs": runs.fingerprint(inputs.images), "steps": str(STEPS)}
+    told["times"] = " ".join(map(str, TIMES))
     told["scales"] = f"{SCALE_NOISED}, {SCALE_INVERTED}"
     if path.exists():
         tensors, metadata = files.read_tensors(path, _FORMAT)
@@ -243,7 +244,7 @@ def measure_way(
     network: Classifier,
     reference: Described,
 ) -> dict[str, Any]:
-    """Every measure at each of TIMES, and where what is kept falls below its level.
+    """Every measure at each of TIMES, and the time until which the label is kept.
 
     Args:
         images: what came back, uint8 [len(TIMES), N, 1, H, W].
@@ -263,8 +264,7 @@ def measure_way(
         each = {
             **distances(x_0, edited, seen_before, seen),
             "label": (seen.probabilities.argmax(1) == asked).double(),
-            "confidence > 0.9": (seen.probabilities.max(1).values > metrics.CONFIDENT).double(),
-            **{f"mean {name}": value for name, value in after.items()},
+            "mean stroke width": after["stroke width"],
         }
         found = {name: value[drawn].mean(1) for name, value in each.items()}
         for name in PROPERTIES:
@@ -273,17 +273,13 @@ def measure_way(
             curves.setdefault(name, []).append(values)
             told.setdefault(name, []).append(_estimate(values))
         told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
-    falls = {
-        name: _estimate(falls_below(torch.stack(curves[name], 1), level))
-        for name, level in {"label": LABEL, **dict.fromkeys(PROPERTIES, HALF)}.items()
-    }
     # What remains of an input in another's edit, at the largest t: pairs that have nothing in
     # common but the data set.
     far = network.describe_images(images[-1].roll(1, 0))
     strangers = distances(x_0, images[-1].roll(1, 0), seen_before, far)
     return {
         "measures": told,
-        "falls": falls,
+        "label until": _estimate(falls_below(torch.stack(curves["label"], 1), LABEL)),
         "strangers": {name: _estimate(value[drawn].mean(1)) for name, value in strangers.items()},
     }
 
@@ -361,6 +357,7 @@ def measure(root: str) -> dict[str, Any]:
         "scale, noised": SCALE_NOISED,
         "scale, inverted": SCALE_INVERTED,
         "times": list(TIMES),
+        "level": LABEL,
         "features sha256": features.released("mnist")[1],
         "floors": floors(sets, network),
         "runs": found,
