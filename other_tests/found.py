@@ -5,9 +5,8 @@
 The measure of every row was chosen before its study was run, but for five of them, and for those of
 editing as its README says.  Three were added while it ran: the likelihood's, the schedule's for
 DDPM alone, and the schedule's without the arms `eps, uniform`.  The two of complexity "in general"
-came after.  An answer follows from the
-interval alone: 95 %, over seeds where it does not say otherwise, and "undecided" wherever it holds
-0, or for a share the level that is asked about.
+came after.  An answer follows from the interval alone: 95 %, over seeds where it does not say
+otherwise, and "undecided" wherever it holds 0, or for a share the level that is asked about.
 """
 
 from collections.abc import Callable
