@@ -238,6 +238,14 @@ def write(name: str, device: torch.device, record: Mapping[str, Any]) -> None:
     files.write_text(FOLDER / f"{name}.json", text)
 
 
+def kind(device: torch.device) -> str:
+    """What is added to the name of a record of speeds: they depend on the kind of processor most.
+
+    "-bfloat16" for one that is fast in it, else "".
+    """
+    return "-bfloat16" if device.type == "cpu" and training.has_bfloat16(device) else ""
+
+
 def draw(step: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """x_0, t and eps of a step, the same for both sides."""
     generator = torch.Generator(device).manual_seed(step)

@@ -28,7 +28,7 @@ def main() -> None:
             name: abs(timed.results[0] / baseline - 1) for name, timed in found.items()
         },
     }
-    common.write("forward", device, record)
+    common.write("forward" + common.kind(device), device, record)
 
 
 def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:

@@ -29,7 +29,7 @@ def main() -> None:
         "rounds": options.rounds,
         "ways": common.against(found, MINE, size),
     }
-    common.write("sampling", device, record)
+    common.write("sampling" + common.kind(device), device, record)
 
 
 def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:

@@ -18,39 +18,53 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((common.FOLDER / f"{name}.json").read_text())
 
 
-def performance() -> str:
-    """Every goal, what was measured, and whether it was met."""
-    rows: list[dict[str, str]] = []
+def beside(kind: str = "") -> list[dict[str, str]]:
+    """Training, network and sampling side by side with diffusers, and the goals.
 
-    def row(question: str, goal: str, measured: str, met: bool, command: str) -> None:
-        rows.append(
-            {
-                "question": question,
-                "goal": goal,
-                "measured": measured,
-                "met": ("yes" if met else "no") if goal else "",
-                "command": f"`python -m benchmarks.{command}`",
-            }
-        )
-
+    Args:
+        kind: of the records: "" of a processor that is slow in bfloat16, "-bfloat16" of a fast one.
+    """
+    rows = []
     for command, what, goal in (
         ("train_step", "training", 2.2),
         ("forward", "the network forward", 2.0),
         ("sampling", "sampling, DDIM", 2.0),
     ):
-        ways = load(command)["ways"]
+        ways = load(command + kind)["ways"]
         peers = {name: told for name, told in ways.items() if not name.startswith("diffusion_lib")}
         best = max(peers, key=lambda name: peers[name]["images a second"])
         for name, least in ((AS_IT_COMES, goal), (best, 1.25)):
             ratio = peers[name]["ours is faster by"]
             called = f"{name}, as it comes" if least == goal else f"{name}, the fastest peer here"
-            row(
-                f"{what}: images a second beside {called}",
-                f"{least} times",
-                f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]",
-                ratio[0] >= least,
-                command,
+            rows.append(
+                goal_row(
+                    f"{what}: images a second beside {called}",
+                    f"{least} times",
+                    f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]",
+                    ratio[0] >= least,
+                    command,
+                )
             )
+    return rows
+
+
+def goal_row(question: str, goal: str, measured: str, met: bool, command: str) -> dict[str, str]:
+    return {
+        "question": question,
+        "goal": goal,
+        "measured": measured,
+        "met": ("yes" if met else "no") if goal else "",
+        "command": f"`python -m benchmarks.{command}`",
+    }
+
+
+def performance() -> str:
+    """Every goal, what was measured, and whether it was met."""
+    rows = beside()
+
+    def row(question: str, goal: str, measured: str, met: bool, command: str) -> None:
+        rows.append(goal_row(question, goal, measured, met, command))
+
     # How many times as fast the trainer's step is as the bare one: below 1.
     faster = load("train_step")["ways"]["diffusion_lib, the bare step"]["ours is faster by"]
     low, mid, high = (100 * (1 / x - 1) for x in sorted(faster, reverse=True))
@@ -133,9 +147,9 @@ def performance() -> str:
     return tables.markdown(rows)
 
 
-def limit() -> str:
-    """The machine, and how much of it the training step uses."""
-    told = load("train_step")
+def limit(kind: str = "") -> str:
+    """The machine, and how much of it the training step uses; `kind` as in `beside`."""
+    told = load("train_step" + kind)
     chosen = "bfloat16" if told["bfloat16 chosen"] else "float32"
     peak, mine = told[f"GFLOP/s, {chosen}"], told["ways"]["diffusion_lib, as its trainer runs it"]
     profile = ", ".join(f"{name} {100 * share:.0f} %" for name, share in told["profile"].items())
@@ -153,6 +167,11 @@ def limit() -> str:
         f"{told['batch size']}. "
         f"Where the time of a step goes: {profile}."
     )
+
+
+def in_bfloat16() -> str:
+    """The same side by side on a processor that is fast in bfloat16, and what it is."""
+    return f"{tables.markdown(beside('-bfloat16'))}\n\n{limit('-bfloat16')}"
 
 
 def few() -> str:
@@ -241,6 +260,7 @@ def faults() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "performance": performance,
     "limit": limit,
+    "in bfloat16": in_bfloat16,
     "few steps": few,
     "guidance": guided,
     "processes": processes,

@@ -53,7 +53,7 @@ def main() -> None:
     record["share of the speed of a product (model FLOP utilisation)"] = round(
         speed * work / record[f"GFLOP/s, {chosen}"], 3
     )
-    common.write("train_step", device, record)
+    common.write("train_step" + common.kind(device), device, record)
 
 
 def turn(device: torch.device) -> int:
