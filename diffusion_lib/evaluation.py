@@ -36,7 +36,7 @@ _DAMAGED = (
     IndexError,
     EOFError,
     AttributeError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile: a compression that it does not know
     BadZipFile,
     zlib.error,
 )

@@ -1,5 +1,7 @@
 """Data whose best denoiser is known in closed form, expressed in any prediction type."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +58,13 @@ def gaussian(
 ) -> Denoiser:
     """The exact denoiser of pixels from N(mean, std^2), unclipped."""
     return mixture(schedule, (mean,), (std,), (1.0,), prediction)
+
+
+def gaussian_flow(schedule: NoiseSchedule, mean: float, std: float, x_0: Tensor, t: int) -> Tensor:
+    """Where the probability flow of N(mean, std^2) carries x_0: away from the mean."""
+    alpha_bar = float(schedule.alpha_bar[t])
+    spread = math.sqrt(alpha_bar * std**2 + 1 - alpha_bar) / std
+    return math.sqrt(alpha_bar) * mean + spread * (x_0 - mean)
 
 
 class CorrelatedGaussian:

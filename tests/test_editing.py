@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import CorrelatedGaussian, gaussian, mixture
+from oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
 from test_labels import ASKED, small
 
 from diffusion_lib import data, rng, samplers, schedules
@@ -28,10 +28,7 @@ def images(n: int, seed: int = 0, shape: tuple[int, int, int] = (1, 1, 1)) -> to
 
 
 def flow(schedule, x_0: torch.Tensor, t: int) -> torch.Tensor:
-    """Where the probability flow of N(MEAN, STD^2) carries x_0: away from the mean."""
-    alpha_bar = float(schedule.alpha_bar[t])
-    std = math.sqrt(alpha_bar * STD**2 + 1 - alpha_bar)
-    return math.sqrt(alpha_bar) * MEAN + std / STD * (x_0 - MEAN)
+    return gaussian_flow(schedule, MEAN, STD, x_0, t)
 
 
 def orders(errors: list[float]) -> list[float]:

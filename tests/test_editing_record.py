@@ -60,9 +60,9 @@ def test_where_a_curve_falls_below_a_level():
     never, at_once = torch.ones(times).double(), torch.zeros(times).double()
     back = straight.clone()
     back[15:] = 1  # what comes after the first fall does not count
-    found = measure.falls_below(torch.stack([straight, never, at_once, back]), 0.5)
+    found = measure.falls_below(torch.stack([straight, never, at_once, back]), 0.5, measure.TIMES)
     assert found.tolist() == pytest.approx([500, 1000, 0, 500])
-    assert measure.falls_below(straight, 0.83).item() == pytest.approx(170)
+    assert measure.falls_below(straight, 0.83, measure.TIMES).item() == pytest.approx(170)
 
 
 @pytest.fixture

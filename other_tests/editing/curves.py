@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,7 +39,7 @@ def runs_of(schedule: str) -> list[Run]:
     return [run for run in load()["runs"] if run["schedule"] == schedule]
 
 
-def curve(run: Run, way: str, name: str) -> tuple[list[float], list[float], list[float]]:
+def curve(run: Run, way: str, name: str) -> tuple[list[int], list[float], list[float]]:
     """A measure against t, for `viz.curve`: times, values, margins over the digits."""
     told = run["ways"][way]["measures"][name]
     return load()["times"], [v for v, _, _ in told], [(high - low) / 2 for _, low, high in told]
@@ -83,22 +84,17 @@ def first_below(run: Run, way: str, level: float) -> float | None:
     Between the times measured, linearly.
     """
     times, values, _ = curve(run, way, "Frechet distance")
-    reached = [k for k, value in enumerate(values) if value <= level]
-    return _crossing(times, values, reached[0], level) if reached else None
+    return _falls_below(times, values, level) if min(values) < level else None
 
 
 def first_above(run: Run, way: str, level: float) -> float:
     """The t from which on edits are further than a level from real digits; T if they never are."""
     times, values, _ = curve(run, way, "Frechet distance")
-    left = [k for k, value in enumerate(values) if value > level]
-    return _crossing(times, values, left[0], level) if left else times[-1]
+    return _falls_below(times, [-value for value in values], -level)
 
 
-def _crossing(times: Sequence[float], values: Sequence[float], k: int, level: float) -> float:
-    if k == 0:
-        return times[0]
-    share = (level - values[k - 1]) / (values[k] - values[k - 1])
-    return times[k - 1] + share * (times[k] - times[k - 1])
+def _falls_below(times: Sequence[int], values: Sequence[float], level: float) -> float:
+    return measure.falls_below(torch.tensor(values, dtype=torch.float64), level, times).item()
 
 
 def log2_snr(run: Run, t: float) -> float:
@@ -158,8 +154,7 @@ def limits() -> list[dict[str, str]]:
 def falls(run: Run, name: str, level: float) -> float:
     """The t at which what a noised digit keeps of a signal falls below a level."""
     times, values, _ = curve(run, "noise", name)
-    below = [k for k, value in enumerate(values) if value < level]
-    return _crossing(times, values, below[0], level) if below else times[-1]
+    return _falls_below(times, values, level)
 
 
 def _same(_: Run, t: float) -> float:

@@ -16,7 +16,7 @@ goes on when run again.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -222,19 +222,19 @@ def _means(value: Tensor, labels: Tensor) -> Tensor:
     return sums / labels.bincount().clamp(min=1)
 
 
-def falls_below(curve: Tensor, level: float) -> Tensor:
-    """The first time at which curves [..., len(TIMES)] fall below a level, between times linearly.
+def falls_below(curve: Tensor, level: float, times: Sequence[int]) -> Tensor:
+    """The first of the times at which curves [..., len(times)] fall below a level.
 
-    T where one never does.
+    Between times linearly; the last one where a curve never does.
     """
-    times = torch.tensor(TIMES).double()
+    t = torch.tensor(times).double()
     below = curve < level
-    first = torch.where(below.any(-1), below.double().argmax(-1), len(TIMES) - 1)
+    first = torch.where(below.any(-1), below.double().argmax(-1), len(times) - 1)
     before = (first - 1).clamp(min=0)
     high, low = (curve.gather(-1, k[..., None]).squeeze(-1) for k in (before, first))
     share = ((high - level) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    t = times[before] + share * (times[first] - times[before])
-    return torch.where(below.any(-1), t, times[-1])
+    found = t[before] + share * (t[first] - t[before])
+    return torch.where(below.any(-1), found, t[-1])
 
 
 def measure_way(
@@ -257,7 +257,7 @@ def measure_way(
     drawn = torch.cat([torch.arange(n)[None], drawn])
     before, seen_before = properties(inputs.images), network.describe_images(inputs.images)
     x_0 = data.to_float(inputs.images)
-    curves: dict[str, list[Tensor]] = {}
+    shares: list[Tensor] = []
     told: dict[str, list[list[float]]] = {}
     for edited in images:
         seen, after = network.describe_images(edited), properties(edited)
@@ -270,16 +270,16 @@ def measure_way(
         for name in PROPERTIES:
             found[name] = correlations(before[name], after[name], labels, drawn)
         for name, values in found.items():
-            curves.setdefault(name, []).append(values)
             told.setdefault(name, []).append(_estimate(values))
+        shares.append(found["label"])
         told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
     # What remains of an input in another's edit, at the largest t: pairs that have nothing in
     # common but the data set.
-    far = network.describe_images(images[-1].roll(1, 0))
-    strangers = distances(x_0, images[-1].roll(1, 0), seen_before, far)
+    others = images[-1].roll(1, 0)
+    strangers = distances(x_0, others, seen_before, network.describe_images(others))
     return {
         "measures": told,
-        "label until": _estimate(falls_below(torch.stack(curves["label"], 1), LABEL)),
+        "label until": _estimate(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
         "strangers": {name: _estimate(value[drawn].mean(1)) for name, value in strangers.items()},
     }
 

@@ -6,7 +6,6 @@ On normal pixels, whose best denoiser and probability flow are known in closed f
 left is the error of the steps alone.  `tests/test_editing.py` asserts the slopes.
 """
 
-import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from diffusion_lib import editing, rng, samplers, schedules
 from diffusion_lib.samplers import final
-from tests.oracles import gaussian
+from tests.oracles import gaussian, gaussian_flow
 
 PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-order.png"
 T, MEAN, STD = 4000, 0.1, 0.2
@@ -32,6 +31,7 @@ def errors() -> dict[str, list[float]]:
     denoiser = gaussian(schedule, MEAN, STD)
     x_0 = (MEAN + STD * rng.normal((50, 1, 1, 1), rng.generator(0))).clamp(-1, 1).double()
     t, end = T // 2, T // 8
+    x_t, x_end = (gaussian_flow(schedule, MEAN, STD, x_0, time) for time in (t, end))
     found: dict[str, list[float]] = {}
 
     def add(name: str, off: torch.Tensor) -> None:
@@ -40,23 +40,16 @@ def errors() -> dict[str, list[float]]:
     for n in STEPS:
         times = schedule.timesteps(2 * n)
         for repeats in (1, 2):
-            x_t = final(editing.invert(denoiser, x_0, t, times, repeats))
-            back = final(editing.reconstruct(denoiser, x_t, t, times))
+            inverted = final(editing.invert(denoiser, x_0, t, times, repeats))
+            back = final(editing.reconstruct(denoiser, inverted, t, times))
             name = "invert, reconstruct" if repeats == 1 else "with 2 evaluations a step"
             add(name, back - x_0)
         times = [*(t - round((t - end) * i / n) for i in range(n + 1)), 0]
         for sampler in (samplers.ddim, samplers.dpm_solver, samplers.heun):
-            steps = editing.reconstruct(denoiser, _flow(denoiser, x_0, t), t, times, sampler)
-            x_end = next(step.x_t for step in steps if step.t == end)
-            add(f"reconstruct by {sampler.__name__}", x_end - _flow(denoiser, x_0, end))
+            steps = editing.reconstruct(denoiser, x_t, t, times, sampler)
+            found_end = next(step.x_t for step in steps if step.t == end)
+            add(f"reconstruct by {sampler.__name__}", found_end - x_end)
     return found
-
-
-def _flow(denoiser: samplers.DenoiserLike, x_0: torch.Tensor, t: int) -> torch.Tensor:
-    """Where the probability flow carries x_0: away from the mean, as the spread grows."""
-    alpha_bar = float(denoiser.schedule.alpha_bar[t])
-    spread = math.sqrt(alpha_bar * STD**2 + 1 - alpha_bar) / STD
-    return math.sqrt(alpha_bar) * MEAN + spread * (x_0 - MEAN)
 
 
 def plot() -> Figure:
