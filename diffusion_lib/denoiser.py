@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +97,8 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: an output of neither C nor 2 C channels.
         """
-        output = self.network(x_t, t - 1).float()
+        output = self.network(x_t, t - 1)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         if output.shape[1] == x_t.shape[1]:
             return output, None
         if output.shape[1] != 2 * x_t.shape[1]:
@@ -113,8 +114,11 @@ class Denoiser(nn.Module):
         c_x, c_eps = self.prediction(*self.schedule(t))
         return c_x * x_0 + c_eps * eps
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, step: int | None = None) -> None:
         """Write a safetensors file that `load` needs no other information for.
+
+        Args:
+            step: number of training steps behind the weights, if known, see `read_step`.
 
         Raises:
             TypeError: the network is not a `UNet`, so its shape could not be told from a file.
@@ -131,11 +135,10 @@ class Denoiser(nn.Module):
             "prediction": prediction_name(self.prediction),
             "clip": self.clip,
         }
-        files.write_tensors(
-            path,
-            {**tensors, "betas": self.schedule.betas},
-            {"format": _FORMAT, "denoiser": json.dumps(description)},
-        )
+        metadata = {"format": _FORMAT, "denoiser": json.dumps(description)}
+        if step is not None:
+            metadata["step"] = str(step)
+        files.write_tensors(path, {**tensors, "betas": self.schedule.betas}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Denoiser":
@@ -165,9 +168,34 @@ class Denoiser(nn.Module):
             raise ValueError(f"{path} does not describe a denoiser ({error})") from error
         weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
         check_weights(denoiser.network, weights, path)
-        denoiser.network = UNet(shape)
+        with torch.device("cpu"):  # whatever the default device is
+            denoiser.network = UNet(shape)
         denoiser.network.load_state_dict(weights)
         return denoiser.eval()
+
+    def load_weights(self, path: str | Path) -> None:
+        """Replace the network's weights by those of a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or
+                one of another network. The weights then are as they were.
+        """
+        tensors, _ = files.read_tensors(path, _FORMAT)
+        weights = {
+            name.removeprefix("network."): x for name, x in tensors.items() if name != "betas"
+        }
+        check_weights(self.network, weights, path)
+        self.network.load_state_dict(weights)
+
+    @staticmethod
+    def read_step(path: str | Path) -> int | None:
+        """Number of training steps behind the weights of a file; None if it does not say.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one.
+        """
+        step = files.read_metadata(path, _FORMAT).get("step", "")
+        return int(step) if step.isdecimal() else None
 
 
 class _Labelled(nn.Module):
@@ -215,8 +243,8 @@ def labelled(denoiser: Denoiser, labels: Tensor) -> Denoiser:
     return with_network(denoiser, _Labelled(denoiser.network, labels))
 
 
-def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
-    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a denoiser around a denoiser.
+def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.0) -> Denoiser:
+    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a network around a network.
 
         output = output_without + scale * (output_with - output_without)
 
@@ -242,7 +270,7 @@ def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
             "this network knows no labels: build it with UNetConfig(classes=...), such as the "
             "preset mnist_labels, and train it on labelled images"
         )
-    labels = check_labels(labels, classes, len(labels))
+    labels = check_labels(labels, classes)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale}")
     labels = labels.to(denoiser.schedule.signal.device)
@@ -253,8 +281,14 @@ def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
     return with_network(denoiser, _Guided(network, labels, classes, scale))
 
 
-def check_labels(labels: Tensor | None, classes: int, n: int) -> Tensor:
+def check_labels(
+    labels: Tensor | Sequence[int] | None, classes: int, n: int | None = None
+) -> Tensor:
     """The labels of n images, int64 [n], if a network of so many classes knows them.
+
+    Args:
+        labels: a tensor, an array of numpy or a list.
+        n: None for as many as there are labels.
 
     Raises:
         ValueError: there are none, or another number; they are no whole numbers in 0..classes - 1.
@@ -264,15 +298,23 @@ def check_labels(labels: Tensor | None, classes: int, n: int) -> Tensor:
             "this network is trained on labels: give data.Images(images, labels), as the functions "
             "of `data` return them, in place of the images alone"
         )
-    whole = not labels.is_floating_point() and labels.dtype != torch.bool and labels.ndim == 1
-    if not whole or not len(labels) or labels.min() < 0 or labels.max() >= classes:
+    try:
+        labels = torch.as_tensor(labels, device=None if isinstance(labels, Tensor) else "cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"labels must be whole numbers in 0..{classes - 1}, one for each image: a tensor, an "
+            f"array or a list; got {labels!r:.60} ({error})"
+        ) from error
+    fraction = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    whole = labels if fraction else labels.long()
+    if fraction or whole.ndim != 1 or not len(whole) or whole.min() < 0 or whole.max() >= classes:
         raise ValueError(
             f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
             f"{labels.dtype} {str(labels.tolist())[:60]}"
         )
-    if len(labels) != n:
-        raise ValueError(f"{len(labels)} labels for {n} images; one each is needed")
-    return labels.long()
+    if n is not None and len(whole) != n:
+        raise ValueError(f"{len(whole)} labels for {n} images; one each is needed")
+    return whole
 
 
 def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:
@@ -283,7 +325,8 @@ def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:
 def prediction_name(prediction: Prediction) -> str:
     """Name by which `Denoiser.load` finds a prediction; a user's own never has a library's name."""
     name = prediction.__name__
-    return name if getattr(predictions, name, None) is prediction else f"{name} (your own)"
+    ours = prediction.__module__ == predictions.__name__ and name in predictions.__all__
+    return name if ours else f"{name} (your own)"
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         Raises:
             TypeError, ValueError: another dtype or shape.
         """
-        data.check(images, self.image_shape)
+        images = data.check(images, self.image_shape)
         device = self.classify.weight.device
         self.eval()
         parts = [self(data.to_float(batch).to(device)) for batch in images.split(_BATCH)]

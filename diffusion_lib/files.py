@@ -5,12 +5,15 @@ code.  The header holds a checksum of all names, numbers and metadata, as a flip
 the file as readable as before.
 """
 
+import errno
 import os
 import shutil
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +28,14 @@ except ImportError:  # Windows, where nothing guards a file against a second pro
 # Names that unfinished files have, ours and those of safetensors (Rust's tempfile).
 _LITTER = (".*.part", ".tmp??????")
 
+# Names that systems, and not people, give to files and folders.
+_SYSTEM_NAMES = {"__MACOSX", "@eaDir", "desktop.ini", "Thumbs.db", "lost+found"}
+
 _CHECKSUM = "crc32"  # of the metadata: what it holds is made by `_checksum`
+
+# Errors of a place that may be read and not written.
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -39,21 +49,41 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: the file could not be written; the message says that the old one is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask gives; whoever writes may have another
         yield temporary
+        with suppress(OSError):  # some disks know no modes
+            temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        kept = f"The previous {path.name} is untouched. " if path.exists() else ""
+        kept = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
         raise OSError(
-            f"could not write {path}: {error}. {kept}Free some space or choose another folder, "
-            "then run the same command again."
+            f"could not write {path}: {error}. {kept}{way_out(error)}, then run the same command "
+            "again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk: the error above is the one to read
+            temporary.unlink(missing_ok=True)
+
+
+def way_out(error: Exception) -> str:
+    """Say what to do about a file that could not be written."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return "Free some space or choose another folder"
+    if number in READ_ONLY:
+        return "Choose a folder that may be written, or make this one writable"
+    return "Free some space, make the folder writable or choose another one"
+
+
+def is_system(name: str) -> bool:
+    """Tell hidden files and those that systems make (.DS_Store, desktop.ini, ...) by their name."""
+    return name.startswith(".") or name in _SYSTEM_NAMES
 
 
 def litter(folder: Path) -> set[Path]:
@@ -81,9 +111,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
         temporary.mkdir(parents=True)
+        mode = temporary.stat().st_mode & 0o666  # what the umask gives to a file
         yield temporary
         for written in temporary.rglob("*"):
             if written.is_file():
+                with suppress(OSError):
+                    written.chmod(mode)
                 with written.open("rb+") as file:
                     os.fsync(file.fileno())
         if target.exists():
@@ -91,8 +124,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"could not write {path}: {error}. Nothing was left there. Free some space or choose "
-            "another folder, then run the same command again."
+            f"could not write {path}: {error}. Nothing was left there. {way_out(error)}, then run "
+            "the same command again."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -102,15 +135,29 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def lock(path: str | Path) -> Iterator[bool]:
     """Hold a file that exists against other processes; yields False where another one holds it.
 
-    A process that ends, however it ends, holds nothing.
+    A process that ends, however it ends, holds nothing.  A lock only guards: on a disk that has
+    none the work goes on without, with one warning.
     """
-    with Path(path).open("r+") as file:  # some file systems lock only what may be written
+    path = Path(path)
+    try:
+        file = path.open("r+")  # some file systems lock only what may be written
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        file = path.open()
+    with file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
+        except OSError as error:
+            warnings.warn(
+                f"the disk of {path} has no locks ({error}): make sure that no other process works "
+                "in that folder",
+                stacklevel=4,
+            )
         yield True
 
 
@@ -142,9 +189,36 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         FileNotFoundError: there is no such file.
         ValueError: a truncated file, another kind of file, a safetensors file of another format,
             or one whose names, numbers or metadata are not those that were written.
+        OSError: the file may not be read, or lies on a disk whose files cannot be mapped.
     """
+    with _open_tensors(path, format) as (file, metadata):
+        # Copies, as a file that is mapped into memory cannot be replaced on Windows.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    expected = metadata.pop(_CHECKSUM, None)
+    if expected is not None and expected != (found := _checksum(tensors, metadata)):
+        raise ValueError(
+            f"{path} is damaged: its checksum is {found}, but {expected!r} was written. It was not "
+            "loaded; restore it from a copy, or delete it to start again."
+        )
+    return tensors, metadata
+
+
+def read_metadata(path: str | Path, format: str) -> dict[str, str]:
+    """Metadata of such a file, without its tensors and so without a look at its checksum.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `read_tensors`.
+    """
+    with _open_tensors(path, format) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str, str]]]:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(
+            f"{path} is a folder, not a file" if Path(path).is_dir() else f"{path} does not exist"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -154,19 +228,17 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
                     f"{path} is not a {format!r} file: its format is {found!r}. "
                     "Was another file of the run meant?"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, metadata
     except SafetensorError as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}). It was not loaded; "
             "restore it from a copy, or delete it to start again."
         ) from error
-    expected = metadata.pop(_CHECKSUM, None)
-    if expected is not None and expected != (found := _checksum(tensors, metadata)):
-        raise ValueError(
-            f"{path} is damaged: its checksum is {found}, but {expected!r} was written. It was not "
-            "loaded; restore it from a copy, or delete it to start again."
-        )
-    return tensors, metadata
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be read ({error}). It must be readable, on a disk whose files can "
+            "be mapped into memory: copy it to a local disk."
+        ) from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -255,7 +255,7 @@ def bound_term(
     """
     # Of all times, in float64, of which those of the images are picked on the device: to ask a GPU
     # for its times would be to wait for it.
-    times = torch.arange(1, schedule.num_timesteps + 1)
+    times = torch.arange(1, schedule.num_timesteps + 1, device="cpu")
     low, high = posterior.log_range(schedule, times, times - 1)
 
     def column(table: Tensor) -> Tensor:

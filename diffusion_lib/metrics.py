@@ -128,7 +128,7 @@ def bits_per_dim(
         TypeError, ValueError: other images; num_times outside 2..T; fewer than 2 images; NaN from
             the denoiser.
     """
-    _check_images(images)
+    images = _check_images(images)
     schedule = denoiser.schedule
     T = schedule.num_timesteps
     if num_times is not None and not min(2, T) <= num_times <= T:
@@ -137,11 +137,11 @@ def bits_per_dim(
     widths = edges.diff()
     terms, prior = [], []
     for x_0, key in _batches(images, schedule.signal.device, "bits per dim"):
-        terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64))
+        terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64, device="cpu"))
         prior.append(losses.prior_term(schedule, x_0).cpu())
         for k, width in enumerate(widths.tolist()):
             inside = torch.randint(
-                width, (len(x_0),), generator=rng.generator(seed, _TIMES, key, k)
+                width, (len(x_0),), generator=rng.generator(seed, _TIMES, key, k), device="cpu"
             )
             t = (edges[k] + inside).to(x_0.device)
             eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key, k), x_0.device)
@@ -185,7 +185,7 @@ def ode_bits_per_dim(
         TypeError, ValueError: other images; num_steps outside 2..T - 1; fewer than 2 images; NaN
             from the denoiser.
     """
-    _check_images(images)
+    images = _check_images(images)
     schedule = denoiser.schedule
     last = schedule.num_timesteps - 1
     if not 2 <= num_steps <= last:
@@ -194,9 +194,9 @@ def ode_bits_per_dim(
     angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
     found = []
     for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
-        uniform = torch.rand(x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key))
+        uniform = torch.rand(x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key), device="cpu")
         x = x_0 + (2 * uniform.to(x_0.device) - 1) / 255
-        coin = torch.rand(x_0.shape, generator=rng.generator(seed, _PROBE, key)) < 0.5
+        coin = torch.rand(x_0.shape, generator=rng.generator(seed, _PROBE, key), device="cpu") < 0.5
         probe = (2.0 * coin - 1).to(x_0.device)
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for t, s in pairwise(times):
@@ -237,7 +237,7 @@ def _edges(last: int, parts: int) -> Tensor:
     while len(edges) <= parts:
         ratio = ((last + 1) / edges[-1]) ** (1 / (parts + 1 - len(edges)))
         edges.append(max(edges[-1] + 1, round(edges[-1] * ratio)))
-    return torch.tensor(edges)
+    return torch.tensor(edges, device="cpu")
 
 
 # ---- errors on one yardstick -----------------------------------------------------------------
@@ -269,14 +269,14 @@ def errors_per_t(
     Raises:
         TypeError, ValueError: other images; a time outside 1..T; NaN from the denoiser.
     """
-    _check_images(images)
+    images = _check_images(images)
     schedule = denoiser.schedule
     T = schedule.num_timesteps
     if times is None:
         times = sorted({1, *schedule.timesteps(min(20, T))[:-1]})
     if not times or min(times) < 1 or max(times) > T:
         raise ValueError(f"times must lie in 1..{T}; got {list(times)}")
-    sums = torch.zeros(len(times), 4, dtype=torch.float64)
+    sums = torch.zeros(len(times), 4, dtype=torch.float64, device="cpu")
     for x_0, key in _batches(images, schedule.signal.device, "errors per t"):
         eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key), x_0.device)
         for row, time in zip(sums, times, strict=True):
@@ -301,10 +301,11 @@ def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[
             bar.update(len(batch))
 
 
-def _check_images(images: Tensor) -> None:
-    data.check(images, images.shape[1:])
+def _check_images(images: Tensor) -> Tensor:
+    images = data.check(images)
     if len(images) < 2:
         raise ValueError(f"a standard error needs at least 2 images; got {len(images)}")
+    return images
 
 
 def _check_finite(values: Tensor) -> None:
@@ -417,7 +418,7 @@ def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[
         )
     seen = reference.probabilities.argmax(1)
     right = (samples.probabilities.argmax(1) == labels).double()
-    accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64)
+    accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64, device="cpu")
     for label in labels.unique().tolist():  # drawn again within each, so that none is left out
         own = labels == label
         counts = _resample(int(own.sum()), rng.generator(0, _RESAMPLE, label))
@@ -518,7 +519,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         ValueError: features of other dimensions or not finite; no more images than dimensions.
     """
     _check(features, reference)
-    ones = [torch.ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
     return _frechet(features.double(), reference.double(), *ones)[0].item()
 
 
@@ -529,7 +530,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
         ValueError: as `frechet_distance`.
     """
     _check(features, reference)
-    ones = [torch.ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
     return _kernel(features.double(), reference.double(), *ones)[0].item()
 
 
@@ -555,8 +556,8 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: images of another dtype or shape.
     """
-    data.check(images, training.shape[1:])
-    data.check(training, training.shape[1:])
+    training = data.check(training)
+    images = data.check(images, training.shape[1:])
     x, y = (batch.flatten(1).float() for batch in (images, training))
     nearest = [torch.cdist(rows, y).min(1).values for rows in x.split(_ROWS)]
     return torch.cat(nearest).double() / x.shape[1] ** 0.5
@@ -647,15 +648,15 @@ def _check(features: Tensor, reference: Tensor) -> None:
 
 def _resample(n: int, generator: torch.Generator) -> Tensor:
     """How often each of n images counts: once in the first row, as drawn in the others."""
-    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator)
-    counts = torch.zeros(_RESAMPLES, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
-    return torch.cat([torch.ones(1, n, dtype=torch.float64), counts])
+    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
+    counts = drawn.new_zeros(_RESAMPLES, n, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return torch.cat([counts.new_ones(1, n), counts])
 
 
 def _estimate(values: Tensor) -> Estimate:
     """The first value, and the middle 95 % of the others."""
-    low, high = values[1:].quantile(torch.tensor([0.025, 0.975]).double())
+    low, high = values[1:].quantile(torch.tensor([0.025, 0.975], device="cpu").double())
     return Estimate(values[0].item(), low.item(), high.item())
 
 
@@ -716,7 +717,7 @@ def _within(x: Tensor, counts: Tensor) -> Tensor:
 
 
 def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
-    total = torch.zeros(len(x_counts), dtype=torch.float64)
+    total = x_counts.new_zeros(len(x_counts))
     for rows, counts in zip(x.split(_ROWS), x_counts.split(_ROWS, 1), strict=True):
         kernel = (rows @ y.T / x.shape[1] + 1) ** 3
         total += ((counts @ kernel) * y_counts).sum(1)
@@ -732,11 +733,11 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
     for k in range(_HALVES):
         # float32: these give a spread alone.
         halves = [
-            z[torch.randperm(len(z), generator=rng.generator(seed, _HALF, k, side))[: len(z) // 2]]
+            z[rng.permutation(len(z), seed, _HALF, k, side)[: len(z) // 2]]
             for side, z in enumerate((x.float(), y.float()))
         ]
         found.append([share.mean() for share in _precision_recall(*halves)])
-    margins = 1.96 * torch.tensor(found, dtype=torch.float64).std(0)
+    margins = 1.96 * torch.tensor(found, dtype=torch.float64, device="cpu").std(0)
     values = [share.mean().item() for share in _precision_recall(x, y)]
     precision, recall = (
         Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
@@ -748,8 +749,8 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
 def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
     x_radii, y_radii = _radii(x), _radii(y)
-    inside = torch.zeros(len(x), dtype=torch.bool)
-    covered = torch.zeros(len(y), dtype=torch.bool)
+    inside = x.new_zeros(len(x), dtype=torch.bool)
+    covered = y.new_zeros(len(y), dtype=torch.bool)
     for first in range(0, len(x), _ROWS):
         rows = slice(first, first + _ROWS)
         distances = torch.cdist(x[rows], y)

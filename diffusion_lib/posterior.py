@@ -26,7 +26,7 @@ def beta(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
 
     0 where s = 0: the clean image gets no more noise, as in Ho's code.
     """
-    return _forward(schedule, t, s) * torch.as_tensor(s).sign()
+    return _forward(schedule, t, s) * torch.as_tensor(s, device="cpu").sign()
 
 
 def beta_tilde(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:

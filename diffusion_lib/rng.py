@@ -47,6 +47,11 @@ def per_image(key: int, n: int, first: int = 0) -> list[torch.Generator]:
     return [generator(key, image) for image in range(first, first + n)]
 
 
+def permutation(n: int, *key: int) -> Tensor:
+    """Return 0..n - 1 in the random order of a key, int64 [n], on the CPU so that devices agree."""
+    return torch.randperm(n, generator=generator(*key), device="cpu")
+
+
 def normal(
     shape: Sequence[int], generator: Generator = None, device: torch.device | str = "cpu"
 ) -> Tensor:

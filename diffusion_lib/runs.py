@@ -10,9 +10,11 @@ Under torchrun all processes train one run, or sample one set of images, togethe
 writes.
 """
 
+import errno
 import hashlib
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -25,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import config, data, files, losses, parallel, rng, samplers, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, guided
+from diffusion_lib.onlooker import Onlooker
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import (
     Trainer,
@@ -73,15 +75,15 @@ class Run:
     labels: Tensor | None = None
     scale: float = 1.0
 
-    def guided(self, labels: Sequence[int] | Tensor, scale: float = 1.0) -> "Run":
+    def guided(self, labels: Tensor | Sequence[int], scale: float = 1.0) -> "Run":
         """The same run, asked for labels in turn: `run.guided(range(10), 2.0)`.
 
         Raises:
             ValueError: its network knows no labels, or not these; a scale that is not finite.
         """
-        asked = torch.as_tensor(list(labels))
-        guided(self.denoiser, asked, scale)  # refuses
-        return replace(self, labels=asked, scale=scale)
+        guided(self.denoiser, labels, scale)  # refuses
+        asked = check_labels(labels, self.network.config.classes)
+        return replace(self, labels=asked.cpu(), scale=scale)
 
     @property
     def network(self) -> UNet:
@@ -147,8 +149,8 @@ def train(
     """
     device = device or config.device()
     shape = experiment.network.image_shape
-    images, labels = images if isinstance(images, Images) else (images, None)
-    held_out = held_out.images if isinstance(held_out, Images) else held_out
+    images, labels = data.images_and_labels(images)
+    held_out, _ = data.images_and_labels(held_out)
     data.check(images, shape)
     data.check(held_out, shape)
     told = fingerprint(images)
@@ -157,25 +159,34 @@ def train(
         labels = check_labels(labels, experiment.network.classes, len(images))
         told += f", of labels {hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]}"
         training = Images(images, labels)
-    folder = Path(folder or Path("runs") / experiment.name(told))
+    folder = Path(folder or Path(config.runs_root()) / experiment.name(told))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
-    state = folder / "training.safetensors"
+    state, average = folder / "training.safetensors", folder / "ema.safetensors"
     with ExitStack() as stack:
 
-        def prepare() -> bool:
+        def prepare() -> tuple[bool, bool]:
+            """Whether there is a training state, and whether there are averaged weights alone."""
             if start is not None:
                 _check_start(Path(start), experiment, told)
             _claim(folder, experiment, told)
             stack.enter_context(_alone(folder))
             for unfinished in files.litter(folder):
-                unfinished.unlink()
-            if start is not None and not state.exists():
+                with suppress(OSError):  # of a finished run on a read-only disk
+                    unfinished.unlink()
+            weights_alone = average.exists() and not state.exists()
+            if weights_alone:
+                _check_final(folder, experiment.train.num_steps)
+            elif start is not None and not state.exists():
                 for name in ("log.jsonl", "training.safetensors"):
                     with files.replacing(folder / name) as temporary:
                         shutil.copy(Path(start) / name, temporary)
-            return state.exists()
+            return state.exists(), weights_alone
 
-        if parallel.first(prepare):
+        has_state, weights_alone = parallel.first(prepare)
+        if weights_alone:
+            trainer.ema.load_weights(average)
+            return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
+        if has_state:
             trainer.load(state, _identity(folder))
         parallel.check_alike("training images and step", f"{told}, step {trainer.step}")
         parallel.first(lambda: _cut_log(folder, trainer.step))
@@ -185,8 +196,8 @@ def train(
                 _write_log(folder, started | {"images": len(images)})
             _train(trainer, experiment, trainer.run(training), held_out, folder)
         else:
-            averaged = folder / "ema.safetensors"  # perhaps deleted as it was damaged
-            parallel.first(lambda: averaged.exists() or trainer.ema.save(averaged))
+            # Perhaps deleted as they were damaged.
+            parallel.first(lambda: average.exists() or trainer.ema.save(average, trainer.step))
         return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
 
 
@@ -294,7 +305,7 @@ def _states(
     device = denoiser.schedule.signal.device
     x_T = rng.normal((len(numbers), *run.image_shape), generators, device)
     if run.labels is not None:
-        asked = run.labels[torch.tensor(numbers) % len(run.labels)]
+        asked = run.labels[torch.tensor(numbers, device="cpu") % len(run.labels)]
         denoiser = guided(denoiser, asked, run.scale)
     return sampler(denoiser, x_T, timesteps, generator=generators)
 
@@ -313,14 +324,26 @@ def _train(
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
     writes = parallel.rank() == 0
-    board = _tensorboard(folder, trainer.step) if writes else None
+    average = folder / "ema.safetensors"
+    # After a kill between two files, or with an older training state copied here, the averaged
+    # weights have more steps behind them than the state: younger ones never replace them.
+    averaged_steps = _averaged_steps(average) if writes else 0
+    validation, board, preview = map(
+        Onlooker, ("the held-out loss", "TensorBoard", "the preview of samples")
+    )
+    writer = board(lambda: _tensorboard(folder, trainer.step)) if writes else None
     identity = _identity(folder)
+    unwritten: list[dict[str, Any]] = []  # records of the log
 
     def save() -> None:
         if not writes:
             return
+        while unwritten:
+            _write_log(folder, unwritten[0])
+            del unwritten[0]
         # In this order: a finished training state has its final averaged weights beside it.
-        trainer.ema.save(folder / "ema.safetensors")
+        if trainer.step >= averaged_steps:
+            trainer.ema.save(average, trainer.step)
         trainer.save(folder / "training.safetensors", identity)
 
     def log(step: TrainStep) -> None:
@@ -328,20 +351,24 @@ def _train(
         if not writes or (step.step % _LOG_EVERY and step.step % moment and not last):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
+        unwritten.append(record)
         if step.step % moment == 0 or last:
-            loss = losses.held_out_loss(trainer.ema, x_held_out, experiment.weight)
-            record["held_out"] = float(loss)
+            held_out_loss = validation(
+                lambda: float(losses.held_out_loss(trainer.ema, x_held_out, experiment.weight))
+            )
+            if held_out_loss is not None:
+                record["held_out"] = held_out_loss
         record["seconds"] = round(before + time.monotonic() - start, 3)
         _write_log(folder, record)
-        if board is None:
+        unwritten.clear()
+        if writer is None:
             return
-        with _naming(folder / "tensorboard"):
-            for name in record.keys() & {"loss", "held_out"}:
-                board.add_scalar(name, record[name], step.step)
-            if step.step % (_PICTURES * moment) == 0 or last:
-                picture = torch.from_numpy(np.array(_look(Run(folder, trainer.ema, []))))
-                board.add_image("samples", picture, step.step, dataformats="HWC")
+        for name in record.keys() & {"loss", "held_out"}:
+            board(lambda name=name: writer.add_scalar(name, record[name], step.step))
+        if step.step % (_PICTURES * moment) == 0 or last:
+            preview(lambda: writer.add_image("samples", _look(run), step.step, dataformats="HWC"))
 
+    run = Run(folder, trainer.ema, [])
     steps = viz.progress(steps, total, "training") if writes else steps
     try:
         while trainer.step < total:
@@ -352,19 +379,30 @@ def _train(
                 save()
                 saved = time.monotonic()
         next(steps, None)  # closes the progress bar
-    except (KeyboardInterrupt, FloatingPointError, RuntimeError) as error:
-        # Also where another process was lost, or the memory was too small: the last update was
-        # either applied as a whole or not at all.  torchrun then sends SIGTERM to those that are
-        # left.
+    except BaseException as error:
+        # Whatever it is: the last update was either applied as a whole or not at all.  Where
+        # another process was lost, torchrun sends SIGTERM to those that are left.
         with interrupt_waits():
-            save()
-        error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
+            try:
+                save()
+                error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
+            except Exception as failure:  # the error that ended the training is the one to read
+                error.add_note(f"It could not be saved at step {trainer.step} of {total}: {failure}")
         raise
     finally:
-        if board is not None:
-            with suppress(OSError):  # what is left to write may find the same full disk
-                board.close()
+        steps.close()  # a traceback would keep the bar of a stopped training alive
+        if writer is not None:
+            with suppress(Exception):  # what is left to write may find the same full disk
+                writer.close()
     save()
+
+
+def _averaged_steps(path: Path) -> int:
+    """Steps behind the averaged weights in a file; 0 if it is not there, damaged or does not say."""
+    try:
+        return Denoiser.read_step(path) or 0
+    except (OSError, ValueError):
+        return 0
 
 
 def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
@@ -376,15 +414,19 @@ def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
     return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
 
-def _look(run: Run) -> Image.Image:
-    """A few samples in few steps, always from the same noise; each of a label, if it knows some."""
+def _look(run: Run) -> Tensor:
+    """A grid [H, W, 3] of samples in few steps, always from the same noise, of each label in turn.
+
+    Of images that are neither grey nor RGB the first channels are shown.
+    """
     schedule, device = run.denoiser.schedule, run.denoiser.schedule.signal.device
     if run.network.config.classes:
         run = run.guided(range(run.network.config.classes))
     times = schedule.timesteps(min(20, schedule.num_timesteps))
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
         x_0 = samplers.final(_states(run, range(16), 0, samplers.dpm_solver, times))
-    return viz.grid(data.to_uint8(x_0).cpu()).convert("RGB")
+    visible = x_0[:, : 3 if x_0.shape[1] >= 3 else 1]
+    return torch.from_numpy(np.array(viz.grid(data.to_uint8(visible).cpu()).convert("RGB")))
 
 
 def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
@@ -393,9 +435,17 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     Once written it is never replaced, so that all processes lock the same file (see `_alone`).
     """
     path = folder / "experiment.json"
-    found = set(folder.glob("*")) - files.litter(folder)
-    if found and not path.exists():  # in this order: another process may claim it meanwhile
-        raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
+    if os.path.exists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose another name for the folder of the run")
+    present = {entry for entry in folder.glob("*") if not files.is_system(entry.name)}
+    present -= files.litter(folder)
+    if present and not path.exists():  # in this order: another process may claim it meanwhile
+        names = sorted(entry.name for entry in present)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ValueError(
+            f"{folder} is not empty and holds no run (it holds {', '.join(names[:5])}{more}): "
+            "choose another folder"
+        )
     while not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         claim = folder / _CLAIM
@@ -411,8 +461,18 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     if different := _differences(path, experiment, fingerprint):
         raise ValueError(
             f"{folder} belongs to another experiment ({'; '.join(different)}). "
-            "Choose another folder, or the settings of the run that is there."
+            f"Choose another folder, or the settings of the run that is there.{_more(different)}"
         )
+
+
+def _more(different: Sequence[str]) -> str:
+    """How to train a finished run for more steps, where nothing but their number differs."""
+    if [name.partition(":")[0] for name in different] != ["train.num_steps"]:
+        return ""
+    return (
+        " To train it for more steps, give a new folder and start=FOLDER (--start on the command "
+        "line); a learning rate that has fallen at the end (cooldown) needs a new training."
+    )
 
 
 def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[str]:
@@ -429,6 +489,12 @@ def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[s
 
 
 def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
+    for name in ("experiment.json", "training.safetensors", "log.jsonl"):
+        if not (start / name).is_file():
+            raise FileNotFoundError(
+                f"{start} cannot be gone on from: {name} is missing there. Give the folder of a "
+                "whole run, as runs.train leaves it."
+            )
     different = [
         told
         for told in _differences(start / "experiment.json", experiment, fingerprint)
@@ -451,12 +517,34 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         )
 
 
+def _check_final(folder: Path, num_steps: int) -> None:
+    """Refuse averaged weights that are not final, where there is no training state to go on from.
+
+    They know their steps themselves; of those from before they did, the log tells.
+    """
+    path = folder / "ema.safetensors"
+    logged = max((record.get("step", 0) for record in _read_log(folder)), default=0)
+    step = Denoiser.read_step(path)
+    step = logged if step is None else step
+    if step != num_steps:
+        known = f"those of step {step} of {num_steps}" if step else "of a step that nothing tells"
+        raise ValueError(
+            f"{folder} holds averaged weights (ema.safetensors), {known}, and no training state "
+            "(training.safetensors) to go on from. Training from step 0 would replace them, so "
+            "nothing was done: copy training.safetensors there too, load the weights as they are "
+            "with runs.load, or choose another folder."
+        )
+
+
 def _identity(folder: Path) -> str:
     """Of what is trained in a folder, whatever the number of steps: its training state has it too.
 
     So a state that was copied from another run is noticed.
     """
-    record = config.trained(json.loads((folder / "experiment.json").read_text()))
+    described = json.loads((folder / "experiment.json").read_text())
+    record = config.trained(described)
+    # As it was begun, though another may go on: digests held it before it was free to change.
+    record["train"]["compile"] = described["train"].get("compile", False)
     del record["train"]["num_steps"]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -485,19 +573,18 @@ def device_name(device: torch.device) -> str:
 
 
 def _write_log(folder: Path, record: dict[str, Any]) -> None:
-    with _naming(folder / "log.jsonl"), (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Says which file could not be written, and what to do."""
+    path = folder / "log.jsonl"
     try:
-        yield
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            line = json.dumps(record).encode() + b"\n"
+            if file.write(line) != len(line):  # a full disk takes a part
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(
-            f"could not write {path}: {error}. The last checkpoint is whole: free some space, then "
-            "run the same command again."
+            f"could not write {path}: {error}. The last checkpoint is whole. "
+            f"{files.way_out(error)}, then run the same command again."
         ) from error
 
 

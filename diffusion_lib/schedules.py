@@ -13,6 +13,7 @@ To add a schedule, write one function that returns a `NoiseSchedule` and list it
 
 import math
 import warnings
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -63,9 +64,10 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
         self.betas = betas
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
-        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
-        self.register_buffer("signal", self.alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("noise", (1 - self.alpha_bar).sqrt().float(), persistent=False)
+        self.alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
+        signal, noise = self._rounded_tables()
+        self.register_buffer("signal", signal, persistent=False)
+        self.register_buffer("noise", noise, persistent=False)
         faded = self.signal[:-1] == 0
         if faded.any():
             t = int(faded.nonzero()[0])
@@ -73,6 +75,16 @@ class NoiseSchedule(nn.Module):
                 f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
                 "betas, or fewer of them"
             )
+
+    def _rounded_tables(self) -> tuple[Tensor, Tensor]:
+        return self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseSchedule":
+        """Follow a module to its device, and not to its precision: rounded tables stay wrong."""
+        super()._apply(fn, recurse)
+        device = self.signal.device
+        self.signal, self.noise = (table.to(device) for table in self._rounded_tables())
+        return self
 
     @property
     def num_timesteps(self) -> int:
@@ -163,7 +175,8 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSc
             f"use T > {1000 * beta_T:g}, or schedules.cosine"
         )
     scale = 1000 / T
-    return NoiseSchedule(torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64))
+    betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64, device="cpu")
+    return NoiseSchedule(betas)
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
@@ -173,7 +186,7 @@ def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSch
         ValueError: T < 1.
     """
     _check_length(T)
-    u = torch.arange(T + 1, dtype=torch.float64) / T
+    u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
@@ -189,7 +202,7 @@ def sigmoid(
         ValueError: T < 1.
     """
     _check_length(T)
-    u = torch.arange(T + 1, dtype=torch.float64) / T
+    u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
     f = torch.sigmoid(-(start + u * (end - start)) / tau)
     f = (f - f[-1]) / (f[0] - f[-1])
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))

@@ -13,6 +13,7 @@ import math
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -108,6 +109,14 @@ class TrainConfig:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
+        if self.warmup_steps > self.num_steps:
+            reached = self.num_steps / self.warmup_steps * self.learning_rate
+            warnings.warn(
+                f"the warm-up of {self.warmup_steps:,} steps is longer than the training of "
+                f"{self.num_steps:,}: the learning rate gets to {reached:.2g} of "
+                f"{self.learning_rate:g}. Use fewer warmup_steps, or more num_steps",
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,7 @@ class Trainer:
 
     Raises:
         ValueError: a batch that cannot be divided evenly.
+        TypeError: weights of less than float32, in which small updates would be rounded away.
     """
 
     def __init__(
@@ -158,6 +168,11 @@ class Trainer:
         config: TrainConfig,
         loss: Callable[..., Tensor] = losses.diffusion_loss,
     ) -> None:
+        if kinds := {p.dtype for p in denoiser.parameters()} - {torch.float32, torch.float64}:
+            raise TypeError(
+                f"the weights to train must be float32; got {', '.join(map(str, kinds))}. Use "
+                "denoiser.float(): where bfloat16 is faster the network computes in it anyway."
+            )
         self.denoiser = suit(denoiser)
         self.config = config
         self.loss = loss
@@ -208,9 +223,9 @@ class Trainer:
                 are not applied. On a GPU it comes up to 10 steps late, as every look at a number
                 there waits for it.
         """
-        images, labels = images if isinstance(images, Images) else (images, None)
+        images, labels = data.images_and_labels(images)
         network = self.denoiser.network
-        built_for = network.config.image_shape if isinstance(network, UNet) else images.shape[1:]
+        built_for = network.config.image_shape if isinstance(network, UNet) else None
         data.check(images, built_for)
         if not self._classes:
             return self._updates(images, None)

@@ -213,7 +213,9 @@ class UNet(nn.Module):
                 f"the network was built for images of shape {self.config.image_shape}; "
                 f"got {tuple(x_t.shape[1:])}"
             )
-        condition = self.embed_time(_sinusoids(t, self.config.width))  # [B, 4 * width]
+        # Images and times of any precision are computed in that of the weights.
+        dtype = self.conv_in.weight.dtype
+        condition = self.embed_time(_sinusoids(t, self.config.width).to(dtype))  # [B, 4 * width]
         if self.config.classes:
             none = torch.full_like(t, self.config.classes)
             condition = condition + self.embed_label(none if label is None else label)
@@ -224,7 +226,7 @@ class UNet(nn.Module):
             )
         time = F.silu(condition)
 
-        h = self.conv_in(F.pixel_unshuffle(x_t, self.config.patch))
+        h = self.conv_in(F.pixel_unshuffle(x_t.to(dtype), self.config.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, time) if isinstance(stage, Block) else stage(h)

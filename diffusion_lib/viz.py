@@ -37,6 +37,7 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
     Raises:
         ValueError: another shape.
     """
+    images = data.as_tensor(images)
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"grid shows images [N, 1 or 3, H, W], N >= 1; got {list(images.shape)}")
     if images.dtype != torch.uint8:
@@ -97,9 +98,9 @@ def forward_process(
         x_0: one image, [C, H, W] in [-1, 1].
         times: each in 0..T.
     """
-    t = torch.tensor(times)
+    t = torch.tensor(times, device="cpu")
     x_0 = x_0.cpu()
-    eps = torch.randn(x_0.shape, generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator, device=generator.device)
     x_t = schedule.add_noise(x_0[None], t, eps[None])
     return table_of_images([("$x_t$", list(x_t))], [f"t = {time}" for time in times])
 
