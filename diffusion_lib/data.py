@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import files, rng
 from diffusion_lib._torchvision import datasets
+from diffusion_lib.progress import Bar
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
@@ -372,7 +372,7 @@ def _decode(
         if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk would be fatal
             with (work / "images.npy").open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        for name in tqdm(mixed, f"decoding {path.name}", mininterval=0.5):
+        for name in Bar(mixed, f"decoding {path.name}"):
             raw = (path / name).read_bytes()
             try:
                 pixels = _read_picture(raw, size, channels)

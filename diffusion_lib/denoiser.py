@@ -216,7 +216,7 @@ def labelled(denoiser: Denoiser, labels: Tensor) -> Denoiser:
 
 
 def guided(denoiser: Denoiser, labels: Tensor, scale: float = 1.0) -> Denoiser:
-    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a denoiser around a denoiser.
+    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a network around the network.
 
         output = output_without + scale * (output_with - output_without)
 

@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import data, losses, rng
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
+from diffusion_lib.progress import Bar
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 
 CONFIDENT = 0.9
@@ -295,7 +295,7 @@ def errors_per_t(
 
 def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
     """(x_0, key) of each batch, with a progress bar; the key makes the batch's random numbers."""
-    with tqdm(total=len(images), desc=name, mininterval=0.5, leave=None) as bar:
+    with Bar(description=name, total=len(images)) as bar:
         for key, batch in enumerate(images.split(_BATCH)):
             yield data.to_float(batch).to(device), key
             bar.update(len(batch))
@@ -615,7 +615,7 @@ def inception_fid(samples: Tensor, reference: Tensor) -> float:
             "weights. metrics.quality needs neither."
         ) from error
     for images, real in ((samples, False), (reference, True)):
-        for batch in tqdm(images.split(_BATCH), "Inception"):
+        for batch in Bar(images.split(_BATCH), "Inception"):
             fid.update(batch.expand(-1, 3, -1, -1), real=real)
     return fid.compute().item()
 
