@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from benchmarks import common
 from diffusion_lib import config, data, evaluation, files, parallel
+from diffusion_lib.progress import Bar
 
 PROCESSES, ROUNDS, STEPS, WARM = (1, 2, 4), 5, 40, 10
 FORMAT = "weights of benchmarks.processes"
@@ -33,7 +33,7 @@ def main() -> None:
         str(n): {"images a second": [], "largest difference of a weight": []} for n in PROCESSES
     }
     with tempfile.TemporaryDirectory() as place:
-        for _ in tqdm(range(ROUNDS), "rounds"):
+        for _ in Bar(range(ROUNDS), "rounds"):
             weights = {n: launch(n, Path(place) / f"{n}.safetensors", found) for n in PROCESSES}
             for n, own in weights.items():
                 largest = max(float((own[k] - x).abs().max()) for k, x in weights[1].items())

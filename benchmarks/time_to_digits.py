@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +83,7 @@ def ours(
     experiment = replace(experiment, train=replace(settings, num_steps=fits))
     labels = "-labels" if experiment.network.classes else ""
     prediction = config.label(experiment.prediction)
-    folder = Path("runs") / f"{prediction}{labels}-in-{seconds:.0f}-s-{seed}"
+    folder = config.runs_root() / f"{prediction}{labels}-in-{seconds:.0f}-s-{seed}"
     clock = time.perf_counter()
     run = runs.train(experiment, train, held_out, folder, torch.device("cpu"))
     told = {"seconds": round(time.perf_counter() - clock, 1), "steps": fits}

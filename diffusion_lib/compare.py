@@ -39,12 +39,12 @@ import torch
 from PIL import Image
 from scipy import stats
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import config, data, evaluation, features, files, metrics, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.progress import Bar
 from diffusion_lib.runs import Run
 
 _FORMAT = "diffusion_lib study 1"
@@ -125,10 +125,10 @@ def compare(
     longest = study.steps[-1]
     total, done = len(jobs) * longest, len(measured) * longest
     # The rate is that of the whole time, as arms differ; what was done before is not part of it.
-    with tqdm(total=total, initial=done, desc="study", unit=" steps", smoothing=0) as bar:
+    with Bar(None, "study", total, done, " steps", smoothing=0) as bar:
         while len(measured) < len(jobs):
             for name, seed in [job for job in jobs if job not in measured]:
-                bar.set_postfix_str(f"{name}, seed {seed}")
+                bar.note(f"{name}, seed {seed}")
                 with _claim(name, seed, study, place) as mine:
                     # Of what another process holds, it may just have written the last measure.
                     found = (_work if mine else _found)(name, seed, study, place)
@@ -148,7 +148,7 @@ class _Place(NamedTuple):
     device: torch.device
 
     def folder(self, experiment: Experiment) -> Path:
-        return Path("runs") / experiment.name(_fingerprint(experiment.dataset, self.root))
+        return config.runs_root() / experiment.name(_fingerprint(experiment.dataset, self.root))
 
 
 def _check(study: Study, place: _Place) -> None:
@@ -208,7 +208,7 @@ def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
     arm = replace(arm, train=replace(arm.train, warmup_steps=0))  # of 1 step: none longer
     folder = place.folder(_at(arm, seed, 1))
     claim = folder.with_name(f".{folder.name}.lock")
-    claim.parent.mkdir(exist_ok=True)
+    claim.parent.mkdir(parents=True, exist_ok=True)
     claim.touch()
     with files.lock(claim) as mine:
         yield mine

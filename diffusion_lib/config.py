@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -89,7 +90,7 @@ class Experiment:
             if not isinstance(getattr(self, name), kind):
                 given = getattr(self, name)
                 again = (
-                    f". It was made before its module was reloaded: run the cell that makes it "
+                    ". It was made before its module was reloaded: run the cell that makes it "
                     "again, or restart the kernel"
                     if type(given).__name__ == kind.__name__
                     else ""
@@ -388,8 +389,23 @@ def budget() -> Callable[[Experiment], Experiment]:
 
 
 def data_root() -> str:
-    """Folder of the data sets: the environment variable DIFFUSION_DATA, or "data"."""
-    return os.environ.get("DIFFUSION_DATA") or "data"
+    """Folder of the data sets: the environment variable DIFFUSION_DATA, or "data".
+
+    Anywhere in a checkout of the repository that is the one in its root.
+    """
+    return os.environ.get("DIFFUSION_DATA") or _in_root("data")
+
+
+def runs_root() -> Path:
+    """Folder of the runs: the environment variable DIFFUSION_RUNS, or "runs", as `data_root`."""
+    return Path(os.environ.get("DIFFUSION_RUNS") or _in_root("runs"))
+
+
+def _in_root(name: str) -> str:
+    """A path from the working folder to that name in the checkout around it, if it is in one."""
+    root = Path(__file__).resolve().parent.parent
+    checkout = (root / "pyproject.toml").exists()  # and no installed copy
+    return os.path.relpath(root / name) if checkout and Path.cwd().is_relative_to(root) else name
 
 
 def device() -> torch.device:

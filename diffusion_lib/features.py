@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diffusion_lib import data, files
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parent / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 

@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import data, losses, rng
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
+from diffusion_lib.progress import Bar
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 
 CONFIDENT = 0.9
@@ -194,7 +194,9 @@ def ode_bits_per_dim(
     angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
     found = []
     for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
-        uniform = torch.rand(x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key), device="cpu")
+        uniform = torch.rand(
+            x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key), device="cpu"
+        )
         x = x_0 + (2 * uniform.to(x_0.device) - 1) / 255
         coin = torch.rand(x_0.shape, generator=rng.generator(seed, _PROBE, key), device="cpu") < 0.5
         probe = (2.0 * coin - 1).to(x_0.device)
@@ -295,7 +297,7 @@ def errors_per_t(
 
 def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
     """(x_0, key) of each batch, with a progress bar; the key makes the batch's random numbers."""
-    with tqdm(total=len(images), desc=name, mininterval=0.5, leave=None) as bar:
+    with Bar(description=name, total=len(images)) as bar:
         for key, batch in enumerate(images.split(_BATCH)):
             yield data.to_float(batch).to(device), key
             bar.update(len(batch))
@@ -616,7 +618,7 @@ def inception_fid(samples: Tensor, reference: Tensor) -> float:
             "weights. metrics.quality needs neither."
         ) from error
     for images, real in ((samples, False), (reference, True)):
-        for batch in tqdm(images.split(_BATCH), "Inception"):
+        for batch in Bar(images.split(_BATCH), "Inception"):
             fid.update(batch.expand(-1, 3, -1, -1), real=real)
     return fid.compute().item()
 

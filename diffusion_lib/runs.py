@@ -18,8 +18,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,7 +159,7 @@ def train(
         labels = check_labels(labels, experiment.network.classes, len(images))
         told += f", of labels {hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]}"
         training = Images(images, labels)
-    folder = Path(folder or Path(config.runs_root()) / experiment.name(told))
+    folder = Path(folder or config.runs_root() / experiment.name(told))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
     state, average = folder / "training.safetensors", folder / "ema.safetensors"
     with ExitStack() as stack:
@@ -313,7 +313,7 @@ def _states(
 def _train(
     trainer: Trainer,
     experiment: Experiment,
-    steps: Iterator[TrainStep],
+    steps: Generator[TrainStep, None, None],
     held_out: Tensor,
     folder: Path,
 ) -> None:
@@ -324,23 +324,20 @@ def _train(
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
     writes = parallel.rank() == 0
-    average = folder / "ema.safetensors"
-    # After a kill between two files, or with an older training state copied here, the averaged
-    # weights have more steps behind them than the state: younger ones never replace them.
-    averaged_steps = _averaged_steps(average) if writes else 0
-    validation, board, preview = map(
-        Onlooker, ("the held-out loss", "TensorBoard", "the preview of samples")
-    )
-    writer = board(lambda: _tensorboard(folder, trainer.step)) if writes else None
-    identity = _identity(folder)
-    unwritten: list[dict[str, Any]] = []  # records of the log
+    validate = Onlooker("the held-out loss")
+    board = _Board(folder, trainer.step) if writes else None
+    average, identity = folder / "ema.safetensors", _identity(folder)
+    # After a kill between two files, or with an older training state copied here, more steps are
+    # behind the averaged weights than behind the state: younger ones never replace them.
+    averaged_steps = _averaged_steps(average)
+    unwritten: list[dict[str, Any]] = []  # records that a full disk kept from the log
 
     def save() -> None:
         if not writes:
             return
-        while unwritten:
-            _write_log(folder, unwritten[0])
-            del unwritten[0]
+        for record in unwritten:
+            _write_log(folder, record)
+        unwritten.clear()
         # In this order: a finished training state has its final averaged weights beside it.
         if trainer.step >= averaged_steps:
             trainer.ema.save(average, trainer.step)
@@ -348,37 +345,35 @@ def _train(
 
     def log(step: TrainStep) -> None:
         last = step.step == total
-        if not writes or (step.step % _LOG_EVERY and step.step % moment and not last):
+        if board is None or (step.step % _LOG_EVERY and step.step % moment and not last):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
         unwritten.append(record)
         if step.step % moment == 0 or last:
-            held_out_loss = validation(
-                lambda: float(losses.held_out_loss(trainer.ema, x_held_out, experiment.weight))
+            loss = validate(
+                lambda: losses.held_out_loss(trainer.ema, x_held_out, experiment.weight).item()
             )
-            if held_out_loss is not None:
-                record["held_out"] = held_out_loss
+            record |= {} if loss is None else {"held_out": loss}
         record["seconds"] = round(before + time.monotonic() - start, 3)
         _write_log(folder, record)
         unwritten.clear()
-        if writer is None:
-            return
-        for name in record.keys() & {"loss", "held_out"}:
-            board(lambda name=name: writer.add_scalar(name, record[name], step.step))
+        board.add_losses(record)
         if step.step % (_PICTURES * moment) == 0 or last:
-            preview(lambda: writer.add_image("samples", _look(run), step.step, dataformats="HWC"))
+            board.add_samples(Run(folder, trainer.ema, []), step.step)
 
-    run = Run(folder, trainer.ema, [])
-    steps = viz.progress(steps, total, "training") if writes else steps
+    if writes:
+        steps = viz.progress(steps, total, "training")
     try:
-        while trainer.step < total:
-            with interrupt_waits() as deliver:  # so that no step is saved that is not in the log
-                log(next(steps))
-            deliver()
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                save()
-                saved = time.monotonic()
-        next(steps, None)  # closes the progress bar
+        # Closed, as a traceback would keep the bar of a stopped training alive.
+        with closing(steps):
+            while trainer.step < total:
+                with interrupt_waits() as deliver:  # no step is saved that is not in the log
+                    log(next(steps))
+                deliver()
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    save()
+                    saved = time.monotonic()
+            next(steps, None)  # brings the progress bar to its end
     except BaseException as error:
         # Whatever it is: the last update was either applied as a whole or not at all.  Where
         # another process was lost, torchrun sends SIGTERM to those that are left.
@@ -387,31 +382,58 @@ def _train(
                 save()
                 error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
             except Exception as failure:  # the error that ended the training is the one to read
-                error.add_note(f"It could not be saved at step {trainer.step} of {total}: {failure}")
+                error.add_note(f"Step {trainer.step} of {total} is not saved: {failure}")
         raise
     finally:
-        steps.close()  # a traceback would keep the bar of a stopped training alive
-        if writer is not None:
-            with suppress(Exception):  # what is left to write may find the same full disk
-                writer.close()
+        if board is not None:
+            board.close()
     save()
 
 
 def _averaged_steps(path: Path) -> int:
-    """Steps behind the averaged weights in a file; 0 if it is not there, damaged or does not say."""
+    """Training steps behind the weights in a file; 0 if it is not there or does not say."""
     try:
         return Denoiser.read_step(path) or 0
     except (OSError, ValueError):
         return 0
 
 
-def _tensorboard(folder: Path, step: int) -> "SummaryWriter | None":
-    """A writer of events, if the package is there; what came after `step` is drawn anew."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class _Board:
+    """Losses and samples for TensorBoard, where it is installed and as long as it works.
 
-    return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+    What came after `step` is drawn anew.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._look, self._preview = Onlooker("TensorBoard"), Onlooker("the preview of samples")
+        self._writer = self._look(lambda: self._open(folder / "tensorboard", step))
+
+    @staticmethod
+    def _open(folder: Path, step: int) -> "SummaryWriter | None":
+        if find_spec("tensorboard") is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(folder, purge_step=step + 1)
+
+    def add_losses(self, record: dict[str, Any]) -> None:
+        """Draw a record of the log."""
+        if (writer := self._writer) is not None:
+            for name in ("loss", "held_out"):
+                if name in record:
+                    value = record[name]
+                    self._look(lambda: writer.add_scalar(name, value, record["step"]))  # noqa: B023
+
+    def add_samples(self, run: Run, step: int) -> None:
+        """Draw a grid of samples."""
+        if (writer := self._writer) is not None:
+            self._preview(lambda: writer.add_image("samples", _look(run), step, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Write what is left, if it can be: it may find the same full disk."""
+        if self._writer is not None:
+            with suppress(Exception):
+                self._writer.close()
 
 
 def _look(run: Run) -> Tensor:

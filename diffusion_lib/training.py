@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -205,7 +205,7 @@ class Trainer:
             self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
 
-    def run(self, images: Tensor | Images) -> Iterator[TrainStep]:
+    def run(self, images: Tensor | Images) -> Generator[TrainStep, None, None]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
 
         Stopping between two updates, by `break`, an exception or an interrupt, leaves a state
@@ -232,7 +232,7 @@ class Trainer:
         labels = check_labels(labels, self._classes, len(images))
         return self._updates(images, labels)
 
-    def _updates(self, images: Tensor, labels: Tensor | None) -> Iterator[TrainStep]:
+    def _updates(self, images: Tensor, labels: Tensor | None) -> Generator[TrainStep, None, None]:
         config = self.config
         if images.nbytes < _room(self.device):
             images = images.to(self.device)

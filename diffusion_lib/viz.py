@@ -5,7 +5,7 @@ Samplers and trainers are generators of states; these functions consume them or 
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -15,10 +15,10 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import data
 from diffusion_lib._torchvision import utils
+from diffusion_lib.progress import Bar
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainStep
@@ -178,24 +178,24 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
     return InlineImage(data=file.getvalue(), format="png")
 
 
-def progress(steps: Iterable[Step], total: int, description: str = "") -> Iterator[Step]:
+def progress(
+    steps: Iterable[Step], total: int, description: str = ""
+) -> Generator[Step, None, None]:
     """Pass on the states of a trainer or sampler, with a live progress bar.
 
     Args:
         total: number of steps; a trainer that goes on from a saved state starts part of the way.
     """
-    # At most 200 updates: a notebook keeps the text of every one.
-    # Beneath another bar it leaves nothing behind.
     every = max(1, total // 200)
-    with tqdm(total=total, desc=description, mininterval=0.5, miniters=every, leave=None) as bar:
+    with Bar(description=description, total=total) as bar:
         for n, step in enumerate(steps, start=1):
-            if isinstance(step, TrainStep) and n == 1:
-                bar.initial = bar.n = step.step - 1
-            # A loss is not asked for where no one sees it.
-            if n % every == 0 or n == 1 or bar.n + 1 == total:
-                told = f"loss {step.loss:.4f}" if isinstance(step, TrainStep) else f"t = {step.t}"
-                bar.set_postfix_str(told, refresh=False)
-            bar.update()
+            trained = isinstance(step, TrainStep)
+            done, note = step.step if trained else n, None
+            if n == 1:
+                bar.start(done - 1)
+            if n % every == 0 or n == 1 or done == total:  # a GPU would have to wait for every loss
+                note = f"loss {step.loss:.4f}" if trained else f"t = {step.t}"
+            bar.update(note=note)
             yield step
 
 

@@ -4,9 +4,9 @@
     python -m other_tests.features fashion_mnist
     python -m other_tests.features cifar10_jpeg
 
-Writes assets/features-NAME.safetensors with its test accuracy inside, and prints the hash that
-`features.RELEASED` must hold.  Another processor or version of torch rounds otherwise and ends with
-other weights, and so with another hash: records of the two are not comparable.
+Writes features-NAME.safetensors into diffusion_lib/assets with its test accuracy inside, and prints
+the hash that `features.RELEASED` must hold.  Another processor or version of torch rounds otherwise
+and ends with other weights, and so with another hash: records of the two are not comparable.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from diffusion_lib import config, data, rng
-from diffusion_lib.features import Classifier
+from diffusion_lib.features import ASSETS, Classifier
+from diffusion_lib.progress import Bar
 
 SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
 
@@ -55,7 +55,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     steps = recipe.epochs * len(train.images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in tqdm(range(steps), "feature network", mininterval=1):
+    for _ in Bar(range(steps), "feature network"):
         chosen = torch.randint(len(train.images), (BATCH,))
         x = varied(data.to_float(train.images[chosen]), recipe).to(device)
         with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
@@ -73,7 +73,7 @@ def main() -> None:
         "data": f"{options.name}, {len(train.images)} training images",
         "seed": str(SEED),
     }
-    out = f"assets/features-{options.name}.safetensors"
+    out = ASSETS / f"features-{options.name}.safetensors"
     print(f"test accuracy {accuracy:.4f}, sha256 {network.cpu().save(out, about)}")
 
 

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_lib import config, data, editing, features, files, metrics, rng, runs, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser, guided
 from diffusion_lib.features import Classifier, Described
+from diffusion_lib.progress import Bar
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import final
 from diffusion_lib.schedules import NoiseSchedule
@@ -155,7 +155,7 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
             return tensors["images"]
     parts = []
     total = len(inputs.images) // _BATCH * len(TIMES)
-    with tqdm(total=total, desc=f"{run.folder.name}: {way}", mininterval=1) as bar:
+    with Bar(None, f"{run.folder.name}: {way}", total) as bar:
         for first in range(0, len(inputs.images), _BATCH):
             rows = slice(first, first + _BATCH)
             x_0, labels = data.to_float(inputs.images[rows]), inputs.labels[rows]

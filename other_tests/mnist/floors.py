@@ -10,9 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tqdm import tqdm
-
 from diffusion_lib import config, data, evaluation, features, files, metrics
+from diffusion_lib.progress import Bar
 
 OUT = Path(__file__).with_name("floors.json")
 SETS = 20
@@ -27,7 +26,7 @@ def main() -> None:
     reference = network.describe_images(test).features
     chosen = evaluation.some(train, SETS * n, "training images")
     found: dict[str, list[float]] = {}
-    for images in tqdm(chosen.split(n), "sets of real digits"):
+    for images in Bar(chosen.split(n), "sets of real digits"):
         for name, value in metrics.values(network.describe_images(images), reference).items():
             found.setdefault(name, []).append(float(f"{value:.6g}"))
     told = {
