@@ -299,7 +299,8 @@ def check_labels(
             "of `data` return them, in place of the images alone"
         )
     try:
-        labels = torch.as_tensor(labels, device=None if isinstance(labels, Tensor) else "cpu")
+        if not isinstance(labels, Tensor):
+            labels = torch.as_tensor(labels, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"labels must be whole numbers in 0..{classes - 1}, one for each image: a tensor, an "

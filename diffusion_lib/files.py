@@ -62,23 +62,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         kept = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
-        raise OSError(
-            f"could not write {path}: {error}. {kept}{way_out(error)}, then run the same command "
-            "again."
-        ) from error
+        raise not_written(path, error, kept) from error
     finally:
         with suppress(OSError):  # on a read-only disk: the error above is the one to read
             temporary.unlink(missing_ok=True)
 
 
-def way_out(error: Exception) -> str:
-    """Say what to do about a file that could not be written."""
+def not_written(path: str | Path, error: Exception, state: str = "") -> OSError:
+    """Make the error that says which file could not be written, why, and what to do.
+
+    Args:
+        state: of what there was before, as a sentence with a space behind it.
+    """
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL:
-        return "Free some space or choose another folder"
-    if number in READ_ONLY:
-        return "Choose a folder that may be written, or make this one writable"
-    return "Free some space, make the folder writable or choose another one"
+        way = "Free some space or choose another folder"
+    elif number in READ_ONLY:
+        way = "Choose a folder that may be written, or make this one writable"
+    else:
+        way = "Free some space, make the folder writable or choose another one"
+    return OSError(
+        f"could not write {path}: {error}. {state}{way}, then run the same command again."
+    )
 
 
 def is_system(name: str) -> bool:
@@ -123,10 +128,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             target.rmdir()  # empty; Windows renames to a free name only
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"could not write {path}: {error}. Nothing was left there. {way_out(error)}, then run "
-            "the same command again."
-        ) from error
+        raise not_written(path, error, "Nothing was left there. ") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -49,7 +49,8 @@ def per_image(key: int, n: int, first: int = 0) -> list[torch.Generator]:
 
 def permutation(n: int, *key: int) -> Tensor:
     """Return 0..n - 1 in the random order of a key, int64 [n], on the CPU so that devices agree."""
-    return torch.randperm(n, generator=generator(*key), device="cpu")
+    with torch.device("cpu"):  # whatever the default device is
+        return torch.randperm(n, generator=generator(*key))
 
 
 def normal(

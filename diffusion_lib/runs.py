@@ -469,9 +469,12 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
             "choose another folder"
         )
     while not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         claim = folder / _CLAIM
-        claim.touch()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim.touch()
+        except OSError as error:
+            raise files.not_written(path, error) from error
         with suppress(FileNotFoundError), files.lock(claim) as mine:
             if mine and not path.exists():  # another process may have been faster
                 record = json.loads(experiment.to_json()) | {"images": fingerprint}
@@ -604,10 +607,7 @@ def _write_log(folder: Path, record: dict[str, Any]) -> None:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise OSError(
-            f"could not write {path}: {error}. The last checkpoint is whole. "
-            f"{files.way_out(error)}, then run the same command again."
-        ) from error
+        raise files.not_written(path, error, "The last checkpoint is whole. ") from error
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, betas: Tensor) -> None:
         super().__init__()
-        betas = torch.as_tensor(betas).to("cpu", torch.float64)
+        betas = torch.as_tensor(betas, device="cpu").to(torch.float64)
         if betas.ndim != 1 or len(betas) < 1:
             raise ValueError(
                 f"betas must be a list of T >= 1 numbers; got shape {list(betas.shape)}"

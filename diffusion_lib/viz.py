@@ -122,7 +122,7 @@ def curve(
     """
     figure, axis = plt.subplots(figsize=(7, 3))
     for name, line in lines.items():
-        x, y, *margin = (torch.as_tensor(part, dtype=torch.float64) for part in line)
+        x, y, *margin = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in line)
         if 1 < smooth <= len(y) // 10:  # a few points would lose their beginning
             (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
             means = y.unfold(0, smooth, 1).mean(1)

@@ -14,6 +14,7 @@ ORDER = [
     "_torchvision",
     "progress",
     "rng",
+    "onlooker",
     "files",
     "parallel",
     "schedules",
@@ -37,7 +38,8 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "progress", "rng", "files", "parallel", "schedules", "predictions", "unet"]
+ALONE = ["_torchvision", "progress", "rng", "onlooker", "files", "parallel", "schedules"]
+ALONE += ["predictions", "unet"]
 
 
 def imports(module: str) -> set[str]:

@@ -1,12 +1,15 @@
+import importlib.util
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from diffusion_lib import config, data, losses, predictions, schedules
+from diffusion_lib import config, data, denoiser, losses, predictions, schedules
 from diffusion_lib.config import Experiment
+from diffusion_lib.training import TrainConfig
 from diffusion_lib.unet import UNetConfig
 
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
@@ -253,3 +256,80 @@ def test_groups_are_recorded_where_they_say_something():
     assert config.MNIST_DIFFUSERS.name("images") != config.MNIST.name("images")
     # The quick budget's network of patches could not be exported.
     assert config.quick(config.MNIST_DIFFUSERS).network == config.MNIST_DIFFUSERS.network
+
+
+# ---- budgets, warm-ups and reloaded modules ---------------------------------------------------
+
+
+def test_a_budget_that_cuts_the_steps_cuts_the_warm_up(recwarn):
+    for budget in (config.smoke, config.quick):
+        train = budget(config.CIFAR10).train
+        assert train.warmup_steps == train.num_steps // 10
+    assert config.quick(config.MNIST).train.warmup_steps == config.MNIST.train.warmup_steps
+    as_it_was = replace(config.MNIST.train, num_steps=500, warmup_steps=400)
+    assert config.quick(replace(config.MNIST, train=as_it_was)).train == as_it_was
+    assert not [w for w in recwarn if "warm-up" in str(w.message)]
+
+
+def test_a_warm_up_longer_than_the_training_is_warned_of():
+    with pytest.warns(
+        UserWarning,
+        match=r"warm-up of 5,000 steps is longer than the training of 1,000"
+        r": the learning rate gets to 4e-05 of 0.0002",
+    ):
+        TrainConfig(num_steps=1000)
+    with pytest.warns(UserWarning, match="warm-up of 5,000 steps"):
+        config.CIFAR10.changed({"train": {"num_steps": 4999}})
+
+
+def test_the_quick_budget_says_where_it_takes_hours(recwarn):
+    config.quick(config.MNIST)
+    config.quick(config.FASHION_MNIST)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"minutes for the network of the MNIST presets; .* hours"):
+        config.quick(config.CIFAR10)
+
+
+@pytest.fixture
+def reloaded(monkeypatch):
+    """The library's functions made anew, as %autoreload does after an edit of a comment."""
+
+    def reload(module):
+        again = importlib.util.module_from_spec(module.__spec__)
+        module.__spec__.loader.exec_module(again)
+        for name, value in vars(again).items():
+            if not name.startswith("__"):
+                monkeypatch.setattr(module, name, value)
+
+    return reload
+
+
+@pytest.mark.parametrize("module", [schedules, predictions, losses])
+def test_a_function_of_the_library_is_known_after_its_module_was_reloaded(module, reloaded):
+    experiments = [
+        *config.PRESETS.values(),
+        replace(
+            config.MNIST,
+            loss=losses.hybrid_loss,
+            network=replace(config.MNIST.network, outputs=2),
+        ),
+    ]
+    before = [(e.name("x"), e.to_json()) for e in experiments]
+    reloaded(module)
+    assert [(e.name("x"), e.to_json()) for e in experiments] == before
+    assert denoiser.prediction_name(config.MNIST.prediction) == "eps"
+    with pytest.raises(ValueError, match="hybrid_loss teaches a variance"):
+        replace(experiments[-1], network=config.MNIST.network).build()
+
+
+@pytest.mark.parametrize("name", ["network", "train"])
+def test_settings_of_a_reloaded_module_are_refused_with_what_to_do(name):
+    kind = type(getattr(config.MNIST, name))
+    twin = type(kind.__name__, (), {})()
+    with pytest.raises(TypeError, match=r"before its module was reloaded: .* restart the kernel"):
+        replace(config.MNIST, **{name: twin})
+
+
+def test_a_function_without_a_name_makes_a_name_that_every_disk_takes():
+    experiment = replace(config.MNIST, dataset=lambda root, train: data.mnist(root, train))
+    assert re.fullmatch(r"lambda-linear-eps-10000-[0-9a-f]{8}", experiment.name("x"))

@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion_lib import files, predictions, schedules
-from diffusion_lib.denoiser import Denoiser
+from diffusion_lib import files, predictions, samplers, schedules
+from diffusion_lib.denoiser import Denoiser, guided
+from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
@@ -212,3 +213,73 @@ def test_eps_prediction_is_refused_where_float32_holds_no_signal_at_T():
     with pytest.raises(ValueError, match="x_T holds no signal"):
         Denoiser(torch.nn.Identity(), schedule)
     Denoiser(torch.nn.Identity(), schedule, predictions.v)
+
+
+# ---- other precisions -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])
+def test_a_denoiser_of_any_precision_samples(dtype, sampler, tmp_path):
+    """From noise of the same one or of float32; half precision computes its sums in float32."""
+    exact = small(predictions.v)
+    rounded = small(predictions.v).to(dtype)
+    x_T = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = exact.schedule.timesteps(5)
+    expected = samplers.final(
+        sampler(exact, x_T, times, generator=torch.Generator().manual_seed(1))
+    )
+    for start in (x_T, x_T.to(dtype)):
+        g = torch.Generator().manual_seed(1)
+        x_0 = samplers.final(sampler(rounded, start, times, generator=g))
+        assert x_0.dtype == (dtype if dtype == torch.float64 else torch.float32)
+        assert (x_0 - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.2)
+    rounded.save(tmp_path / "a")
+    assert Denoiser.load(tmp_path / "a").network.conv_in.weight.dtype == torch.float32
+
+
+def test_labels_and_guidance_take_any_precision():
+    network = UNet(replace(SMALL, classes=3)).bfloat16()
+    denoiser = Denoiser(network, schedules.linear(100)).eval()
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 50])
+    assert guided(denoiser, [0, 2], 2.0)(x_t, t).x_0.isfinite().all()
+
+
+def test_a_schedule_follows_to_a_device_and_keeps_its_tables():
+    schedule = schedules.cosine()
+    exact = schedule.signal.clone(), schedule.noise.clone()
+    for change in (schedule.half, schedule.double, schedule.bfloat16, schedule.float):
+        change()
+        assert all(map(torch.equal, (schedule.signal, schedule.noise), exact))
+        assert schedule.signal.dtype == torch.float32
+    denoiser = small(schedule=schedules.cosine).to(torch.bfloat16)
+    assert torch.equal(denoiser.schedule.signal, schedules.cosine(100).signal)
+    assert schedule.to("meta").signal.device.type == "meta"
+
+
+def test_weights_of_half_precision_are_not_trained():
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match=rf"must be float32; got {dtype}. Use denoiser.float"):
+            Trainer(small().to(dtype), TrainConfig(4, 2, warmup_steps=0))
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    trainer = Trainer(small().double(), TrainConfig(2, 2, warmup_steps=0))
+    assert [step.step for step in trainer.run(images)] == [1, 2]
+
+
+# ---- weights alone ----------------------------------------------------------------------------
+
+
+def test_weights_are_read_into_a_denoiser_and_know_their_step(tmp_path):
+    saved, other = small(), small()
+    torch.nn.init.zeros_(other.network.conv_out.weight)
+    saved.save(tmp_path / "a", 30)
+    saved.save(tmp_path / "b")
+    other.load_weights(tmp_path / "a")
+    assert torch.equal(other.network.conv_out.weight, saved.network.conv_out.weight)
+    assert Denoiser.read_step(tmp_path / "a") == 30
+    assert Denoiser.read_step(tmp_path / "b") is None
+    wide = Denoiser(UNet(replace(SMALL, width=12)), schedules.linear(100))
+    before = wide.network.conv_in.weight.clone()
+    with pytest.raises(ValueError, match="belongs to another network"):
+        wide.load_weights(tmp_path / "a")
+    assert torch.equal(wide.network.conv_in.weight, before)

@@ -1,9 +1,15 @@
 import errno
+import os
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from diffusion_lib import files
+from diffusion_lib import files, schedules
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.training import TrainConfig, Trainer
+from diffusion_lib.unet import UNet, UNetConfig
 
 
 def full_disk(*_, **__):
@@ -73,3 +79,107 @@ def test_another_format_is_named(tmp_path):
     files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "training"})
     with pytest.raises(ValueError, match="not a 'denoiser' file: its format is 'training'"):
         files.read_tensors(tmp_path / "a", "denoiser")
+
+
+# ---- rights and kinds of disks -----------------------------------------------------------------
+
+
+def read_only_disk(*_, **__):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_the_message_is_not_masked_by_the_cleaning_up_after_it(tmp_path, monkeypatch, call):
+    """On a disk that has become read-only, nothing can be removed either."""
+    files.write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(files.os, call, read_only_disk)
+    monkeypatch.setattr(files.Path, "unlink", read_only_disk)
+    with pytest.raises(
+        OSError, match=r"could not write .*a: .*Read-only.*untouched\. Choose a folder that may be"
+    ):
+        files.write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_a_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.Path, "mkdir", read_only_disk)
+    for write in (files.replacing, files.new_folder):
+        with (
+            pytest.raises(OSError, match=r"could not write .*sub/a: .*Choose a folder that may"),
+            write(tmp_path / "sub" / "a"),
+        ):
+            pytest.fail("was let in")
+
+
+def test_files_and_folders_get_the_mode_that_the_umask_gives(tmp_path):
+    """Whoever writes them, as safetensors makes files that only their owner may read."""
+    before = os.umask(0o022)
+    try:
+        for mask, mode in ((0o022, 0o644), (0o007, 0o660), (0o077, 0o600)):
+            os.umask(mask)
+            files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "f"})
+            assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+            with files.new_folder(tmp_path / str(mask)) as folder:
+                save_file({"x": torch.zeros(1)}, folder / "b")
+            assert (tmp_path / str(mask) / "b").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_disk_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch, number):
+    def no_lock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", no_lock)
+    (tmp_path / "a").touch()
+    with (
+        pytest.warns(UserWarning, match=r"a has no locks .* no other process works"),
+        files.lock(tmp_path / "a") as mine,
+    ):
+        assert mine
+
+
+def test_a_file_that_may_only_be_read_is_locked(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    opened = files.Path.open
+
+    def read_only(path, mode="r", *arguments):
+        return read_only_disk() if "+" in mode else opened(path, mode, *arguments)
+
+    with files.lock(tmp_path / "a") as mine:
+        assert mine
+        monkeypatch.setattr(files.Path, "open", read_only)
+        with files.lock(tmp_path / "a") as second:
+            assert not second
+
+
+def test_a_disk_on_which_nothing_can_be_mapped_is_named(tmp_path, monkeypatch):
+    def no_device(*_, **__):
+        raise OSError(errno.ENODEV, "No such device (os error 19)")
+
+    files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "f"})
+    monkeypatch.setattr(files, "safe_open", no_device)
+    with pytest.raises(OSError, match=r"a could not be read .*No such device.* to a local disk"):
+        files.read_tensors(tmp_path / "a", "f")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        files.read_tensors(tmp_path, "f")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_that_was_read_stays_mapped(tmp_path):
+    """Windows replaces no file that is mapped: a run that went on could not be saved there."""
+    denoiser = Denoiser(UNet(UNetConfig((1, 8, 8), 4, (1,), attention=())), schedules.linear(50))
+    trainer = Trainer(denoiser, TrainConfig(4, 2, warmup_steps=0))
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    next(trainer.run(images))
+    trainer.save(tmp_path / "state")
+    trainer.load(tmp_path / "state")
+    denoiser.save(tmp_path / "denoiser")
+    kept = Denoiser.load(tmp_path / "denoiser")
+    tensors, _ = files.read_tensors(tmp_path / "denoiser", "diffusion_lib denoiser 1")
+    assert str(tmp_path) not in files.Path("/proc/self/maps").read_text()
+    assert len(tensors) == len(kept.network.state_dict()) + 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import torch
 from PIL import Image
 from test_data import write_idx
 
-from diffusion_lib import config, files, predictions, runs, samplers, schedules
+from diffusion_lib import config, files, metrics, predictions, runs, samplers, schedules
 from diffusion_lib.__main__ import _write_npz, main
+from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.training import Trainer
 
@@ -217,6 +219,383 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
     assert contents(tmp_path)["training.safetensors"] == before
     train(tmp_path)
     assert same_weights(tmp_path, finished)
+
+
+# ---- what only looks at a training -----------------------------------------------------------
+
+
+SHORT = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_images_of_any_number_of_channels_train_go_on_and_are_sampled(tmp_path, channels):
+    """Also where TensorBoard, which shows one or three, is installed."""
+    network = replace(EXPERIMENT.network, image_shape=(channels, 8, 8))
+    images = IMAGES[:, :, :8, :8].expand(-1, channels, -1, -1).contiguous()
+    experiment = replace(SHORT, network=network)
+    for _ in range(2):
+        run = runs.train(experiment, images[:30], images[30:], tmp_path / "run", CPU)
+    assert run.describe()["steps"] == "2"
+    assert (tmp_path / "run" / "tensorboard").exists()
+    out = tmp_path / "x.npz"
+    arguments = ["sample", str(tmp_path / "run"), "--n", "3", "--steps", "2", "--out", str(out)]
+    assert main(arguments) == 0
+    assert np.load(out)["arr_0"].shape == (3, 8, 8, channels)
+
+
+@pytest.mark.parametrize("error", [TypeError("Descriptors"), ImportError("x"), AttributeError("y")])
+def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
+    finished, tmp_path, monkeypatch, error
+):
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "torch.utils.tensorboard":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.warns(UserWarning, match=f"TensorBoard failed .*{error}") as caught:
+        train(tmp_path)
+    assert sum("TensorBoard" in str(warning.message) for warning in caught) == 1
+    assert same_weights(tmp_path, finished)
+
+
+@pytest.mark.parametrize("call", ["add_scalar", "add_image", "close"])
+def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
+    finished, tmp_path, monkeypatch, call
+):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fail(*_, **__):
+        raise ValueError("nothing to draw with")
+
+    monkeypatch.setattr(SummaryWriter, call, fail)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(tmp_path)
+    about = [str(w.message) for w in caught if "nothing to draw with" in str(w.message)]
+    assert len(about) == (call != "close")  # the last thing it does: there is nothing to go on
+    assert same_weights(tmp_path, finished)
+
+
+def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_path, monkeypatch):
+    """Its batch may be larger than that of the training, and the memory too small for it alone."""
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(runs.losses, "held_out_loss", fail)
+    with pytest.warns(UserWarning, match="the held-out loss failed .*too large"):
+        run = train(tmp_path)
+    assert same_weights(tmp_path, finished)
+    assert run.series("held_out") == ([], [])
+    assert run.describe()["held-out loss"] == "not measured"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a loss of one's own"), TypeError("x"), SystemExit(3), MemoryError("full")]
+)
+def test_whatever_ends_a_training_its_last_whole_step_is_saved(
+    finished, tmp_path, monkeypatch, error
+):
+    Stops(monkeypatch, 17, error)
+    with pytest.raises(type(error)) as caught:
+        train(tmp_path)
+    assert "is saved at step 17 of 30" in caught.value.__notes__[0]
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+def test_where_the_last_step_cannot_be_saved_the_first_error_stays(tmp_path, monkeypatch):
+    Stops(monkeypatch, 17, FloatingPointError("step 18: nan"))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(FloatingPointError, match="step 18: nan") as caught:
+        train(tmp_path)
+    assert re.search(r"Step 17 of 30 is not saved: .*No space left", caught.value.__notes__[0])
+
+
+def test_a_line_of_the_log_that_a_full_disk_cut_short_is_taken_back(
+    finished, tmp_path, monkeypatch
+):
+    """The rest of the disk takes a part of the line; freed, the run ends with all of them."""
+    real, calls = io.FileIO.write, []
+
+    class Raw(io.FileIO):
+        def write(self, content):
+            calls.append(content)
+            return real(self, content[:5] if len(calls) == 3 else content)
+
+    opened = Path.open
+
+    def limited(path, mode="r", *arguments, **options):
+        if path.name == "log.jsonl" and mode == "ab":
+            return Raw(path, mode)
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", limited)
+    with pytest.raises(OSError, match=r"could not write .*log.jsonl.*Free some space"):
+        train(tmp_path)
+    run = train(tmp_path)
+    assert run.series("loss") == runs.load(finished, CPU).series("loss")
+    assert len(log_of(tmp_path).splitlines()) == len(run.log)
+
+
+# ---- weights that cannot be trained again -----------------------------------------------------
+
+
+def copy(finished, folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes((finished / name).read_bytes())
+    return contents(folder)
+
+
+def without_step(path):
+    """As averaged weights were written before they knew their step."""
+    tensors, metadata = files.read_tensors(path, "diffusion_lib denoiser 1")
+    metadata.pop("step")
+    files.write_tensors(path, tensors, metadata)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_finished_run_of_which_the_small_files_were_kept_is_loaded(finished, tmp_path, old):
+    copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
+    if old:
+        without_step(tmp_path / "ema.safetensors")
+    before = contents(tmp_path)
+    run = train(tmp_path)
+    assert contents(tmp_path) == before
+    expected = runs.load(finished, CPU)
+    assert run.log == expected.log
+    for a, b in zip(run.denoiser.parameters(), expected.denoiser.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_that_know_that_they_are_final_need_no_log(finished, tmp_path):
+    before = copy(finished, tmp_path, "ema.safetensors", "experiment.json")
+    assert train(tmp_path).describe()["steps"] == "0"
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_weights_without_a_training_state_that_are_not_final_are_refused(
+    tmp_path, monkeypatch, old
+):
+    Stops(monkeypatch, 17, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    (tmp_path / "training.safetensors").unlink()
+    if old:
+        without_step(tmp_path / "ema.safetensors")
+    before = contents(tmp_path)
+    step = 10 if old else 17  # what the log tells
+    with pytest.raises(ValueError, match=rf"those of step {step} of 30, and no training state"):
+        train(tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / "log.jsonl").unlink()
+    if old:
+        with pytest.raises(ValueError, match="of a step that nothing tells"):
+            train(tmp_path)
+
+
+def test_weights_of_ones_own_prediction_are_loaded_too(tmp_path):
+    def half(signal, noise):
+        return 0.5 - noise, signal
+
+    experiment = replace(SHORT, prediction=half)
+    expected = train(tmp_path, experiment).denoiser
+    (tmp_path / "training.safetensors").unlink()
+    found = train(tmp_path, experiment).denoiser
+    assert found.prediction is half
+    assert torch.equal(found.network.conv_in.weight, expected.network.conv_in.weight)
+
+
+def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatch):
+    """With a training state of step 5 copied beside the final weights, and stopped at step 8."""
+    Stops(monkeypatch, 5, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "young")
+    copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
+    copy(tmp_path / "young", tmp_path, "training.safetensors")
+    Stops(monkeypatch, 8, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert contents(tmp_path)["ema.safetensors"] == contents(finished)["ema.safetensors"]
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+# ---- rights, disks and litter -----------------------------------------------------------------
+
+
+def test_files_get_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        train(tmp_path, SHORT)
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()
+    }
+    assert len(modes) == 4
+    assert set(modes.values()) == {0o640}
+
+
+@pytest.fixture
+def read_only(finished, tmp_path):
+    """A finished run on a disk that takes nothing."""
+    copy(finished, tmp_path / "run", *contents(finished))
+    (tmp_path / "run" / ".ema.safetensors.1.part").write_bytes(b"half")
+    remount = ["mount", "-o", "bind,ro", str(tmp_path / "run"), str(tmp_path / "run")]
+    bind = ["mount", "--bind", str(tmp_path / "run"), str(tmp_path / "run")]
+    for mount in (bind, [*remount[:2], "bind,remount,ro", str(tmp_path / "run")]):
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here")
+    yield tmp_path / "run"
+    subprocess.run(["umount", str(tmp_path / "run")], check=True)
+
+
+def test_a_finished_run_on_a_read_only_disk_is_loaded(finished, read_only):
+    assert train(read_only).log == runs.load(finished, CPU).log
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
+    with pytest.raises(ValueError, match="belongs to another experiment"):
+        train(read_only, longer)
+    with pytest.raises(
+        OSError, match=r"could not write .*new.*Choose a folder that may be written"
+    ):
+        train(read_only / "new")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "desktop.ini", ".gitkeep", ".ipynb_checkpoints/a"])
+def test_litter_of_systems_is_no_reason_to_refuse_a_folder(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    (tmp_path / "lost+found").mkdir()
+    train(tmp_path, SHORT)
+    assert (tmp_path / name).exists()
+
+
+def test_what_lies_in_a_folder_that_is_refused_is_named(tmp_path):
+    for n in range(7):
+        (tmp_path / f"{n}.txt").write_text("")
+    with pytest.raises(ValueError, match=r"holds 0.txt, 1.txt, .* 4.txt and 2 more"):
+        train(tmp_path)
+    with pytest.raises(ValueError, match=r"0.txt is a file: choose another name"):
+        train(tmp_path / "0.txt")
+
+
+# ---- going on ---------------------------------------------------------------------------------
+
+
+def test_more_steps_for_a_finished_run_are_refused_with_the_way_to_get_them(finished):
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
+    with pytest.raises(ValueError, match=r"give a new folder and start=FOLDER \(--start on"):
+        train(finished, longer)
+    with pytest.raises(ValueError, match=r"settings of the run that is there\.$"):
+        train(finished, replace(longer, prediction=predictions.v))
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "training.safetensors", "log.jsonl"])
+def test_a_start_that_is_no_whole_run_is_refused(finished, tmp_path, name):
+    copy(finished, tmp_path / "start", *contents(finished))
+    (tmp_path / "start" / name).unlink()
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
+    with pytest.raises(FileNotFoundError, match=f"start cannot be gone on from: {name} is missing"):
+        runs.train(longer, TRAIN, HELD_OUT, tmp_path / "run", CPU, start=tmp_path / "start")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_without_the_compiler_that_it_began_with(tmp_path, monkeypatch):
+    """What only changes speed is no part of what is trained, nor of its name."""
+    compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
+    assert compiled.name("x") == EXPERIMENT.name("x")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
+    Stops(monkeypatch, 3, RuntimeError("No working C++ compiler"))
+    with pytest.raises(RuntimeError, match="compiler"):
+        train(tmp_path, compiled)
+    assert train(tmp_path).describe()["steps"] == "30"
+    assert json.loads((tmp_path / "experiment.json").read_text())["train"]["compile"] is True
+
+
+# ---- what is taken for images -----------------------------------------------------------------
+
+
+def test_arrays_of_numpy_and_pairs_with_labels_are_taken_for_tensors(tmp_path):
+    labels = [i % 3 for i in range(30)]
+    with_labels = replace(SHORT, network=replace(SHORT.network, classes=3))
+    read_only = TRAIN.numpy().copy()
+    read_only.flags.writeable = False
+    kinds = [
+        (TRAIN, torch.tensor(labels)),
+        (TRAIN.numpy(), np.array(labels, np.uint16)),
+        (read_only, labels),
+        (np.asfortranarray(TRAIN.numpy()), labels),
+    ]
+    found = [
+        runs.train(with_labels, pair, (HELD_OUT.numpy(), None), tmp_path / str(i), CPU)
+        for i, pair in enumerate(kinds)
+    ]
+    assert all(same_weights(run.folder, found[0].folder) for run in found[1:])
+    run = runs.train(SHORT, TRAIN.numpy(), (HELD_OUT, [0] * 10), tmp_path / "plain", CPU)
+    one, other = (
+        runs.sample(found[0].guided(asked, 2.0), 3, num_steps=2) for asked in ([1], range(1, 2))
+    )
+    assert torch.equal(one, other)
+    assert run.describe()["training images"] == "30"
+
+
+DATASET = torch.utils.data.TensorDataset(TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("photos", r"a path; data.folder\('photos', size=32\)"),
+        (Path("photos"), r"a path; data.folder\('photos'"),
+        (torch.utils.data.DataLoader(DATASET), r"a DataLoader; .*torch.cat"),
+        (DATASET, r"the Dataset TensorDataset; .* data.Images"),
+        (list(TRAIN), r"a list of 30; torch.stack"),
+        (None, "None of the type NoneType"),
+        (TRAIN.float().numpy(), r"uint8 in 0..255; got torch.float32.*data.to_uint8"),
+        (np.array(["a"]), "of the type ndarray"),
+        (TRAIN.permute(0, 2, 3, 1).numpy(), r"images.permute\(0, 3, 1, 2\) puts them first"),
+        (TRAIN[:, 0], r"images\[:, None\] adds it"),
+    ],
+)
+def test_what_are_no_images_is_refused_with_what_to_give(tmp_path, images, message):
+    for call in (
+        lambda: train(tmp_path / "run", SHORT, images),
+        lambda: SHORT.trainer().run(images),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_default_device_of_ones_own_breaks_nothing(tmp_path):
+    """Every tensor is made where it belongs: "meta" would hold no number that is asked for."""
+    network = replace(EXPERIMENT.network, classes=3, dropout=0.1)
+    experiment = replace(SHORT, network=network, train=replace(SHORT.train, mirror=0.5))
+    images = Images(TRAIN, torch.arange(30) % 3)
+
+    def made(folder):
+        run = runs.train(experiment, images, HELD_OUT, folder, CPU)
+        return run, runs.sample(run.guided([0, 1, 2], 2.0), 3, num_steps=3)
+
+    expected, samples = made(tmp_path / "a")
+    torch.set_default_device("meta")
+    try:
+        run, others = made(tmp_path / "b")
+        bits = metrics.bits_per_dim(run.denoiser, HELD_OUT, 4).total.mean
+    finally:
+        torch.set_default_device(None)
+    assert same_weights(run.folder, expected.folder)
+    assert torch.equal(samples, others)
+    assert bits == metrics.bits_per_dim(run.denoiser, HELD_OUT, 4).total.mean
 
 
 # ---- the command line ----------------------------------------------------------------------
