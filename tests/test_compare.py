@@ -263,18 +263,26 @@ def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
     assert anew == found[1]
 
 
+def arguments(root):
+    return ["compare", str(Path("study.json").resolve()), "--data", str(root), "--device", "cpu"]
+
+
+def from_here():
+    """Start a process that finds the package in the root, and its runs in the working folder."""
+    runs = str(Path("runs").resolve())
+    return {"cwd": ROOT, "env": os.environ | {"DIFFUSION_RUNS": runs, "OMP_NUM_THREADS": "1"}}
+
+
 def test_a_study_that_was_killed_ends_with_the_same_record(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "diffusion_lib", "compare", "study.json", "--data", str(root)]
-    command += ["--device", "cpu"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "diffusion_lib", *arguments(root)]
+    with subprocess.Popen(command, **from_here(), stderr=subprocess.DEVNULL) as process:
         while not list(Path("runs").glob("*/*.safetensors")) and process.poll() is None:
             time.sleep(0.02)
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
     assert not Path("study.record.json").exists(), "it had finished before it could be killed"
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run(command, **from_here(), check=True, capture_output=True)
     assert compare.load("study.record.json") == undisturbed
 
 
@@ -311,10 +319,9 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
 
 def test_two_processes_share_a_study(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    command += ["diffusion_lib", "compare", "study.json", "--data", str(root), "--device", "cpu"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    command += ["diffusion_lib", *arguments(root)]
+    subprocess.run(command, **from_here(), check=True, capture_output=True)
     assert compare.load("study.record.json") == undisturbed
 
 

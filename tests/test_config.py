@@ -3,15 +3,17 @@ import json
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from diffusion_lib import config, data, denoiser, losses, predictions, schedules
+from diffusion_lib import compare, config, data, denoiser, losses, predictions, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.training import TrainConfig
 from diffusion_lib.unet import UNetConfig
 
+ROOT = Path(__file__).parent.parent
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
 WEIGHTS = [getattr(losses, name) for name in losses.__all__]
@@ -202,6 +204,36 @@ def test_the_environment_chooses_budget_and_data(monkeypatch):
     monkeypatch.setenv("DIFFUSION_BUDGET", "qick")
     with pytest.raises(ValueError, match="DIFFUSION_BUDGET 'qick' is unknown; did you mean quick"):
         config.budget()
+
+
+@pytest.mark.parametrize(
+    ("inside", "up"), [("", ""), ("other_tests/editing", "../../"), ("tests", "../")]
+)
+def test_data_and_runs_are_in_the_root_from_every_folder_of_the_checkout(inside, up, monkeypatch):
+    monkeypatch.chdir(ROOT / inside)
+    assert config.data_root() == f"{up}data"
+    assert config.runs_root() == Path(f"{up}runs")
+    monkeypatch.setenv("DIFFUSION_RUNS", "elsewhere")
+    assert config.runs_root() == Path("elsewhere")
+
+
+def test_data_and_runs_are_in_the_working_folder_outside_of_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert (config.data_root(), config.runs_root()) == ("data", Path("runs"))
+    # A copy of the package that is installed has no checkout, wherever it is.
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "diffusion_lib" / "config.py"))
+    assert (config.data_root(), config.runs_root()) == ("data", Path("runs"))
+    (tmp_path / "pyproject.toml").touch()
+    assert (config.data_root(), config.runs_root()) == ("../data", Path("../runs"))
+
+
+def test_a_study_trains_in_the_folder_of_the_runs(monkeypatch):
+    monkeypatch.setattr(compare, "_fingerprint", lambda *_: "0")
+    place = compare._Place("data", torch.device("cpu"))
+    monkeypatch.chdir(ROOT / "tests")
+    assert place.folder(TINY).parent == Path("../runs")
 
 
 def test_describe_says_what_is_trained():

@@ -192,12 +192,9 @@ def test_what_a_killed_decoding_left_is_cleared_away(pictures):
 
 def test_several_processes_decode_a_folder_once(pictures):
     call = f"from diffusion_lib import data; print(len(data.folder({str(pictures)!r}, 8).images))"
-    command, environment = [sys.executable, "-c", call], os.environ | {"PYTHONPATH": str(ROOT)}
+    command, pipe = [sys.executable, "-c", call], subprocess.PIPE
     started = [
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
+        subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
     ]
     told = [process.communicate(timeout=100) for process in started]
     assert [out for out, _ in told] == ["6\n"] * 2

@@ -1,6 +1,7 @@
 """Every notebook runs, and what is committed of it is one clean run that a stranger can read."""
 
 import ast
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,31 @@ NOTEBOOKS = [*sorted(ROOT.glob("*.ipynb")), *OTHERS]  # train, sample, measure
 # Draw what was measured, from records.
 STUDIES = sorted(set(ROOT.glob("other_tests/*/*.ipynb")) - set(OTHERS))
 
+# These cells run behind those of the first notebook.
+BARS = NOTEBOOKS[0]
+NESTED = """
+from diffusion_lib.progress import Bar
+for _ in Bar(range(2), "outer"):
+    for _ in Bar(range(1000), "inner"):
+        pass
+"""
+STOPPED = """
+for _ in Bar(range(3), "stopped"):
+    raise KeyboardInterrupt
+"""
+AFTER = """
+for _ in Bar(range(5), "one"):
+    pass
+with Bar(description="two", total=7) as bar:
+    bar.note("words")
+    bar.update(7)
+"""
+BAR_CELLS = [
+    nbformat.v4.new_code_cell(NESTED),
+    nbformat.v4.new_code_cell(STOPPED, metadata={"tags": ["raises-exception"]}),
+    nbformat.v4.new_code_cell(AFTER),
+]
+
 every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
 training = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -30,37 +56,42 @@ def test_there_is_one():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Each notebook run in a real kernel and an empty folder, on a few stand-ins for digits.
+    """Each notebook run in a real kernel and its own folder, on a few stand-ins for digits.
 
     All at once, as a kernel spends most of its time on starting.
     """
     root = tmp_path_factory.mktemp("notebooks")
     write_idx(root / "data" / "MNIST" / "raw", n_train=80, n_test=80)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {
+        "OMP_NUM_THREADS": "1",  # kernels with more threads than cores wait for each other
+        "DIFFUSION_BUDGET": "smoke",
+        "DIFFUSION_DATA": str(root / "data"),
+    }
 
     def run(path):
-        folder = path.parent
-        if path in NOTEBOOKS:
-            folder = root / path.stem
-            folder.mkdir()
-        node = nbformat.read(path, as_version=4)
-        resources = {"metadata": {"path": str(folder)}}
-        NotebookClient(node, timeout=300, kernel_name="python3", resources=resources).execute()
+        node, folder = nbformat.read(path, as_version=4), root / path.stem
+        if path == BARS:
+            node.cells += BAR_CELLS
+        resources = {"metadata": {"path": str(path.parent)}}
+        client = NotebookClient(node, timeout=300, kernel_name="python3", resources=resources)
+        client.execute(env=environment | {"DIFFUSION_RUNS": str(folder)})
         return node, folder
 
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
-        patch.setenv(
-            "OMP_NUM_THREADS", "1"
-        )  # as kernels with more threads than cores wait for each other
-        patch.setenv("DIFFUSION_BUDGET", "smoke")
-        patch.setenv("DIFFUSION_DATA", str(root / "data"))
-        patch.setenv("PYTHONPATH", str(ROOT))
+    before = beside_notebooks()
+    with ThreadPoolExecutor() as pool:
         running = {path: pool.submit(run, path) for path in [*NOTEBOOKS, *STUDIES]}
-    return running
+    return running, beside_notebooks() - before
+
+
+def beside_notebooks():
+    folders = {path.parent for path in [*NOTEBOOKS, *STUDIES]}
+    return {path for folder in folders for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("notebook", STUDIES, ids=lambda path: path.name)
 def test_it_draws_the_committed_records_again(notebook, executed):
-    node, _ = executed[notebook].result()
+    node, _ = executed[0][notebook].result()
     committed = nbformat.read(notebook, as_version=4)
     tables = [
         [output.data["text/markdown"] for output in cell.outputs if "text/markdown" in output.data]
@@ -74,11 +105,41 @@ def test_it_draws_the_committed_records_again(notebook, executed):
 
 @training
 def test_it_runs_in_the_smoke_budget(notebook, executed):
-    node, folder = executed[notebook].result()
+    node, folder = executed[0][notebook].result()
     assert any("smoke" in str(output) for output in node.cells[1].outputs)
-    runs = list((folder / "runs").iterdir())
+    runs = list(folder.iterdir())
     assert runs
     assert all((run / "ema.safetensors").exists() for run in runs)
+
+
+def test_they_write_nothing_beside_themselves(executed):
+    _, new = executed
+    assert not {path for path in new if path.name != "__pycache__"}
+
+
+@every
+def test_an_executed_notebook_holds_one_line_for_each_bar(notebook, executed):
+    node, _ = executed[0][notebook].result()
+    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
+    streams = [output.text for output in outputs if output.output_type == "stream"]
+    assert not [text for text in streams if "|" in text]
+    shown = [output.data["text/plain"] for output in outputs if is_bar(output)]
+    assert not [text for text in shown if "\n" in text or "\r" in text]
+    if notebook != BARS:
+        return
+    nested, stopped, after = (
+        [output.data["text/plain"] for output in cell.outputs if is_bar(output)]
+        for cell in node.cells[-len(BAR_CELLS) :]
+    )
+    assert [line.split("|")[0] for line in nested] == ["outer: 100%"]
+    assert [line.split("|")[0] for line in stopped] == ["stopped:   0%"]
+    assert [line.split("|")[0] for line in after] == ["one: 100%", "two: 100%"]
+    assert "5/5" in after[0]
+    assert after[1].endswith("words]")
+
+
+def is_bar(output):
+    return output.output_type == "display_data" and set(output.data) == {"text/plain"}
 
 
 @every
@@ -109,3 +170,17 @@ def test_it_is_thin(notebook):
 def test_it_names_no_machine(notebook):
     text = notebook.read_text()
     assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages|[A-Z]:\\\\", text)
+
+
+def test_no_text_holds_a_control_character():
+    """A writer of JSON that is given \\bar or \\alpha leaves a backspace or a bell in a formula."""
+    folders = [ROOT / name for name in ("benchmarks", "diffusion_lib", "other_tests", "tests")]
+    files = [*ROOT.glob("*.md"), *(path for folder in folders for path in folder.rglob("*"))]
+    texts = {path: path.read_text() for path in files if path.suffix in (".md", ".py")}
+    for notebook in [*NOTEBOOKS, *STUDIES]:
+        for n, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
+            said = [output.get("text", "") for output in cell.get("outputs", [])]
+            data = [output.get("data", {}) for output in cell.get("outputs", [])]
+            said += [str(text) for kinds in data for kind, text in kinds.items() if "text/" in kind]
+            texts[f"{notebook.name}, cell {n}"] = "\n".join([cell.source, *said])
+    assert not {where for where, text in texts.items() if re.search(r"[\x00-\x08\x0b-\x1f]", text)}

@@ -15,7 +15,7 @@ from diffusion_lib import files, parallel
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs import _read_log
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 STATE = "diffusion_lib training state 1"
 
 
@@ -25,9 +25,11 @@ def start(folder: Path, root: Path, processes: int, *more: str, restarts: int = 
     if launch:
         launch += ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
         launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [sys.executable, *launch, str(HERE / "together.py"), str(folder), str(root), *more]
+    command = [sys.executable, *launch, "-m", "tests.together", str(folder), str(root), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, cwd=ROOT
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What test_parallel.py has torchrun start: train, sample and measure by the command line.
 
-python -m torch.distributed.run --nproc-per-node N tests/together.py FOLDER DATA [LOST]
+python -m torch.distributed.run --nproc-per-node N -m tests.together FOLDER DATA [LOST]
 
 With LOST, the last process kills itself at step 7 of the first try.
 """
@@ -10,8 +10,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
