@@ -19,6 +19,8 @@ ORDER = [
     "posterior",
     "predictions",
     "unet",
+    "pictures",
+    "decoding",
     "data",
     "denoiser",
     "interop",
@@ -36,7 +38,7 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "rng", "files", "parallel", "schedules", "predictions", "unet"]
+ALONE = ["_torchvision", "rng", "files", "parallel", "schedules", "predictions", "unet", "pictures"]
 
 
 def imports(module: str) -> set[str]:
