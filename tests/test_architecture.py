@@ -21,6 +21,8 @@ ORDER = [
     "posterior",
     "predictions",
     "unet",
+    "pictures",
+    "decoding",
     "data",
     "denoiser",
     "interop",
