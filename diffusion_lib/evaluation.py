@@ -514,7 +514,9 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         missing = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {missing}: give the file of a record, such as metrics.json")
+        raise FileNotFoundError(
+            f"{path} {missing}: give the file of a record, such as metrics.json"
+        )
     try:
         record = json.loads(Path(path).read_text())
         found = record.get("format")
