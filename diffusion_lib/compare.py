@@ -25,6 +25,7 @@ import io
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -173,7 +174,13 @@ def _check_conditions(arm: Experiment, asked: Conditions, place: _Place) -> None
         data.check(images, arm.network.image_shape)
     evaluation.check_enough(test, asked.n_likelihood, "test images for the likelihood")
     if asked.n:
-        network = features.load(config.label(arm.dataset))
+        name = config.label(arm.dataset)
+        if name not in features.RELEASED:
+            raise ValueError(
+                f"no feature network is released for the data set {name!r}, so that samples of it "
+                'cannot be measured: use the conditions {"n": 0}'
+            )
+        network = features.load(name)
         metrics.check_count(asked.n, network.classify.in_features, "samples")
         evaluation.check_enough(train, asked.n, "training images for the floor")
         schedule = arm.schedule(arm.T)
@@ -208,8 +215,11 @@ def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
     arm = replace(arm, train=replace(arm.train, warmup_steps=0))  # of 1 step: none longer
     folder = place.folder(_at(arm, seed, 1))
     claim = folder.with_name(f".{folder.name}.lock")
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    claim.touch()
+    try:
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        claim.touch()
+    except OSError as error:
+        raise files.not_written(claim, error) from error
     with files.lock(claim) as mine:
         yield mine
 
@@ -280,7 +290,7 @@ def _measures_file(experiment: Experiment, study: Study, place: _Place) -> Path:
 
 
 def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
-    """The measures of a run, which are written into its folder."""
+    """The measures of a run, which are written into its folder, or returned with a warning."""
     asked, train = study.conditions, experiment.train
     test = _split(experiment.dataset, place.root, False)
     images = evaluation.some(test, asked.n_likelihood, "test images for the likelihood")
@@ -306,7 +316,14 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
         record["samples"] = _to_png(samples[:_SHOWN])
     record["measures"] = {name: _short(value) for name, value in found.items()}
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    files.write_text(_measures_file(experiment, study, place), text)
+    try:
+        files.write_text(_measures_file(experiment, study, place), text)
+    except OSError as error:
+        warnings.warn(
+            f"the measures of {run.folder} are in the study's record, but not kept beside the run: "
+            f"a study that is stopped measures it again ({error})",
+            stacklevel=2,
+        )
     return record
 
 
@@ -402,10 +419,16 @@ def read_study(path: str | Path) -> Study:
         FileNotFoundError, ValueError: no such file; not a study; an unknown name.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give the file of a study, as JSON")
+    _demand_file(path, "a study")
     try:
         told = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
+        if told.get("format") == _FORMAT:
+            raise ValueError(
+                "it is the record of one that has run. Give the file of the study itself to go on "
+                "with it; compare.load reads its record"
+            )
+        if "network" in told:
+            raise ValueError("it is an experiment, such as a run has; a study has arms")
         unknown = told.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
         if unknown:
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
@@ -441,8 +464,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: no such file; not such a record.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+    _demand_file(Path(path), "the record of a study")
     try:
         record = json.loads(Path(path).read_text())
         found = record.get("format")
@@ -451,6 +473,15 @@ def load(path: str | Path) -> dict[str, Any]:
     if found != _FORMAT:
         raise ValueError(f"{path} is not the record of a study: its format is {found!r:.99}")
     return record
+
+
+def _demand_file(path: Path, what: str) -> None:
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder: give the file of {what}, as JSON")
+    if not path.is_file():
+        same = path.with_name(f"{path.name}.json")
+        hint = f"did you mean {same}?" if same.is_file() else f"give the file of {what}, as JSON"
+        raise FileNotFoundError(f"{path} does not exist: {hint}")
 
 
 # ---- looking at a record: nothing is trained -------------------------------------------------

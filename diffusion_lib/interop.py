@@ -128,6 +128,10 @@ FORMATS: dict[str, Callable[[Denoiser, str | Path], None]] = {"diffusers": to_di
 def from_diffusers(path_or_name: str | Path) -> Denoiser:
     """The denoiser of a pipeline of diffusers, or of a network with its scheduler's settings.
 
+    Models of the google/ddpm-* family can be read, and others with DDPM's network in any size.
+    The defaults of diffusers' UNet2DModel describe another network, so models of its training
+    script and course mostly cannot; the error names each difference.
+
     Args:
         path_or_name: a folder, or the name of a model on huggingface.co, which is downloaded.
             It holds config.json, diffusion_pytorch_model.safetensors and scheduler_config.json, in
@@ -141,8 +145,9 @@ def from_diffusers(path_or_name: str | Path) -> Denoiser:
 
     Raises:
         ValueError: a part that a `Denoiser` has nothing for, named; a damaged file; weights that
-            are only there as a pickle, which could execute code.
+            are only there in parts, as a variant, or as a pickle, which could execute code.
         FileNotFoundError: neither a folder nor a model that could be downloaded; no settings.
+        NotADirectoryError: a file.
         ImportError: diffusers is not installed.
     """
     diffusers = _diffusers()
@@ -180,7 +185,9 @@ def unet_from_diffusers(theirs: nn.Module) -> UNet:
 def _diffusers() -> ModuleType:
     try:
         import diffusers
-    except ImportError as error:
+
+        _ = diffusers.DDPMPipeline  # pyright: ignore[reportPrivateImportUsage]  # imports the rest
+    except (ImportError, RuntimeError) as error:  # RuntimeError: of a package that it imports
         raise ImportError(
             f"diffusers is needed for this and could not be imported ({error}): "
             "pip install diffusers"
@@ -190,17 +197,29 @@ def _diffusers() -> ModuleType:
 
 def _found(path_or_name: str | Path) -> Path:
     """The folder, or that of the download; of a model only files that cannot execute code."""
-    if Path(path_or_name).is_dir():
-        return Path(path_or_name)
+    path, name = Path(path_or_name).expanduser(), str(path_or_name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        place = path.parent.parent if path.parent.name in ("unet", "scheduler") else path.parent
+        raise NotADirectoryError(
+            f"{name} is a file: give the folder that diffusers saved, probably {place}"
+        )
+    # Names on huggingface.co have at most one slash.
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
+        raise FileNotFoundError(
+            f"{name} is not a folder here, and no name of a model on huggingface.co either. Give a "
+            "folder of diffusers' or a name such as google/ddpm-cifar10-32."
+        )
     from huggingface_hub import snapshot_download  # comes with diffusers
 
     try:
-        return Path(snapshot_download(str(path_or_name), allow_patterns=["*.json", f"*{_WEIGHTS}"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", f"*{_WEIGHTS}"]))
     except Exception as error:  # of the network, of its client, of a name that cannot be one
         raise FileNotFoundError(
-            f"{path_or_name} is not a folder here, and as a model on huggingface.co it could not "
-            f"be downloaded ({error}). Give a folder of diffusers' or a name such as "
-            "google/ddpm-cifar10-32."
+            f"{name} is not a folder here, and as a model on huggingface.co it could not be "
+            f"downloaded ({' '.join(str(error).split())}). Give a folder of diffusers' or a name "
+            "such as google/ddpm-cifar10-32; to download one this machine needs the network."
         ) from error
 
 
@@ -252,12 +271,7 @@ def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
     weights = path.with_name(_WEIGHTS)
     # Beside an index diffusers would read the files that it names, of any kind.
     if not weights.is_file() or path.with_name(f"{_WEIGHTS}.index.json").exists():
-        raise ValueError(
-            f"{path.parent} has no {_WEIGHTS} that holds all weights, and nothing else is read: a "
-            ".bin file is a pickle, which can execute code. If you trust it, convert it: "
-            "diffusers.UNet2DModel.from_pretrained(FOLDER).save_pretrained(NEW), with "
-            "scheduler_config.json copied there."
-        )
+        raise ValueError(_other_weights(path.parent))
     with _naming(weights):
         theirs, told = diffusers.UNet2DModel.from_pretrained(
             path.parent,
@@ -270,6 +284,23 @@ def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
         if wrong:
             raise ValueError(f"not the weights of the network in {path.name}: {'; '.join(wrong)}")
         return unet_from_diffusers(theirs)
+
+
+def _other_weights(folder: Path) -> str:
+    """What to do about a folder whose weights are not in the one file that is read."""
+    stem, ending = _WEIGHTS.split(".")
+    names = sorted(file.name for file in folder.glob(f"{stem}*.*"))
+    variants = {name.split(".")[1].split("-")[0] for name in names} - {ending, "bin"}
+    variant = f", variant={min(variants)!r}" if variants else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    how = "Save it in one file, without a variant"
+    if any(name.endswith(".bin") for name in names):
+        how = "A .bin file is a pickle, which can execute code. If you trust it, convert it"
+    return (
+        f"{folder} has {', '.join(names[:3]) or 'no weights'}{more}, but what is read is "
+        f"{_WEIGHTS} alone, with all weights in it. {how}: diffusers.UNet2DModel.from_pretrained("
+        f"FOLDER{variant}).save_pretrained(NEW), with scheduler_config.json copied there."
+    )
 
 
 def _read_scheduler(

@@ -15,15 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from diffusion_lib import files
+
 # What is read, whatever a file is called: not all that Pillow reads, because it hands PostScript to
 # another program, which runs it.
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF")
-
-# Beside all names that begin with a dot: what systems put into folders by themselves.
-_SYSTEM = {
-    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
-    *("lost+found", "thumbs.db", "desktop.ini"),
-}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # all that pixels depend on
@@ -71,7 +67,7 @@ def find(folder: Path) -> Listing:
             continue
         for entry in entries:
             name, ending = place + entry.name, Path(entry.name).suffix.lower()
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+            if files.is_system(entry.name):
                 continue
             if os.path.isdir(entry):
                 todo.append((f"{name}/", above | {real}))
