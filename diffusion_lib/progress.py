@@ -126,10 +126,11 @@ class Bar(Generic[Item]):
             with suppress(Exception):
                 _warn(f"{type(error).__name__}: {error}")
             with suppress(Exception):
-                if self._line is not None:
-                    self._line.close()
                 if bar is not None:
                     bar.close()
+            with suppress(Exception):
+                if self._line is not None:
+                    self._line.close()
 
     def _close_left_over(self) -> None:
         """Close the bars of work that ended in an error: a traceback can keep them alive."""
