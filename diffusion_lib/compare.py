@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from diffusion_lib import config, data, evaluation, features, files, metrics, runs, samplers
@@ -541,7 +541,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
         )
     gaps = [a - b for a, b in zip(one, other, strict=True)]
     standard_error = stdev(gaps) / math.sqrt(n)
-    margin = float(stats.t.ppf(0.975, n - 1)) * standard_error
+    margin = float(special.stdtrit(n - 1, 0.975)) * standard_error
     unpaired = math.hypot(stdev(one), stdev(other)) / math.sqrt(n)
     value = fmean(gaps)
     return Difference(value, value - margin, value + margin, standard_error, unpaired, n)
@@ -669,7 +669,7 @@ def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> lis
 def _mean(found: Sequence[float]) -> tuple[float, float]:
     """Mean over seeds and the margin of its 95 % interval."""
     n = len(found)
-    return fmean(found), float(stats.t.ppf(0.975, n - 1)) * stdev(found) / math.sqrt(n)
+    return fmean(found), float(special.stdtrit(n - 1, 0.975)) * stdev(found) / math.sqrt(n)
 
 
 def errors(

@@ -7,7 +7,7 @@ Whatever is said by all to all is said by every process; only what writes is lef
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -48,7 +48,8 @@ def group() -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # the error that ended the work is the one to read
+            dist.destroy_process_group()
 
 
 def size() -> int:

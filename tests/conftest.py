@@ -1,8 +1,11 @@
 """One thread for each of pytest's processes, and for those that tests start: together they are as
 many as there are cores, and such small networks keep no second one busy.  No folder of whoever runs
-the tests."""
+the tests.  TensorBoard only where it is tested."""
 
+import importlib.util
 import os
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
@@ -10,3 +13,21 @@ from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports 
 
 for name in ("DIFFUSION_DATA", "DIFFUSION_RUNS", "DIFFUSION_BUDGET"):
     os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_tensorboard():
+    """The preview that a training draws in the end takes longer than a training of a few steps."""
+    from diffusion_lib import runs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "find_spec", lambda name: None)
+        yield
+
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    """TensorBoard as users have it."""
+    from diffusion_lib import runs
+
+    monkeypatch.setattr(runs, "find_spec", importlib.util.find_spec)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import tables as performance
 from diffusion_lib import evaluation, features
@@ -70,6 +71,28 @@ def test_two_commands_set_everything_up():
     assert len(commands) == 2
     assert "ddpm.ipynb" in commands[0]
     assert "pytest" in commands[1]
+
+
+def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
+    """As they stand there, but for fewer and smaller steps."""
+    code = re.search(
+        r"## Your own pictures.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    ).group(1)
+    for there, here in (("5_000, batch_size=64", "2, batch_size=4"), ("width=64", "width=8")):
+        assert there in code
+        code = code.replace(there, here)
+    code = code.replace("(run, 64)", "(run, 4, num_steps=2)").replace("=50)", "=2, num_times=2)")
+    monkeypatch.chdir(tmp_path)
+    for i in range(104):
+        place = tmp_path / "photos" / ("cats" if i % 2 else "dogs")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (2 * i, 0, 0)).save(place / f"{i}.png")
+    names: dict = {}
+    with pytest.warns(UserWarning, match="no feature network is released"):
+        exec(code, names)
+    assert names["record"]["likelihood"]["bits per dim"]["value"] > 0
+    assert (tmp_path / "photos.png").exists()
+    assert list((tmp_path / "runs").glob("photos-linear-eps-2-*"))
 
 
 def test_every_link_of_the_readme_leads_somewhere():

@@ -27,7 +27,7 @@ from diffusion_lib.training import Trainer
 
 EXPERIMENT = replace(
     config.MNIST,
-    network=replace(config.MNIST.network, width=8, multipliers=(1, 1), attention=()),
+    network=replace(config.MNIST.network, width=8, multipliers=(1, 1), attention=(), patch=7),
     train=replace(config.MNIST.train, num_steps=30, batch_size=4),
     sample_steps=5,
 )
@@ -227,10 +227,11 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
 SHORT = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
 
 
+@pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_images_of_any_number_of_channels_train_go_on_and_are_sampled(tmp_path, channels):
     """Also where TensorBoard, which shows one or three, is installed."""
-    network = replace(EXPERIMENT.network, image_shape=(channels, 8, 8))
+    network = replace(EXPERIMENT.network, image_shape=(channels, 8, 8), patch=1)
     images = IMAGES[:, :, :8, :8].expand(-1, channels, -1, -1).contiguous()
     experiment = replace(SHORT, network=network)
     for _ in range(2):
@@ -243,6 +244,7 @@ def test_images_of_any_number_of_channels_train_go_on_and_are_sampled(tmp_path, 
     assert np.load(out)["arr_0"].shape == (3, 8, 8, channels)
 
 
+@pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("error", [TypeError("Descriptors"), ImportError("x"), AttributeError("y")])
 def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
     finished, tmp_path, monkeypatch, error
@@ -260,6 +262,7 @@ def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
     assert same_weights(tmp_path, finished)
 
 
+@pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("call", ["add_scalar", "add_image", "close"])
 def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
     finished, tmp_path, monkeypatch, call
@@ -760,6 +763,7 @@ def test_the_flags_reach_the_experiment(root, tmp_path):
     assert torch.equal(denoiser.schedule.alpha_bar, schedules.cosine().alpha_bar)
 
 
+@pytest.mark.usefixtures("tensorboard")
 def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     """Also of a run that went on: what was drawn after its checkpoint is drawn once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -787,8 +791,9 @@ def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
     assert run.series("held_out")[0] == [30]
 
 
-def test_looking_at_samples_changes_nothing_that_is_trained(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+@pytest.mark.usefixtures("tensorboard")
+def test_looking_at_samples_changes_nothing_that_is_trained(finished, tmp_path):
     train(tmp_path / "run")
-    assert (finished / "tensorboard").exists()
+    assert (tmp_path / "run" / "tensorboard").exists()
+    assert not (finished / "tensorboard").exists()
     assert same_weights(finished, tmp_path / "run")
