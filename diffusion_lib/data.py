@@ -181,12 +181,15 @@ def folder(
 
     Raises:
         FileNotFoundError: no such folder, or no picture that can be read in it.
+        TypeError: `broken` is no function.
         ValueError: a size, number of channels or background that no picture has; pictures that
             cannot be read, with `refuse_broken`.
         OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
     shape, color = _shape(size, channels), _color(background)
+    if not callable(broken):  # else found out after the work
+        raise TypeError(f"broken must be a function, such as data.refuse_broken; got {broken!r:.99}")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
     listing = pictures.find(path)

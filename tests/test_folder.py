@@ -255,6 +255,12 @@ def test_sizes_that_no_picture_has_are_refused(pictures, size):
         data.folder(pictures, size)
 
 
+def test_broken_must_be_a_function_and_is_checked_before_the_work(pictures):
+    with pytest.raises(TypeError, match="broken must be a function"):
+        data.folder(pictures, 8, broken="ignore")
+    assert not list(pictures.parent.glob(".pictures*"))
+
+
 # The cache.
 
 
