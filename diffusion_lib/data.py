@@ -189,7 +189,9 @@ def folder(
     path = Path(path)
     shape, color = _shape(size, channels), _color(background)
     if not callable(broken):  # else found out after the work
-        raise TypeError(f"broken must be a function, such as data.refuse_broken; got {broken!r:.99}")
+        raise TypeError(
+            f"broken must be a function, such as data.refuse_broken; got {broken!r:.99}"
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
     listing = pictures.find(path)
