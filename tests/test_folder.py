@@ -1,15 +1,22 @@
 import errno
+import io
 import os
+import pickle
+import shutil
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from diffusion_lib import data
+from diffusion_lib import data, files
+from diffusion_lib import pictures as picture_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,9 +72,9 @@ def test_pictures_are_scaled_to_cover_the_square_and_cut_in_the_middle(tmp_path)
     assert data.folder(tmp_path / "set", 5).images.shape == (1, 3, 5, 5)
 
 
-def test_grey_is_the_luminance_and_transparency_and_palettes_are_read(tmp_path):
+def test_grey_is_the_luminance_and_palettes_are_read(tmp_path):
     write(tmp_path / "set" / "red.png", (255, 0, 0))
-    write(tmp_path / "set" / "clear.png", (255, 0, 0, 128), mode="RGBA")
+    write(tmp_path / "set" / "opaque.png", (255, 0, 0, 255), mode="RGBA")
     write(tmp_path / "set" / "palette.gif", 0, mode="P")
     found = data.folder(tmp_path / "set", 8, channels=1)
     assert found.images.shape == (3, 1, 8, 8)
@@ -136,7 +143,8 @@ def test_broken_images_are_named_and_left_out_or_refused(pictures):
     whole = (pictures / "dogs" / "deep" / "1.png").read_bytes()
     (pictures / "dogs" / "deep" / "1.png").write_bytes(whole[:50])
     (pictures / "cats" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"2 broken images: cats/0.png, dogs/deep/1.png; left out"):
+    message = r"2 broken images: cats/0.png \(an empty file\), dogs/deep/1.png \(.*\); left out"
+    with pytest.warns(UserWarning, match=message):
         found = data.folder(pictures, 8)
     assert reds(found) == {10: 0, 101: 1, 200: 2, 202: 2}
     with pytest.raises(ValueError, match=r"2 broken images: cats/0.png"):
@@ -176,7 +184,7 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "_read_picture", interrupt)
+    monkeypatch.setattr("diffusion_lib.pictures.decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         data.folder(pictures, 8)
     left = sorted(path.name for path in pictures.parent.iterdir())
@@ -208,7 +216,7 @@ def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"could not decode .* No space left .* Free some space"):
         data.folder(pictures, 8)
-    assert not list(pictures.parent.glob("*.part"))
+    assert not list(pictures.parent.glob(".*part"))
 
 
 def test_16_bit_pictures_keep_their_greys(tmp_path):
@@ -217,3 +225,623 @@ def test_16_bit_pictures_keep_their_greys(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "set" / "deep.png")
     image = data.folder(tmp_path / "set", 8, channels=1).images[0, 0]
     assert torch.equal(image, torch.from_numpy((ramp // 257).astype(np.uint8)))
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("size", [np.int64(8), np.int32(8), [8, 8], (np.int64(8), 8)])
+def test_a_size_may_come_from_numpy_or_be_a_list(pictures, size):
+    assert data.folder(pictures, size, np.int64(3)).images.shape == (6, 3, 8, 8)
+    assert (pictures.parent / ".pictures-3x8x8" / "about.json").exists()
+
+
+def test_pictures_may_be_rectangles(tmp_path):
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, :10], wide[:, 10:20], wide[:, 20:] = 50, 100, 150
+    (tmp_path / "set").mkdir()
+    Image.fromarray(wide).save(tmp_path / "set" / "wide.png")
+    images = data.folder(tmp_path / "set", (10, 30)).images
+    assert torch.equal(images[0].permute(1, 2, 0), torch.from_numpy(wide))
+    assert data.folder(tmp_path / "set", (6, 4), channels=1).images.shape == (1, 1, 6, 4)
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (8,), (8, 0), 8.0, "8", None, 10**6, (8, 2**70)])
+def test_sizes_that_no_picture_has_are_refused(pictures, size):
+    with pytest.raises(ValueError, match=r"size must be a whole number .* or \(height, width\)"):
+        data.folder(pictures, size)
+
+
+def test_broken_must_be_a_function_and_is_checked_before_the_work(pictures):
+    with pytest.raises(TypeError, match="broken must be a function"):
+        data.folder(pictures, 8, broken="ignore")
+    assert not list(pictures.parent.glob(".pictures*"))
+
+
+# The cache.
+
+
+def test_a_result_that_cannot_be_read_again_is_an_error(pictures, monkeypatch):
+    calls = []
+    monkeypatch.setattr("diffusion_lib.decoding._read", lambda *_: calls.append(1))
+    with pytest.raises(OSError, match="what was just decoded cannot be read again"):
+        data.folder(pictures, 8)
+    assert len(calls) < 5
+
+
+def test_a_cache_that_vanishes_as_it_is_made_is_an_error(pictures, monkeypatch):
+    rename = Path.rename
+
+    def vanish(self, target):
+        rename(self, target)
+        shutil.rmtree(target)
+
+    monkeypatch.setattr(Path, "rename", vanish)
+    with pytest.raises(OSError, match="something else has changed that folder"):
+        data.folder(pictures, 8)
+
+
+@pytest.mark.parametrize("about", ["[]", "5", '{"made of": 1}', "[" * 100_000, "\udcff"])
+def test_anything_else_in_the_place_of_the_cache_is_replaced(pictures, about):
+    place = pictures.parent / ".pictures-3x8x8"
+    place.mkdir()
+    (place / "about.json").write_text(about, errors="surrogateescape")
+    assert len(data.folder(pictures, 8).images) == 6
+
+
+def test_a_file_in_the_place_of_the_cache_is_an_error_and_stays(pictures):
+    (pictures.parent / ".pictures-3x8x8").write_text("mine")
+    with pytest.raises(OSError, match=r"could not decode .*cache=FOLDER"):
+        data.folder(pictures, 8)
+    assert (pictures.parent / ".pictures-3x8x8").read_text() == "mine"
+
+
+def test_the_cache_may_lie_in_a_folder_of_choice(pictures, capfd):
+    place = pictures.parent / "elsewhere" / "deep"
+    for _ in range(2):
+        assert len(data.folder(pictures, 8, cache=place).images) == 6
+    assert capfd.readouterr().err.count("6 pictures of 3 classes") == 1
+    assert len(list(place.glob(".pictures-*-3x8x8/images.npy"))) == 1
+    assert not list(pictures.parent.glob(".pictures*"))
+
+
+def test_caches_of_folders_of_one_name_do_not_meet(tmp_path):
+    for name, red in (("a", 10), ("b", 20)):
+        write(tmp_path / name / "set" / "x.bmp", (red, 0, 0))
+        os.utime(tmp_path / name / "set" / "x.bmp", (1, 1))
+    for name, red in (("a", 10), ("b", 20)) * 2:
+        assert reds(data.folder(tmp_path / name / "set", 8, cache=tmp_path / "c")) == {red: 0}
+    assert len(list((tmp_path / "c").glob("*/images.npy"))) == 2
+
+
+def test_a_cache_among_the_pictures_is_none_of_them(pictures):
+    for _ in range(2):
+        assert len(data.folder(pictures, 8, cache=pictures).images) == 6
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """A way to say in which folders nothing can be written, and with which error."""
+    places = {}
+
+    def refuse(call):
+        def checked(path, *rest, **options):
+            for place, number in places.items():
+                if Path(path).parent == place:
+                    raise OSError(number, os.strerror(number), str(path))
+            return call(path, *rest, **options)
+
+        return checked
+
+    for name in ("touch", "mkdir"):
+        monkeypatch.setattr(Path, name, refuse(getattr(Path, name)))
+    monkeypatch.setattr(files, "lock", refuse(files.lock))
+    return places
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_where_nothing_can_be_written_the_users_cache_is_used(
+    pictures, locked, monkeypatch, number
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pictures.parent / "home"))
+    locked[pictures.parent] = number
+    os.mkdir(pictures.parent / "home")
+    with pytest.warns(UserWarning, match=r"home/diffusion_lib/\.pictures-.*cache=FOLDER") as caught:
+        data.folder(pictures, 8)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.folder(pictures, 8).images) == 6  # read where it was put
+    assert sorted(path.name for path in pictures.parent.iterdir()) == ["home", "pictures"]
+
+
+def test_where_nothing_at_all_can_be_written_the_message_says_where_and_the_way_out(
+    pictures, locked, monkeypatch
+):
+    home = pictures.parent / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    locked |= {pictures.parent: errno.EROFS, home: errno.EACCES}
+    message = r"could not decode .*\.pictures-3x8x8 .*Read-only.*home.*Permission.*cache=FOLDER"
+    with pytest.raises(OSError, match=message):
+        data.folder(pictures, 8)
+
+
+def test_a_user_without_a_home_is_told_of_the_cache(pictures, locked, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    locked[pictures.parent] = errno.EROFS
+
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(OSError, match="cache=FOLDER"):
+        data.folder(pictures, 8)
+
+
+def test_a_whole_cache_is_read_without_a_right_to_write(pictures, locked):
+    data.folder(pictures, 8)
+    locked |= {pictures.parent: errno.EROFS, pictures.parent / ".pictures-3x8x8": errno.EROFS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.folder(pictures, 8).images) == 6
+
+
+def test_a_disk_that_cannot_reserve_is_written_without(pictures, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    assert len(data.folder(pictures, 8).images) == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_nothing_that_is_renamed_is_open_or_mapped(pictures, monkeypatch):
+    rename, seen = Path.rename, []
+
+    def look(self, target):
+        opened = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+        seen.extend(line for line in opened + mapped if f"{self}/" in line)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", look)
+    data.folder(pictures, 8)
+    write(pictures / "new.png", (1, 2, 3))
+    first = data.folder(pictures, 8)
+    assert seen == []
+    assert len(first.images) == 7
+
+
+# Which files are looked at, and which classes they make.
+
+
+@pytest.mark.parametrize(
+    "litter",
+    [
+        *(".ipynb_checkpoints/0.png", "__MACOSX/cats/._0.png", "@eaDir/0.png", ".hidden.png"),
+        *("cats/.ipynb_checkpoints/0.png", "cats/@eaDir/0.png", "cats/._0.png", ".git/a.png"),
+        *("lost+found/0.png", "cats/$RECYCLE.BIN/a.png", "Thumbs.db", "cats/desktop.ini"),
+    ],
+)
+def test_hidden_files_and_those_of_systems_are_not_looked_at(pictures, litter, capfd):
+    (pictures / litter).parent.mkdir(parents=True, exist_ok=True)
+    (pictures / litter).write_bytes(file_of(Image.new("RGB", (8, 8), (77, 0, 0))))
+    found = data.folder(pictures, 8)
+    assert reds(found) == {10: 0, 100: 1, 101: 1, 200: 2, 201: 2, 202: 2}
+    assert found.classes == ("", "cats", "dogs")
+    assert "1 of other kinds (.txt 1)" in capfd.readouterr().err
+
+
+def test_the_folder_itself_may_be_hidden(pictures):
+    place = pictures.rename(pictures.parent / ".data")
+    assert len(data.folder(place, 8).images) == 6
+
+
+def test_classes_are_numbered_by_what_can_be_read(pictures, capfd):
+    (pictures / "bears").mkdir()
+    (pictures / "bears" / "404.jpg").write_text("<html>not found</html>")
+    (pictures / "alone.png").unlink()
+    with pytest.warns(match="1 broken image: bears/404.jpg .not a picture of a known kind.; left"):
+        images, labels = found = data.folder(pictures, 8)
+    assert found.classes == ("cats", "dogs")
+    assert dict(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True)) == {
+        **{100: 0, 101: 0},
+        **{200: 1, 201: 1, 202: 1},
+    }
+    with pytest.warns(match="1 broken"):  # also where nothing is decoded
+        assert data.folder(pictures, 8).classes == ("cats", "dogs")
+    assert capfd.readouterr().err.count("left out: 1 broken, 1 of other kinds (.txt 1)") == 1
+
+
+def test_a_data_set_is_a_pair_with_names():
+    images = data.Images(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
+    assert images.classes == ()
+    images.classes = ("a", "b")
+    assert pickle.loads(pickle.dumps(images)).classes == ("a", "b")
+    assert len(images) == 2
+
+
+def test_a_line_says_what_was_read_and_what_was_left_out(pictures, capfd):
+    (pictures / "alone.png").unlink()
+    for name in ("phone.HEIC", "cats/phone.heic", "cats/7", "dogs/notes.txt"):
+        (pictures / name).write_bytes(b"anything")
+    (pictures / "cats" / "9.png").write_bytes(b"")
+    with pytest.warns(match="1 broken"):
+        data.folder(pictures, 8)
+    assert capfd.readouterr().err.strip().splitlines()[-1] == (
+        "pictures: 5 pictures of 2 classes (cats 2, dogs 3); left out: 1 broken, "
+        "5 of other kinds (.heic 2, .txt 2, no ending 1)"
+    )
+
+
+def test_many_classes_are_not_all_named(tmp_path, capfd):
+    for k in range(8):
+        write(tmp_path / "set" / f"c{k}" / "0.png", (k, 0, 0))
+    assert data.folder(tmp_path / "set", 8).classes == tuple(f"c{k}" for k in range(8))
+    assert "8 classes (c0 1, c1 1, c2 1, c3 1, c4 1 and 3 more)" in capfd.readouterr().err
+
+
+def test_a_folder_of_other_files_says_which_are_there(tmp_path):
+    for name in ("a.HEIC", "b.heic", "c"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"holds no pictures .*\.heic 2, no ending 1"):
+        data.folder(tmp_path, 8)
+
+
+def test_links_to_folders_are_followed_and_loops_end(pictures):
+    (pictures.parent / "bears").mkdir()
+    write(pictures.parent / "bears" / "0.png", (50, 0, 0))
+    (pictures / "bears").symlink_to(pictures.parent / "bears")
+    (pictures / "cats" / "again").symlink_to(pictures)
+    (pictures / "me").symlink_to("me")
+    found = data.folder(pictures, 8)
+    assert reds(found) == {10: 0, 50: 1, 100: 2, 101: 2, 200: 3, 201: 3, 202: 3}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_pipes_and_links_that_lead_nowhere_are_named(pictures):
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "gone.png").symlink_to("nowhere")
+    (pictures / "loop.png").symlink_to("loop.png")
+    with pytest.warns(match="3 images that cannot be used: gone.png .not read: no file") as caught:
+        assert len(data.folder(pictures, 8).images) == 6
+    assert "broken" not in str(caught[0].message)
+
+
+def test_files_and_folders_that_may_not_be_read_are_left_out_with_the_reason(pictures, monkeypatch):
+    read_bytes, scandir = Path.read_bytes, os.scandir
+
+    def read(self):
+        if self.name == "0.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        if self.name == "alone.png":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+        return read_bytes(self)
+
+    def scan(path):
+        if Path(path).name == "cats":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan)
+        left_out = []
+        assert len(data.folder(pictures, 8, broken=left_out.extend).images) == 2
+    assert left_out == [
+        "alone.png (not read: No such file or directory)",
+        "cats/ (not read: Permission denied)",
+        "dogs/deep/0.png (not read: Permission denied)",
+    ]
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert len(data.folder(pictures, 8).images) == 6
+
+
+def test_a_failing_disk_stops_the_decoding(pictures, monkeypatch):
+    def fail(self):
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=r"could not decode .*Input/output error.*\.png"):
+        data.folder(pictures, 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_names_that_are_no_text_are_read(tmp_path, capfd):
+    place = tmp_path / os.fsdecode(b"s\xfft")
+    write(place / os.fsdecode(b"c\xff\n") / os.fsdecode(b"\xfe.png"), (9, 0, 0))
+    (place / os.fsdecode(b"\xfd\x1b.png")).write_bytes(b"")
+    with pytest.warns(match=r"1 broken image: \\udcfd\\x1b.png .an empty file"):
+        found = data.folder(place, 8)
+    assert reds(found) == {9: 0}
+    assert found.classes == (os.fsdecode(b"c\xff\n"),)
+    assert "1 class (c\\udcff\\n 1)" in capfd.readouterr().err
+
+
+# Pictures come out as a viewer shows them.
+
+
+def decode(raw, channels=3, background=(255, 255, 255)):
+    """The upper left pixels of a file, as a viewer shows them: [channels] or a number."""
+    return picture_files.decode(raw, (1, 1), channels, background).pixels[:, 0, 0].tolist()
+
+
+def file_of(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(kind, content):
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def png(bits, color, pixels, *extra, after=()):
+    """A PNG of one pixel in a row, with chunks before and after its pixels."""
+    head = struct.pack(">IIBBBBB", 1, 1, bits, color, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", head),
+            *extra,
+            chunk(b"IDAT", zlib.compress(b"\0" + pixels)),
+            *after,
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def tiff(pixels, photometric=1, bits=16, sample=1, extra=None):
+    """An uncompressed TIFF of one pixel: its bytes, with the tags that say what they mean."""
+    samples = 1 if extra is None else 2
+    tags = [
+        *((256, 1), (257, 1), (258, bits), (259, 1), (262, photometric), (273, None)),
+        *((277, samples), (278, 1), (279, len(pixels)), (339, sample)),
+        *([] if extra is None else [(338, extra)]),
+    ]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [
+        struct.pack("<HHIHH", 258, 3, 2, bits, bits)
+        if tag == 258 and samples == 2
+        else struct.pack("<HHIHH", tag, 3, 1, start if value is None else value, 0)
+        for tag, value in sorted(tags)
+    ]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + pixels
+
+
+def hidden(color):
+    """A wholly transparent picture with a color under its transparency."""
+    return Image.new("RGBA", (8, 8), (*color, 0))
+
+
+def palette(color, transparency):
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([*color, 1, 2, 3])
+    return file_of(image, "PNG", transparency=transparency)
+
+
+CLEAR = {
+    "black": file_of(hidden((0, 0, 0))),
+    "white": file_of(hidden((255, 255, 255))),
+    "green.webp": file_of(hidden((0, 255, 0)), "WEBP", lossless=True, exact=True),
+    "blue.tif": file_of(hidden((0, 0, 255)), "TIFF"),
+    "magenta.avif": file_of(hidden((255, 0, 255)), "AVIF"),
+    "jp2": file_of(hidden((1, 2, 3)), "JPEG2000"),
+    "tga": file_of(hidden((1, 2, 3)), "TGA"),
+    "gif": file_of(Image.new("P", (8, 8), 0), "GIF", transparency=0),
+    "palette key": palette((255, 0, 0), 0),
+    "palette alpha": palette((255, 0, 0), b"\x00\xff"),
+    "grey alpha": file_of(Image.new("LA", (8, 8), (100, 0))),
+    "grey key": png(8, 0, b"\x10", chunk(b"tRNS", b"\0\x10")),
+    "one bit key": png(1, 0, b"\x80", chunk(b"tRNS", b"\0\x01")),
+    "two bits key": png(2, 0, b"\x40", chunk(b"tRNS", b"\0\x01")),
+    "four bits key": png(4, 0, b"\x50", chunk(b"tRNS", b"\0\x05")),
+    "16 bits key": png(16, 0, b"\x10\x20", chunk(b"tRNS", b"\x10\x20")),
+    "color key": png(8, 2, b"\x01\x02\x03", chunk(b"tRNS", b"\0\x01\0\x02\0\x03")),
+    "16 bits color key": png(16, 2, b"\x12\x34" * 3, chunk(b"tRNS", b"\x12\x34" * 3)),
+    "16 bits grey alpha": png(16, 4, b"\x12\x34\0\0"),
+    "16 bits alpha": png(16, 6, b"\x12\x34" * 3 + b"\0\0"),
+    "premultiplied grey": tiff(b"\0\0", bits=8, extra=1),
+}
+
+
+@pytest.mark.parametrize("name", CLEAR)
+def test_transparent_parts_show_the_background(name):
+    assert decode(CLEAR[name]) == [255, 255, 255]
+    assert decode(CLEAR[name], background=(10, 200, 30)) == [10, 200, 30]
+    assert decode(CLEAR[name], channels=1, background=(255, 0, 0)) == [76]  # the luminance
+
+
+@pytest.mark.parametrize(
+    ("raw", "pixel"),
+    [
+        (file_of(Image.new("RGBA", (8, 8), (200, 100, 0, 51))), [244, 224, 204]),
+        (file_of(Image.new("RGBA", (8, 8), (200, 100, 0, 255))), [200, 100, 0]),
+        (tiff(b"\x28\x80", bits=8, extra=1), [167, 167, 167]),  # 40 + half of white
+        (tiff(b"\x28\x80", bits=8, extra=2), [147, 147, 147]),
+        (tiff(b"\x28\xff", bits=8, extra=1), [40, 40, 40]),
+        (png(8, 2, b"\x01\x02\x04", chunk(b"tRNS", b"\0\x01\0\x02\0\x03")), [1, 2, 4]),
+    ],
+)
+def test_half_transparent_and_opaque_pixels(raw, pixel):
+    assert all(abs(a - b) <= 1 for a, b in zip(decode(raw), pixel, strict=True))
+
+
+def test_a_tga_whose_header_knows_no_alpha_is_opaque():
+    raw = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 1, 1, 32, 0) + bytes([1, 2, 3, 0])
+    assert decode(raw) == [3, 2, 1]
+
+
+def test_another_background_is_decoded_again(tmp_path):
+    write(tmp_path / "set" / "a.png", (1, 2, 3, 0), mode="RGBA")
+    for background, pixel in ((255, [255] * 3), ([1, 2, 3], [1, 2, 3]), (np.int64(7), [7] * 3)):
+        found = data.folder(tmp_path / "set", 8, background=background)
+        assert found.images[0, :, 0, 0].tolist() == pixel
+    about = tmp_path / ".set-3x8x8" / "about.json"
+    assert data.folder(tmp_path / "set", 8).images.min() == 255
+    assert len(list(about.parent.parent.glob(".set-*8"))) == 1
+
+
+@pytest.mark.parametrize("background", [256, -1, (1, 2), "white", 1.5, None, (0, 0, 300)])
+def test_backgrounds_that_are_no_colors_are_refused(pictures, background):
+    with pytest.raises(ValueError, match=r"background must be a grey, 0\.\.255, or \(red, green"):
+        data.folder(pictures, 8, background=background)
+
+
+@pytest.mark.parametrize(
+    ("raw", "pixel"),
+    [
+        (png(16, 0, b"\x9c\x40"), 155),
+        (file_of(Image.fromarray(np.array([[40000]], np.uint16)), "TIFF"), 155),
+        (tiff(struct.pack("<H", 40000)), 155),
+        (tiff(struct.pack("<H", 65535 - 40000), photometric=0), 155),  # white is zero
+        (tiff(b"\xff\xf0", bits=12), 255),
+        (b"P5 1 1 4095\n\x0f\xff", 255),
+        (b"P5 1 1 65535\n" + struct.pack(">H", 40000), 155),
+        (file_of(Image.new("I;16", (8, 8), 40000), "JPEG2000"), 155),
+        (png(16, 4, b"\x9c\x40\xff\xff"), 156),
+        (png(16, 2, b"\x9c\x40" * 3), 156),
+        (png(16, 6, b"\x9c\x40" * 3 + b"\xff\xff"), 156),
+        (png(1, 0, b"\x80"), 255),
+        (file_of(Image.new("1", (8, 8), 1), "TIFF"), 255),
+        (file_of(Image.new("CMYK", (8, 8), (0, 0, 0, 100)), "TIFF"), 155),
+        (file_of(Image.new("CMYK", (8, 8), (0, 0, 0, 100)), "JPEG"), 155),  # inverted in the file
+        (file_of(Image.new("YCbCr", (8, 8), (155, 128, 128)), "TIFF"), 155),
+        (file_of(Image.new("LAB", (8, 8), (162, 128, 128)), "TIFF"), 152),
+    ],
+)
+def test_deep_and_odd_pixels_come_out_as_a_viewer_shows_them(raw, pixel):
+    for channels in (1, 3):
+        assert all(abs(level - pixel) <= 2 for level in decode(raw, channels))
+    assert abs(decode(raw, 1)[0] - pixel) <= (1 if pixel != 152 else 3)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (file_of(Image.fromarray(np.full((8, 8), 200, np.int32)), "TIFF"), "32-bit whole numbers"),
+        (file_of(Image.fromarray(np.full((8, 8), -9, np.int32)), "TIFF"), "32-bit whole numbers"),
+        (tiff(struct.pack("<h", 300), sample=2), "16-bit whole numbers"),
+        (file_of(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"), "floating-point"),
+        (b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5), "floating-point"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC by its content"),
+    ],
+)
+def test_pixels_of_an_unknown_range_are_refused_by_name_and_not_called_broken(
+    pictures, raw, reason
+):
+    with pytest.raises(picture_files.UnsupportedError, match=reason):
+        decode(raw)
+    (pictures / "odd.png").write_bytes(raw)
+    with pytest.warns(match=f"1 image that cannot be used: odd.png .not read: .*{reason}") as all_:
+        assert len(data.folder(pictures, 8).images) == 6
+    assert "broken" not in str(all_[0].message)
+    with pytest.raises(ValueError, match=r"odd.png .*Repair, convert or remove"):
+        data.folder(pictures, 8, broken=data.refuse_broken)
+
+
+def test_16_bits_that_are_nearly_black_are_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    for value in (2000, 40000, 0):
+        pixels = np.full((8, 8), value, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "set" / f"{value}.png")
+    for _ in range(2):
+        with pytest.warns(match=r"nearly black, .* 16 bits: 2000.png\. If they hold 12") as caught:
+            images = data.folder(tmp_path / "set", 8, channels=1).images
+        assert len(caught) == 1
+    assert sorted(images[:, 0, 0, 0].tolist()) == [0, 7, 155]
+
+
+def test_deep_pictures_are_turned_upright(tmp_path):
+    ramp = np.zeros((8, 8), np.uint16)
+    ramp[:4] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    raw = file_of(Image.fromarray(ramp), exif=exif)
+    assert picture_files.decode(raw, (8, 8), 1, (0, 0, 0)).pixels[0, :, 0].tolist() == [
+        *[0] * 4,
+        *[255] * 4,
+    ]
+
+
+# Intact pictures are never called broken.
+
+
+def with_text(kind, n):
+    text = PngImagePlugin.PngInfo()
+    if kind == "compressed":
+        text.add_text("workflow", "x" * n, zip=True)
+    else:
+        text.add_itxt("XML:com.adobe.xmp", "x" * n, zip=kind == "xmp")
+    return file_of(Image.new("RGB", (8, 8), (9, 8, 7)), pnginfo=text)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        with_text("compressed", 2_000_000),
+        with_text("xmp", 3_000_000),
+        with_text("plain", 70_000_000),
+        png(8, 2, b"\x09\x08\x07", chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2_000_000)))),
+        png(8, 2, b"\x09\x08\x07", after=[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))]),
+        png(8, 2, b"\x09\x08\x07", chunk(b"tEXt", b"a\0hello")).replace(b"hello", b"hellO"),
+        png(8, 2, b"\x09\x08\x07", chunk(b"gAMA", b"a")),
+        png(8, 2, b"\x09\x08\x07", chunk(b"eXIf", b"no exif")),
+        png(8, 2, b"\x09\x08\x07")[:-12],  # without its end
+    ],
+)
+def test_a_png_is_read_whatever_its_texts_are(raw):
+    assert decode(raw) == [9, 8, 7]
+
+
+def test_orientation_beside_a_long_text_counts():
+    image = Image.new("RGB", (8, 8), (9, 8, 7))
+    image.putpixel((0, 0), (200, 200, 200))
+    text, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    text.add_text("workflow", "x" * 2_000_000, zip=True)
+    exif[0x0112] = 3
+    raw = file_of(image, pnginfo=text, exif=exif)
+    pixels = picture_files.decode(raw, (8, 8), 1, (0, 0, 0)).pixels[0]
+    assert np.unravel_index(pixels.argmax(), pixels.shape) == (7, 7)
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_metadata_of_a_photograph_does_not_matter(exif):
+    assert decode(file_of(Image.new("L", (8, 8), 100), "JPEG", exif=exif)) == [100] * 3
+
+
+def test_a_picture_of_too_many_pixels_is_refused_with_the_reason(pictures, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
+    for name, size in (("scan.png", (2000, 1500)), ("poster.png", (4000, 1500))):
+        Image.new("1", size).save(pictures / name)
+    with pytest.warns(match="2 images that cannot be used") as caught:
+        assert len(data.folder(pictures, 8).images) == 6
+    told = str(caught[0].message)
+    assert "scan.png (not read: 2,000 x 1,500 = 3 million pixels, the limit is 2 million" in told
+    assert "poster.png (not read: more than 4 million pixels, the limit is 2 million" in told
+    assert "broken" not in told
+
+
+def test_broken_and_refused_images_are_told_apart(pictures):
+    (pictures / "cats" / "0.png").write_bytes(b"no")
+    (pictures / "dogs" / "f.tif").write_bytes(tiff(bytes(4), bits=32, sample=3))
+    message = (
+        r"1 broken image: cats/0.png \(not a picture of a known kind\); 1 image that cannot be "
+        r"used: dogs/f.tif \(not read: pixels of an unknown range, floating-point"
+    )
+    with pytest.warns(match=message):
+        data.folder(pictures, 8)
+
+
+def test_several_frames_give_the_first(tmp_path):
+    frames = [Image.new("RGB", (8, 8), (v, v, v)) for v in (10, 200)]
+    for kind in ("GIF", "TIFF", "PNG"):
+        raw = file_of(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert decode(raw) == [10] * 3

@@ -10,9 +10,11 @@ import json
 import os
 import pickle
 import random
+import re
 import struct
 import sys
 import warnings
+import zlib
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -290,6 +292,16 @@ def bomb(side: int) -> bytes:
     return file.getvalue()
 
 
+def text_bomb(png: bytes) -> bytes:
+    """A whole PNG with a text of a few megabytes that is unpacked to four gigabytes."""
+    packer = zlib.compressobj()
+    first = packer.compress(bytes(2**26)) + packer.flush(zlib.Z_FULL_FLUSH)
+    more = first[2:]  # without the header of the stream
+    text = b"zTXta\0\0" + first + more * 63
+    packed = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:33] + packed + png[33:]  # behind the first part
+
+
 def test_a_file_that_describes_a_giant_network_is_refused_before_it_is_made(tmp_path):
     small().save(tmp_path / "denoiser.safetensors")
     tensors, metadata = files.read_tensors(tmp_path / "denoiser.safetensors", FORMATS["denoiser"])
@@ -320,12 +332,15 @@ def test_changed_pictures_are_left_out_or_read(tmp_path, monkeypatch):
     }
     for name, content in other.items():
         (place / name).write_bytes(content)
+    whole["text.png"] = text_bomb(whole["png"])
     for name, content in whole.items():
         (place / f"whole.{name}").write_bytes(content)
-    broken = []
+    reasons = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of odd pictures
-        found = data.folder(place, 8, broken=broken.extend)
+        found = data.folder(place, 8, broken=reasons.extend)
+    broken = [reason.partition(" (")[0] for reason in reasons]
+    assert all(re.fullmatch(r"\S+ \(.*[^( ].*\)", reason) for reason in reasons)  # never without
     assert len(found.images) + len(broken) == N + len(other) + len(whole)
     assert set(other) <= set(broken)
     assert not [name for name in broken if name.startswith("whole")]
