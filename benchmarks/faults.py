@@ -561,8 +561,10 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
     try:
         for n, draw in _draws(tries):
             folder = place / f"notebook-{n}"
-            cell = "from pathlib import Path\nfrom benchmarks import faults\n"
-            cell += f"faults.train(Path({str(folder)!r}))\nprint('whole')"
+            # A rest in the middle, so that the button comes in time on a busy machine too.
+            cell = "import time\nfrom pathlib import Path\nfrom benchmarks import faults\n"
+            cell += "with faults.Progress().follow(15, lambda: time.sleep(0.5)):\n"
+            cell += f"    faults.train(Path({str(folder)!r}))\nprint('whole')"
             client.execute(cell)
             while "loss" not in (_read(folder / "log.jsonl")):
                 time.sleep(0.01)

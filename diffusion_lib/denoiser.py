@@ -98,7 +98,7 @@ class Denoiser(nn.Module):
             ValueError: an output of neither C nor 2 C channels.
         """
         output = self.network(x_t, t - 1)
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        output = output.to(torch.promote_types(x_t.dtype, torch.float32))
         if output.shape[1] == x_t.shape[1]:
             return output, None
         if output.shape[1] != 2 * x_t.shape[1]:
