@@ -1,7 +1,6 @@
 """Processes that torchrun starts do together what one does alone."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +18,6 @@ ROOT = Path(__file__).parent.parent
 STATE = "diffusion_lib training state 1"
 
 
-def start(folder: Path, root: Path, processes: int, *more: str, restarts: int = 0):
-    """Runs together.py; a single process is started as a user would, without torchrun."""
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run"]
-    if launch:
-        launch += ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
-        launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [sys.executable, *launch, "-m", "tests.together", str(folder), str(root), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, cwd=ROOT
-    )
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
@@ -41,12 +27,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(root, tmp_path_factory):
-    """Folders of what 1, 2 and 4 processes made."""
-    folders = {n: tmp_path_factory.mktemp("together") / str(n) for n in (1, 2, 4)}
-    for n, folder in folders.items():
-        ended = start(folder, root, n)
-        assert ended.returncode == 0, ended.stderr[-3000:]
-    return folders
+    """Folders of what the groups of processes made."""
+    folder = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-m", "tests.together", str(folder), str(root)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return {int(path.name) if path.name.isdigit() else path.name: path for path in folder.iterdir()}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -99,19 +85,18 @@ def test_measurements_are_those_of_one_process(made):
         assert abs(a - b) < 1e-2 * abs(a)
 
 
-def test_a_lost_process_ends_the_run_and_a_restart_goes_on(root, made, tmp_path):
-    ended = start(tmp_path / "lost", root, 2, "lost")
-    assert ended.returncode != 0
-    assert (tmp_path / "lost" / "lost").exists()
-    kept = files.read_tensors(tmp_path / "lost" / "run" / "training.safetensors", STATE)[1]
+def test_a_lost_process_ends_the_run_and_a_restart_goes_on(made):
+    lost, again = made["lost"], made["again"]
+    assert (lost / "failed").exists()
+    assert (lost / "lost").exists()
+    kept = files.read_tensors(lost / "run" / "training.safetensors", STATE)[1]
     assert 6 <= int(kept["step"]) <= 7  # the first process saved when it found itself alone
-    Denoiser.load(tmp_path / "lost" / "run" / "ema.safetensors")
+    Denoiser.load(lost / "run" / "ema.safetensors")
 
-    again = start(tmp_path / "again", root, 2, "lost", restarts=1)
-    assert again.returncode == 0, again.stderr[-3000:]
-    expected, found = weights(made[2]), weights(tmp_path / "again")
+    assert (again / "lost").exists()
+    expected, found = weights(made[2]), weights(again)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    starts = [r for r in _read_log(tmp_path / "again" / "run") if "device" in r]
+    starts = [r for r in _read_log(again / "run") if "device" in r]
     assert len(starts) == 2
 
 

@@ -1,10 +1,14 @@
-"""What test_parallel.py has torchrun start: train, sample and measure by the command line.
+"""What test_parallel.py starts: processes that train, sample and measure by the command line.
 
-python -m torch.distributed.run --nproc-per-node N -m tests.together FOLDER DATA [LOST]
+python -m tests.together FOLDER DATA
 
-With LOST, the last process kills itself at step 7 of the first try.
+Groups of 1, 2 and 4 processes, and two of 2 of which the last kills itself at step 7 of the first
+try: "lost" ends with that, "again" is restarted once.  Each works in a folder of that name.
+torchrun's agent starts them, as copies of a process that has imported everything, which takes
+longer than what they do.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +16,8 @@ import time
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from diffusion_lib import parallel, runs, training
 from diffusion_lib.__main__ import main
@@ -61,9 +67,49 @@ def work(folder: Path, root: str, lost: bool) -> int:
     return main(sample) or (main(measure) if measure else 0)
 
 
-if __name__ == "__main__":
+def join(folder: str, root: str, lost: bool = False) -> None:
+    """One process of a group."""
     torch.set_num_threads(1)
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
     training.has_bfloat16 = runs.has_bfloat16 = lambda device: False
     with parallel.group():
-        sys.exit(work(Path(sys.argv[1]), sys.argv[2], sys.argv[3:] == ["lost"]))
+        status = work(Path(folder), root, lost)
+    if status:
+        sys.exit(status)
+
+
+def alone(folder: str, root: str) -> None:
+    """A process of its own, as a user would start it."""
+    process = multiprocessing.get_context("forkserver").Process(target=join, args=(folder, root))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+def together(folder: str, root: str, processes: int, lost: bool = False, restarts: int = 0) -> None:
+    """A group of processes."""
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        monitor_interval=0.1,
+        start_method="forkserver",
+    )
+    elastic_launch(settings, join)(folder, root, lost)
+
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["tests.together"])
+    place, data = sys.argv[1:]
+    alone(f"{place}/1", data)
+    together(f"{place}/2", data, 2)
+    together(f"{place}/4", data, 4)
+    try:
+        together(f"{place}/lost", data, 2, lost=True)
+    except ChildFailedError:
+        Path(place, "lost", "failed").touch()
+    together(f"{place}/again", data, 2, lost=True, restarts=1)
