@@ -312,10 +312,13 @@ def indices(
 
     for step in count(start):
         epoch, offset = divmod(step * batch_size, n)
-        chosen = order(epoch)[offset : offset + batch_size]
-        while len(chosen) < batch_size:
-            epoch += 1
-            chosen = torch.cat([chosen, order(epoch)[: batch_size - len(chosen)]])
+        # At once, so that a batch larger than the memory is an error, and not filled for ever.
+        chosen, filled = torch.empty(batch_size, dtype=torch.int64, device=device), 0
+        while filled < batch_size:
+            part = order(epoch)[offset:][: batch_size - filled]
+            chosen[filled : filled + len(part)] = part
+            filled += len(part)
+            epoch, offset = epoch + 1, 0
         yield chosen
 
 
