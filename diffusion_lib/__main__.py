@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
@@ -275,8 +276,11 @@ def compare_arms(options: argparse.Namespace) -> None:
     usual = options.study.with_suffix(".record.json")
     out = options.out or usual
     out = out / usual.name if out.is_dir() else out
-    if out.exists():
-        compare.load(out)  # a record replaces nothing but a record
+    if out.exists():  # a record replaces nothing but a record
+        try:
+            compare.load(out)
+        except ValueError as error:
+            raise ValueError(f"{error}. It is not replaced: give another --out") from error
     _try_to_write(out)
     rank, processes = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
     gpus = torch.cuda.device_count()
@@ -412,7 +416,7 @@ def _preset(given: str) -> Experiment:
             raise ValueError(f"preset {given!r} is unknown; did you mean {lower}?")
         return config.choose(given, config.PRESETS, "preset")
     if (path / "experiment.json").is_file() or path.name == "experiment.json":
-        hint = "a run already: to go on with it, give its preset and settings, and --out its folder"
+        hint = "a run already: to go on with it, give its preset and settings, and it as --out"
     elif path.is_dir():
         hint = (
             "a folder: to train on your own pictures see 'Your own pictures' in the README. In "
@@ -438,11 +442,11 @@ def _run_folder(path: Path) -> Path:
     hint = "Train one: python -m diffusion_lib train mnist --out runs/a"
     if (folder / "experiment.json").is_file():
         hint = "Its training has saved nothing yet: the command that began it goes on with it"
-    elif known:
-        more = ", ..." if len(known) > 5 else ""
-        hint = f"But {place} holds {len(known)} runs: {', '.join(known[:5])}{more}"
     elif path.is_file():
-        hint = "It is a file, but a run is a folder; a study is run by `compare`"
+        hint = "It is a file, but a run is a folder; `compare` takes the file of a study"
+    elif known:
+        more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+        hint = f"Name a run: {place} holds {', '.join(known[:5])}{more}"
     raise FileNotFoundError(f"{path} holds no trained run (ema.safetensors is missing). {hint}")
 
 
@@ -456,7 +460,7 @@ def _try_to_write(path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error}): give another place with --out"
+            f"{path} cannot be written ({error.strerror}): give another place with --out"
         ) from error
 
 
@@ -475,4 +479,7 @@ def _device(name: str | None) -> torch.device:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
+        f"warning: {message}\n"
+    )
     sys.exit(main())

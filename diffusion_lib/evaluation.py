@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -390,7 +390,9 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
     except _DAMAGED as error:
         is_npy = Path(path).suffix.lower() == ".npy"
         hint = f". np.savez('x.npz', np.load({str(path)!r})) makes one" if is_npy else ""
-        raise ValueError(f"{path} does not hold {wanted} ({error}){hint}") from error
+        # numpy takes any other file for a pickle, and says how to load that.
+        reason = error if is_npy or is_zipfile(path) else "it is not an .npz file"
+        raise ValueError(f"{path} does not hold {wanted} ({reason}){hint}") from error
     if not isinstance(images, np.ndarray):
         raise ValueError(f"{path} does not hold {wanted}, but raw bytes of that name")
     if images.dtype != np.uint8 or images.shape[1:] != (h, w, c) or len(images) == 0:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import compare, config, predictions, runs, schedules
+from diffusion_lib import compare, config, data, files, predictions, runs, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.compare import paired
 from diffusion_lib.evaluation import Conditions
@@ -425,6 +425,61 @@ def test_arms_of_different_data_sets_are_not_compared(record):
     ]
     with pytest.raises(ValueError, match="no other arm is trained on fashion_mnist"):
         compare.differences(other, "v error", 2, "broken")
+
+
+def test_what_is_no_study_is_answered_with_what_it_is(record):
+    Path("study.json").write_text(json.dumps(STUDY))
+    Path("study.record.json").write_text(json.dumps(record))
+    Path("experiment.json").write_text(TINY.to_json())
+    for given, words in (
+        ("study.record.json", "it is the record of one that has run"),
+        ("experiment.json", "it is an experiment"),
+        (".", "is a folder: give the file of a study"),
+        ("study", r"did you mean study\.json"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            compare.read_study(given)
+    with pytest.raises(FileNotFoundError, match="is a folder: give the file of the record"):
+        compare.load(".")
+
+
+def test_measures_that_cannot_be_written_are_in_the_record(root, monkeypatch):
+    arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
+    write = files.write_text
+
+    def full(path, text):
+        if path.name.startswith("compared-"):
+            raise OSError(28, f"could not write {path}: No space left")
+        write(path, text)
+
+    monkeypatch.setattr(files, "write_text", full)
+    with pytest.warns(UserWarning, match=r"not kept beside the run.*No space left") as warned:
+        found = compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
+    assert len([w for w in warned if "not kept" in str(w.message)]) == 4
+    assert len(found["measured"]) == 4
+    assert not list(Path("runs").glob("*/compared-*"))
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_training(root, monkeypatch):
+    arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
+
+    def refuse(path, *_, **__):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OSError, match=r"could not write .*runs/\..*lock.*work where it can be"):
+        compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
+
+
+def test_samples_of_a_data_set_without_features_are_refused_with_the_way(root):
+    def doodles(root, train):
+        return data.mnist(root, train)
+
+    arms = {"eps": replace(TINY, dataset=doodles), "x_0": replace(TINY, dataset=doodles, T=50)}
+    asked = replace(ERRORS_ONLY, n=70)
+    with pytest.raises(ValueError, match=r"no feature network .*'doodles'.*\{\"n\": 0\}"):
+        compare.compare(arms, (0, 1), (1,), asked, root, torch.device("cpu"))
 
 
 def test_missing_and_foreign_files_are_refused():

@@ -1,13 +1,14 @@
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import evaluation, features, runs
+from diffusion_lib import data, evaluation, features, files, runs
 from diffusion_lib.__main__ import main
 from diffusion_lib.evaluation import Conditions
 
@@ -245,3 +246,124 @@ def test_samples_like_the_training_images_are_found_out():
     assert found["samples"]["nearest training image"]["value"] < 0.1
     assert found["samples"]["copies"]["value"] == 1
     assert found["floor"]["nearest training image"]["value"] > 50
+
+
+# ---- data sets of one's own, and places that cannot be written ------------------------------
+
+
+def doodles(root, train):
+    """A data set of one's own, as large as a digit."""
+    generator = torch.Generator().manual_seed(int(train))
+    images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return data.Images(images, torch.zeros(20, dtype=torch.int64))
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """The run, as if it had been trained on `doodles`."""
+    for path in run.folder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    described = json.loads((tmp_path / "experiment.json").read_text())
+    (tmp_path / "experiment.json").write_text(json.dumps(described | {"dataset": "doodles"}))
+    return runs.load(tmp_path, torch.device("cpu"))
+
+
+def test_a_data_set_without_features_is_measured_without_samples(own):
+    with pytest.raises(ValueError, match=r"'doodles' is unknown.*dataset=photos.*--images FOLDER"):
+        evaluation.evaluate(own, FEW)
+    with pytest.warns(UserWarning, match="no feature network is released for .*'doodles'"):
+        record = evaluation.evaluate(own, FEW, dataset=doodles)
+    assert record["conditions"]["features sha256"] == "none is released"
+    assert record["conditions"]["n"] == 0
+    assert not record.keys() & {"samples", "floor"}
+    assert len(record["likelihood"]["per image"]) == 4
+    assert record["errors"]["t"][0] == 1
+    assert set(record["seconds"]) == {"likelihood and errors"}
+    assert evaluation.load(own.folder / "metrics.json") == record
+    assert evaluation.evaluate(own, FEW, dataset=doodles) == record  # not measured again
+
+
+def test_records_without_samples_are_tabulated_and_compared(own):
+    with pytest.warns(UserWarning, match="no feature network"):
+        record = evaluation.evaluate(own, FEW, dataset=doodles)
+    rows = [row[""] for row in evaluation.table([record, record])]
+    assert rows[0] == "bits per dim (bound)"
+    assert "seconds to evaluate" in rows
+    assert [row[""] for row in evaluation.verdicts(record, record)] == ["bits per dim"]
+    assert len(evaluation.titles([record, record])) == 2
+
+
+def test_other_pictures_under_the_same_name_are_measured_anew(own):
+    def other(root, train):
+        return data.Images(doodles(root, train).images.flip(0), torch.zeros(20, dtype=torch.int64))
+
+    other.__name__ = "doodles"
+    with pytest.warns(UserWarning, match="no feature network"):
+        one, two = (evaluation.evaluate(own, FEW, dataset=d) for d in (doodles, other))
+    assert one["conditions"]["reference"].startswith("doodles test, 20 images, sha256 ")
+    assert one["conditions"] != two["conditions"]
+    with pytest.raises(ValueError, match="cannot be compared: reference"):
+        evaluation.table([one, two])
+
+
+def test_a_named_data_set_given_as_a_function_makes_the_same_record(run, root):
+    first = evaluation.evaluate(run, FEW, root)
+    assert evaluation.evaluate(run, FEW, root, dataset=data.mnist) == first
+
+
+def test_no_samples_are_measured_where_none_are_asked_for(run, root):
+    record = evaluation.evaluate(run, Conditions(n=0, n_likelihood=4, num_times=3), root)
+    assert not record.keys() & {"samples", "floor"}
+    assert record["conditions"]["sampler"] is None
+
+
+def test_samples_of_a_data_set_without_features_are_refused(own):
+    samples = torch.zeros(70, 1, 28, 28, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="no feature network is released for 'doodles'"):
+        evaluation.evaluate(own, FEW, samples=samples, dataset=doodles)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (lambda root, train: doodles(root, train).images, r"return data\.Images.*got Tensor"),
+        (lambda root, train: doodles(root, train) if train else None, "also for train=False"),
+        (
+            lambda root, train: data.Images(torch.zeros(9, 3, 8, 8, dtype=torch.uint8), None),
+            r"shape \[N, 1, 28, 28\]",
+        ),
+    ],
+)
+def test_a_function_that_is_no_data_set_is_refused(own, dataset, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluation.evaluate(own, FEW, dataset=dataset)
+
+
+def test_a_record_that_cannot_be_written_is_returned(run, root, monkeypatch):
+    def full(path, text):
+        raise OSError(28, f"could not write {path}: No space left")
+
+    monkeypatch.setattr(files, "write_text", full)
+    with pytest.warns(UserWarning, match=r"is returned, but not kept .*No space left"):
+        record = evaluation.evaluate(run, FEW, root)
+    assert record["likelihood"]["bits per dim"]["value"] > 0
+    assert not (run.folder / "metrics.json").exists()
+
+
+def test_what_is_no_file_of_samples_is_answered_with_the_way(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is a folder: give an \.npz file"):
+        evaluation.read_samples(tmp_path, (1, 28, 28))
+    with pytest.raises(FileNotFoundError, match="is a folder: give the file of a record"):
+        evaluation.load(tmp_path)
+    (tmp_path / "x.PNG").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match="it is not an .npz file") as refusal:
+        evaluation.read_samples(tmp_path / "x.PNG", (1, 28, 28))
+    assert "pickle" not in str(refusal.value)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    with pytest.raises(ValueError, match=r"np\.savez\('x\.npz', np\.load\("):
+        evaluation.read_samples(tmp_path / "x.npy", (1, 28, 28))
+    np.savez(tmp_path / "x.npz", images)
+    upper = Path(tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
+    assert len(evaluation.read_samples(upper, (1, 28, 28))) == 3

@@ -411,6 +411,82 @@ def test_a_pickle_is_never_opened(bare, also_an_index):
         interop.from_diffusers(bare)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"variant": "fp16"},
+            r"has diffusion_pytorch_model\.fp16\.safetensors, but.*variant='fp16'",
+        ),
+        (
+            {"max_shard_size": "5KB"},
+            r"has diffusion_pytorch_model-00001-of-\d+\.safetensors, .* more",
+        ),
+        ({"max_shard_size": "5KB", "variant": "fp16"}, r"fp16-00001-of.*variant='fp16'"),
+        ({"safe_serialization": False, "variant": "fp16"}, r"pickle.*variant='fp16'"),
+    ],
+)
+def test_weights_in_other_files_are_named_and_the_way_out_works(bare, tmp_path, options, words):
+    (bare / "diffusion_pytorch_model.safetensors").unlink()
+    their_network().save_pretrained(bare, **options)
+    with pytest.raises(ValueError, match=words) as refusal:
+        interop.from_diffusers(bare)
+    told = str(refusal.value)
+    assert ("pickle" in told) == ("safe_serialization" in options)
+    variant = {"variant": "fp16"} if "variant='fp16'" in told else {}
+    UNet2DModel.from_pretrained(bare, **variant).save_pretrained(tmp_path / "new")
+    (tmp_path / "new" / "scheduler_config.json").write_bytes(
+        (bare / "scheduler_config.json").read_bytes()
+    )
+    assert_is_theirs(interop.from_diffusers(tmp_path / "new"))
+
+
+def test_missing_weights_are_named(bare):
+    (bare / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="bare has no weights, but what is read is") as refusal:
+        interop.from_diffusers(bare)
+    assert "pickle" not in str(refusal.value)
+
+
+def test_a_file_of_a_pipeline_is_answered_with_its_folder(bare):
+    (bare / "unet").mkdir()
+    (bare / "unet" / "config.json").write_text("{}")
+    for name in ("model_index.json", "diffusion_pytorch_model.safetensors", "unet/config.json"):
+        with pytest.raises(NotADirectoryError, match=f"is a file: give the folder .* {bare}$"):
+            interop.from_diffusers(bare / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["./nothing", "../nothing", "/no/nothing", "~/nothing", "no/such/thing", "a\\b", "."]
+)
+def test_what_looks_like_a_path_never_goes_to_the_network(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("went to the network")
+    )
+    with pytest.raises(FileNotFoundError, match=r"google/ddpm-cifar10-32|a folder that diffusers"):
+        interop.from_diffusers(name)
+
+
+def test_a_network_that_is_not_there_is_named(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise ConnectionError("Max retries exceeded\nwith url")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(FileNotFoundError, match="exceeded with url.*needs the network"):
+        interop.from_diffusers("google/ddpm-cifar10-32")
+
+
+def test_a_diffusers_that_breaks_while_it_is_imported_is_named(bare, monkeypatch):
+    class Broken(type(sys)):
+        def __getattr__(self, name):
+            raise RuntimeError(f"Failed to import diffusers.{name}")
+
+    monkeypatch.setitem(sys.modules, "diffusers", Broken("diffusers"))
+    with pytest.raises(ImportError, match="could not be imported .*Failed to import.*pip install"):
+        interop.from_diffusers(bare)
+
+
 def mine(signal, noise):
     return -noise, signal
 
