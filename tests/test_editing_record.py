@@ -71,7 +71,12 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path / "MNIST" / "raw", n_train=80, n_test=140)
     full = measure.experiment
-    monkeypatch.setattr(measure, "experiment", lambda *which: config.smoke(full(*which)))
+
+    def tiny(*which):
+        smoke = config.smoke(full(*which))
+        return replace(smoke, network=replace(smoke.network, width=8, attention=(), patch=7))
+
+    monkeypatch.setattr(measure, "experiment", tiny)
     settings = {"SEEDS": (0, 1), "N": 70, "STEPS": 2, "TIMES": (0, 500, 1000), "_BATCH": 35}
     for name, value in (settings | {"_RESAMPLES": 20, "_FRECHETS": 3}).items():
         monkeypatch.setattr(measure, name, value)

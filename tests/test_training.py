@@ -311,7 +311,7 @@ def test_eight_images_are_learned_by_heart():
     """The whole path: data, loss, training, average, sampler."""
     g = torch.Generator().manual_seed(0)
     images = 255 * torch.randint(0, 2, (8, 1, 8, 8), generator=g).to(torch.uint8)
-    network = UNetConfig((1, 8, 8), 32, (1, 2), num_blocks=1, attention=(4,), dropout=0.0)
+    network = UNetConfig((1, 8, 8), 16, (1, 2), num_blocks=1, attention=(4,), dropout=0.0)
     config = TrainConfig(240, 32, learning_rate=3e-3, warmup_steps=20, ema_decay=0.99, cooldown=0.5)
     torch.manual_seed(0)
     t = Trainer(Denoiser(UNet(network), schedules.cosine()), config)
