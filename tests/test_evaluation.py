@@ -357,7 +357,7 @@ def test_what_is_no_file_of_samples_is_answered_with_the_way(tmp_path):
     with pytest.raises(FileNotFoundError, match="is a folder: give the file of a record"):
         evaluation.load(tmp_path)
     (tmp_path / "x.PNG").write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match="it is not an .npz file") as refusal:
+    with pytest.raises(ValueError, match=r"it is not an \.npz file") as refusal:
         evaluation.read_samples(tmp_path / "x.PNG", (1, 28, 28))
     assert "pickle" not in str(refusal.value)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
