@@ -2,6 +2,7 @@
 
 python -m diffusion_lib train mnist --budget quick --out runs/a
 python -m diffusion_lib train mnist_diffusers --budget quick --out runs/b
+python -m diffusion_lib train mnist --budget full --steps 20000 --start runs/full --out runs/longer
 python -m diffusion_lib sample runs/a --n 64 --out a.png
 python -m diffusion_lib evaluate runs/a runs/b
 python -m diffusion_lib compare other_tests/mnist/small_backbone.json
@@ -416,7 +417,7 @@ def _preset(given: str) -> Experiment:
             raise ValueError(f"preset {given!r} is unknown; did you mean {lower}?")
         return config.choose(given, config.PRESETS, "preset")
     if (path / "experiment.json").is_file() or path.name == "experiment.json":
-        hint = "a run already: to go on with it, give its preset and settings, and it as --out"
+        hint = "a run already: to go on with it, repeat the command that began it, with its --out"
     elif path.is_dir():
         hint = (
             "a folder: to train on your own pictures see 'Your own pictures' in the README. In "

@@ -37,6 +37,7 @@ _DAMAGED = (
     IndexError,
     EOFError,
     AttributeError,
+    MemoryError,  # a header that speaks of more numbers than any memory holds
     NotImplementedError,  # zipfile: a compression that it does not know
     BadZipFile,
     zlib.error,

@@ -165,7 +165,10 @@ def test_what_is_no_run_is_answered_with_what_is_there(place, given, hint, capsy
         ("MNIST", "did you mean mnist?"),
         ("photos", "'Your own pictures' in the README"),
         ("photos", "runs.train(replace(config.CIFAR10, dataset=data.folder), images[100:]"),
-        ("runs/a", "a run already: to go on with it, give its preset"),
+        (
+            "runs/a",
+            "a run already: to go on with it, repeat the command that began it, with its --out",
+        ),
         ("runs/a/experiment.json", "a run already"),
         ("study.json", "a study is run by `compare`"),
     ],
@@ -500,10 +503,13 @@ def test_too_little_memory_names_the_options_for_it(place, monkeypatch, error, c
     assert told.endswith("new is saved at step 0 of 2.\n")
 
 
-@pytest.mark.parametrize("allocate", [torch.zeros, np.ones])
-def test_too_little_memory_for_real(place, monkeypatch, allocate, capsys):
+def test_too_little_memory_for_real(place, monkeypatch, capsys):
     """More bytes than any machine has: the texts are those of torch and numpy."""
-    monkeypatch.setattr(runs, "load", lambda *_: allocate(10**17))
+    train = ["train", "mnist", "--budget", "smoke", "--out", "new", "--device", "cpu"]
+    assert main([*train, "--batch-size", str(10**15)]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"error: out of memory \(.*allocate.*\). --accumulate 4 .*--batch-size", told)
+    monkeypatch.setattr(runs, "load", lambda *_: np.ones(10**17))
     assert main(["sample", "runs/a", "--device", "cpu"]) == 2
     assert re.search(r"error: out of memory \(.*\). --n below 64", capsys.readouterr().err)
 

@@ -357,7 +357,7 @@ def test_what_is_no_file_of_samples_is_answered_with_the_way(tmp_path):
     with pytest.raises(FileNotFoundError, match="is a folder: give the file of a record"):
         evaluation.load(tmp_path)
     (tmp_path / "x.PNG").write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match="it is not an .npz file") as refusal:
+    with pytest.raises(ValueError, match=r"it is not an \.npz file") as refusal:
         evaluation.read_samples(tmp_path / "x.PNG", (1, 28, 28))
     assert "pickle" not in str(refusal.value)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
@@ -367,3 +367,14 @@ def test_what_is_no_file_of_samples_is_answered_with_the_way(tmp_path):
     np.savez(tmp_path / "x.npz", images)
     upper = Path(tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
     assert len(evaluation.read_samples(upper, (1, 28, 28))) == 3
+
+
+def test_samples_of_more_numbers_than_any_memory_holds_are_refused(tmp_path):
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**15, 28, 28, 1)}
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w") as archive,
+        archive.open("arr_0.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match=r"x\.npz does not hold an array arr_0"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))

@@ -473,7 +473,7 @@ def test_a_network_that_is_not_there_is_named(monkeypatch):
         raise ConnectionError("Max retries exceeded\nwith url")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(FileNotFoundError, match="exceeded with url.*needs the network"):
+    with pytest.raises(FileNotFoundError, match=r"exceeded with url.*needs the network"):
         interop.from_diffusers("google/ddpm-cifar10-32")
 
 
@@ -483,7 +483,7 @@ def test_a_diffusers_that_breaks_while_it_is_imported_is_named(bare, monkeypatch
             raise RuntimeError(f"Failed to import diffusers.{name}")
 
     monkeypatch.setitem(sys.modules, "diffusers", Broken("diffusers"))
-    with pytest.raises(ImportError, match="could not be imported .*Failed to import.*pip install"):
+    with pytest.raises(ImportError, match=r"could not be imported .*Failed to import.*pip install"):
         interop.from_diffusers(bare)
 
 
