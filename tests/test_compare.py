@@ -2,13 +2,12 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from test_data import write_idx
@@ -264,25 +263,20 @@ def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
 
 
 def arguments(root):
-    return ["compare", str(Path("study.json").resolve()), "--data", str(root), "--device", "cpu"]
-
-
-def from_here():
-    """Start a process that finds the package in the root, and its runs in the working folder."""
-    runs = str(Path("runs").resolve())
-    return {"cwd": ROOT, "env": os.environ | {"DIFFUSION_RUNS": runs, "OMP_NUM_THREADS": "1"}}
+    return ["compare", "study.json", "--data", str(root), "--device", "cpu"]
 
 
 def test_a_study_that_was_killed_ends_with_the_same_record(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
-    command = [sys.executable, "-m", "diffusion_lib", *arguments(root)]
-    with subprocess.Popen(command, **from_here(), stderr=subprocess.DEVNULL) as process:
-        while not list(Path("runs").glob("*/*.safetensors")) and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGKILL)
+    process = processes.command(arguments(root), Path("output"))
+    while len(list(Path("runs").glob("*/ema.safetensors"))) < 2 and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
     assert not Path("study.record.json").exists(), "it had finished before it could be killed"
-    subprocess.run(command, **from_here(), check=True, capture_output=True)
+    process = processes.command(arguments(root), Path("output"))
+    process.join()
+    assert process.exitcode == 0, Path("output").read_text()
     assert compare.load("study.record.json") == undisturbed
 
 
@@ -319,9 +313,13 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
 
 def test_two_processes_share_a_study(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    command += ["diffusion_lib", *arguments(root)]
-    subprocess.run(command, **from_here(), check=True, capture_output=True)
+    started = [
+        processes.command(arguments(root), Path(f"output-{rank}"), RANK=rank, WORLD_SIZE="2")
+        for rank in "01"  # as torchrun starts them: nothing else of it is asked for
+    ]
+    for rank, process in enumerate(started):
+        process.join()
+        assert process.exitcode == 0, Path(f"output-{rank}").read_text()
     assert compare.load("study.record.json") == undisturbed
 
 
@@ -468,7 +466,9 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_any_training(roo
 
     monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(OSError, match=r"could not write .*runs/\..*lock.*Choose a folder that may be written"):
+    with pytest.raises(
+        OSError, match=r"could not write .*runs/\..*lock.*Choose a folder that may be written"
+    ):
         compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
 
 

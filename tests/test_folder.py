@@ -4,13 +4,14 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
 import sys
 import warnings
 import zlib
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -199,14 +200,24 @@ def test_what_a_killed_decoding_left_is_cleared_away(pictures):
 
 
 def test_several_processes_decode_a_folder_once(pictures):
-    call = f"from diffusion_lib import data; print(len(data.folder({str(pictures)!r}, 8).images))"
-    command, pipe = [sys.executable, "-c", call], subprocess.PIPE
+    numbers, door = processes.CONTEXT.SimpleQueue(), processes.CONTEXT.Barrier(2)
+    outputs = [pictures.parent / name for name in ("one", "other")]
     started = [
-        subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
+        processes.CONTEXT.Process(target=decode_at_once, args=(pictures, door, numbers, output))
+        for output in outputs
     ]
-    told = [process.communicate(timeout=100) for process in started]
-    assert [out for out, _ in told] == ["6\n"] * 2
-    assert sum("decoding" in err for _, err in told) == 1
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(100)
+    assert [numbers.get() for _ in started] == [6, 6]
+    assert sum("decoding" in output.read_text() for output in outputs) == 1
+
+
+def decode_at_once(pictures, door, numbers, output):
+    with output.open("w") as file, redirect_stderr(file):
+        door.wait(60)
+        numbers.put(len(data.folder(pictures, 8).images))
 
 
 def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
