@@ -251,7 +251,7 @@ def _split(dataset: Dataset, root: str, train: bool) -> Tensor:
 
 @cache
 def _labelled(dataset: Dataset, root: str, train: bool) -> Images:
-    return dataset(root, train)
+    return data.load(dataset, root, train)
 
 
 @cache

@@ -224,6 +224,16 @@ def folder(
     return images
 
 
+def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
+    """Return a part of a data set, also of one whose function returns a plain pair.
+
+    Raises:
+        TypeError: it returns no images.
+    """
+    part = dataset(root, train)
+    return part if isinstance(part, Images) else Images(*images_and_labels(part))
+
+
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:
     """Return a tensor of images and their labels, or None, from whatever holds both.
 

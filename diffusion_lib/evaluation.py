@@ -118,6 +118,7 @@ def evaluate(
             dimension; more steps than T.
     """
     described = _experiment(run)
+    samples = None if samples is None else data.check(samples, run.image_shape)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "run": run.folder.name,
@@ -178,7 +179,8 @@ def evaluate(
     record["seconds"] = {
         part: round(clocks[part] - clocks[before], 1) for before, part in pairwise(clocks)
     }
-    record["device"] = runs.device_name(run.denoiser.schedule.signal.device)
+    device = run.denoiser.schedule.signal.device
+    record |= {"device": runs.device_name(device), "precision": runs.precision(device)}
     parallel.first(lambda: _write(path, record))
     return record
 
@@ -211,6 +213,7 @@ def measured_under(
         ValueError: as `evaluate` does.
     """
     described = _experiment(run)
+    samples = None if samples is None else data.check(samples, run.image_shape)
     dataset = dataset or _dataset(run)
     name, T = config.label(dataset), run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
@@ -308,7 +311,7 @@ def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
     found: list[Images] = []
 
     def read() -> None:
-        found.extend(dataset(root, part) for part in (True, False))
+        found.extend(data.load(dataset, root, part) for part in (True, False))
 
     parallel.first(read)
     if not found:  # in another process than the first
@@ -358,6 +361,7 @@ def measure_samples(
     Raises:
         TypeError, ValueError: images of another dtype or shape; fewer than N real ones.
     """
+    samples, train, test = map(data.check, (samples, train, test))
     n = len(samples)
     # Drawn at random: in MNIST's order the first writers differ from the last.
     real = some(train, n, "training images for the floor")

@@ -191,9 +191,14 @@ def train(
         parallel.check_alike("training images and step", f"{told}, step {trainer.step}")
         parallel.first(lambda: _cut_log(folder, trainer.step))
         if trainer.step < experiment.train.num_steps:
-            started = {"device": _devices(trainer.device), "torch": torch.__version__}
+            started = {
+                "device": _devices(trainer.device),
+                "precision": precision(trainer.device),
+                "torch": torch.__version__,
+                "images": len(images),
+            }
             if parallel.rank() == 0:
-                _write_log(folder, started | {"images": len(images)})
+                _write_log(folder, started)
             _train(trainer, experiment, trainer.run(training), held_out, folder)
         else:
             # Perhaps deleted as they were damaged.
@@ -588,6 +593,11 @@ def _alone(folder: Path) -> Iterator[None]:
 def _devices(device: torch.device) -> str:
     name, processes = device_name(device), parallel.size()
     return name if processes == 1 else f"{processes} processes, each {name}"
+
+
+def precision(device: torch.device) -> str:
+    """Name what networks compute in on a device; weights and losses are float32 in any case."""
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def device_name(device: torch.device) -> str:

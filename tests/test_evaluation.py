@@ -378,3 +378,22 @@ def test_samples_of_more_numbers_than_any_memory_holds_are_refused(tmp_path):
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(ValueError, match=r"x\.npz does not hold an array arr_0"):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+
+
+def test_samples_and_data_sets_may_be_arrays_and_pairs(run, root):
+    """Whatever is taken for images in a training is so here too."""
+
+    def pairs(root, train):
+        images, labels = data.mnist(root, train)
+        return images.numpy(), labels.tolist()
+
+    conditions = Conditions(n=0, n_likelihood=4, num_times=2)
+    found = evaluation.evaluate(run, conditions, root, dataset=pairs)
+    assert found["likelihood"]["bits per dim"]["value"] > 0
+    assert found["precision"] in ("float32", "bfloat16")
+    images = runs.sample(run, 70, num_steps=2)
+    given = [
+        evaluation.evaluate(run, conditions, root, samples)["samples"]
+        for samples in (images, images.numpy(), (images, None))
+    ]
+    assert given[0] == given[1] == given[2]

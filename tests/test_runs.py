@@ -77,6 +77,7 @@ def test_a_run_describes_itself(finished):
     assert steps == [10, 20, 30]
     assert values[-1] < values[0]
     assert run.series("held_out")[0] == [30]
+    assert run.log[0]["precision"] == runs.precision(CPU)
 
 
 def test_a_finished_run_is_loaded_not_trained_again(finished, monkeypatch):
