@@ -245,7 +245,7 @@ def test_samples_are_written_where_a_user_means(place, out, written, capsys):
 def test_a_run_is_trained_into_nothing_else(place, out, capsys):
     train = ["train", "mnist", "--budget", "smoke", "--out", out, "--device", "cpu"]
     assert main(train) == 2
-    assert re.search(r"is a file|cannot be written \(Not a dir|not empty", capsys.readouterr().err)
+    assert re.search(rf"error: .*{out}", capsys.readouterr().err)
     assert (place / "notes.txt").read_text() == "years of work"
 
 
@@ -283,8 +283,8 @@ def test_a_finished_run_goes_on_to_more_steps(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--start", "runs/a"], "runs/a cannot be .* another experiment"),
-        (["--start", "short", "--steps", "2"], "short has 3 steps, not fewer than the 2"),
+        (["--start", "runs/a"], "runs/a .*another experiment"),
+        (["--start", "short", "--steps", "2"], "short .*3 steps"),
         (["--start", "quick", "--budget", "quick", "--steps", "9"], "already fallen"),
     ],
 )
