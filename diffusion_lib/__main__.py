@@ -412,9 +412,6 @@ def _preset(given: str) -> Experiment:
     """The preset of that name; a path that was meant to be trained on gets the way to do that."""
     path, choices = Path(given), ", ".join(config.PRESETS)
     if given in config.PRESETS or not path.exists():
-        lower = given.lower()
-        if lower != given and lower in config.PRESETS:
-            raise ValueError(f"preset {given!r} is unknown; did you mean {lower}?")
         return config.choose(given, config.PRESETS, "preset")
     if (path / "experiment.json").is_file() or path.name == "experiment.json":
         hint = "a run already: to go on with it, repeat the command that began it, with its --out"

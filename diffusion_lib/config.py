@@ -16,7 +16,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -458,8 +458,9 @@ def resolve(name: str, module: ModuleType, what: str) -> Any:
     return choose(name, {choice: getattr(module, choice) for choice in module.__all__}, what)
 
 
-def _suggest(name: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, choices, n=3)
+def _suggest(name: str, choices: Collection[str]) -> str:
+    lower = name.lower()
+    close = [lower] if lower in choices else difflib.get_close_matches(lower, choices, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     return f"{hint} Choose one of: {', '.join(choices)}."
 

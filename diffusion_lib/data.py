@@ -228,10 +228,17 @@ def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
     """Return a part of a data set, also of one whose function returns a plain pair.
 
     Raises:
-        TypeError: it returns no images.
+        TypeError: it returns something else.
     """
     part = dataset(root, train)
-    return part if isinstance(part, Images) else Images(*images_and_labels(part))
+    if isinstance(part, Images):
+        return part
+    if not isinstance(part, tuple) or len(part) != 2:
+        raise TypeError(
+            f"the data set {dataset!r:.99} must return data.Images(images, labels), also for "
+            f"train=False; got {type(part).__name__}"
+        )
+    return Images(*images_and_labels(part))
 
 
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:

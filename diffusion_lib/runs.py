@@ -511,7 +511,7 @@ def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[s
         record = json.loads(path.read_text())
         images = record.pop("images")
         different = experiment.differences(json.dumps(record))
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
     if images != fingerprint:
         different.append(f"training images: {images} there, {fingerprint} here")
