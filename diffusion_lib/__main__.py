@@ -57,6 +57,8 @@ from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.runs import Run
 
+_MOST_IN_A_GRID = 10_000
+
 # Texts of errors that are bare RuntimeErrors: of too small a memory; of a device, a driver or
 # another process.
 _MEMORY = re.compile(r"out of memory|can('|no)t allocate|not enough memory|ALLOC_FAILED", re.I)
@@ -195,6 +197,8 @@ def sample(options: argparse.Namespace) -> None:
     _try_to_write(out)
     run = runs.load(folder, _device(options.device))
     c, h, w = run.image_shape
+    if kind == ".png" and options.n > _MOST_IN_A_GRID:
+        raise ValueError(f"--out {out}: no one looks at {options.n:,} images; give a name in .npz")
     if kind == ".png" and c not in (1, 3):
         raise ValueError(f"--out {out}: no .png shows images of {c} channels; give a name in .npz")
     if options.labels:
@@ -417,9 +421,8 @@ def _preset(given: str) -> Experiment:
         hint = "a run already: to go on with it, repeat the command that began it, with its --out"
     elif path.is_dir():
         hint = (
-            "a folder: to train on your own pictures see 'Your own pictures' in the README. In "
-            f"Python:\nimages = data.folder({given!r}, 32).images\n"
-            "runs.train(replace(config.CIFAR10, dataset=data.folder), images[100:], images[:100])"
+            "a folder: 'Your own pictures' in the README has the few lines of Python that train "
+            "on one"
         )
     else:
         hint = "a file: a study is run by `compare`, pictures are trained on from a folder"
@@ -450,7 +453,7 @@ def _run_folder(path: Path) -> Path:
 
 def _try_to_write(path: Path) -> None:
     """Refuse a place where nothing can be written, before any work; leaves nothing there."""
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    place = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if path.is_dir():
         place = path
     try:

@@ -211,9 +211,9 @@ def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, 
 @contextmanager
 def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
     """Whether this process may work on one arm with one seed, at whatever number of steps."""
-    arm = study.arms[name]
-    arm = replace(arm, train=replace(arm.train, warmup_steps=0))  # of 1 step: none longer
-    folder = place.folder(_at(arm, seed, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a warm-up longer than 1 step, which nothing trains
+        folder = place.folder(_at(study.arms[name], seed, 1))
     claim = folder.with_name(f".{folder.name}.lock")
     try:
         claim.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import data, losses, predictions, rng, schedules
 from diffusion_lib.data import Dataset
-from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
@@ -88,14 +88,14 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, kind in (("network", UNetConfig), ("train", TrainConfig)):
             if not isinstance(getattr(self, name), kind):
-                given = getattr(self, name)
+                value = getattr(self, name)
                 again = (
                     ". It was made before its module was reloaded: run the cell that makes it "
                     "again, or restart the kernel"
-                    if type(given).__name__ == kind.__name__
+                    if type(value).__name__ == kind.__name__
                     else ""
                 )
-                raise TypeError(f"{name} must be a {kind.__name__}; got {given!r:.99}{again}")
+                raise TypeError(f"{name} must be a {kind.__name__}; got {value!r:.99}{again}")
         for name in ("dataset", "schedule", "prediction", "loss"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be a function; got {getattr(self, name)!r:.99}")
@@ -117,12 +117,12 @@ class Experiment:
                 than the memory, or a loss that the network has no output for.
         """
         outputs = self.network.outputs
-        if _is_ours(self.loss, losses.hybrid_loss) and outputs == 1:
+        if is_same(self.loss, losses.hybrid_loss) and outputs == 1:
             raise ValueError(
                 "hybrid_loss teaches a variance, but this network has no output for one: use "
                 "UNetConfig(outputs=2), or diffusion_loss"
             )
-        if _is_ours(self.loss, losses.diffusion_loss) and outputs == 2:
+        if is_same(self.loss, losses.diffusion_loss) and outputs == 2:
             raise ValueError(
                 "diffusion_loss never teaches the variance that UNetConfig(outputs=2) puts out: "
                 "use outputs=1, or hybrid_loss"
@@ -231,7 +231,7 @@ class Experiment:
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
         functions = [self.dataset, self.schedule, self.prediction]
         functions += [self.weight] if self.weight else []
-        functions += [] if _is_ours(self.loss, losses.diffusion_loss) else [self.loss]
+        functions += [] if is_same(self.loss, losses.diffusion_loss) else [self.loss]
         # Letters, digits and _ alone: no disk takes a "<lambda>" amiss then.
         names = [re.sub(r"\W", "", label(function).partition("(")[0]) for function in functions]
         return "-".join([*names, str(self.train.num_steps), digest])
@@ -259,7 +259,7 @@ class Experiment:
         for part, name, usual in _LATER:
             if record[part][name] == usual:
                 del record[part][name]
-        if _is_ours(self.loss, losses.diffusion_loss):
+        if is_same(self.loss, losses.diffusion_loss):
             del record["loss"], modules["loss"]
         record["dataset"] = label(self.dataset)
         for name, module in modules.items():
@@ -267,7 +267,7 @@ class Experiment:
             if function is None:
                 continue
             record[name] = label(function)
-            if not _is_ours(function, getattr(module, record[name], None)):
+            if not is_same(function, getattr(module, record[name], None)):
                 # A function of the user's own is known by its values, as a cell may redefine its
                 # name.
                 values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
@@ -301,7 +301,7 @@ CIFAR10 = Experiment(
 
 def smoke(experiment: Experiment) -> Experiment:
     """Seconds: proves that everything runs, learns nothing."""
-    train = replace(shortened(experiment.train, 4), batch_size=8)
+    train = replace(shorten(experiment.train, 4), batch_size=8)
     return replace(experiment, train=train, sample_steps=4)
 
 
@@ -315,10 +315,10 @@ def quick(experiment: Experiment) -> Experiment:
     Warns of experiments that take hours on a CPU all the same.
     """
     network, train = experiment.network, experiment.train
-    train = shortened(train, min(3000, train.num_steps))
+    train = shorten(train, min(3000, train.num_steps))
     if network == replace(MNIST.network, outputs=network.outputs):
         network = replace(network, width=32, multipliers=(1, 2), patch=2)
-    elif (hours := _hours(network, train)) > 1:
+    elif device().type == "cpu" and (hours := _hours(network, train)) > 1:
         warnings.warn(
             "the quick budget takes minutes for the network of the MNIST presets; for this one it "
             f"takes about {hours:.0f} hours of two CPU cores. Use a GPU, a smaller network, or "
@@ -330,8 +330,8 @@ def quick(experiment: Experiment) -> Experiment:
     return replace(experiment, network=network, train=train)
 
 
-def shortened(train: TrainConfig, num_steps: int) -> TrainConfig:
-    """The settings for fewer steps, of which at most a tenth are warm-up."""
+def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
+    """Cut the settings to fewer steps, of which at most a tenth are warm-up."""
     if num_steps >= train.num_steps:
         return train
     warmup_steps = min(train.warmup_steps, num_steps // 10)
@@ -427,15 +427,6 @@ def label(function: Callable[..., Any] | None) -> str:
         given = [*map(str, function.args), *(f"{k}={v}" for k, v in function.keywords.items())]
         return f"{label(function.func)}({', '.join(given)})"
     return function.__name__
-
-
-def _is_ours(function: Callable[..., Any], ours: Callable[..., Any] | None) -> bool:
-    """Whether a function is that one of the library, also where its module was reloaded since."""
-
-    def place(f: Callable[..., Any] | None) -> tuple[Any, Any]:
-        return getattr(f, "__module__", None), getattr(f, "__qualname__", f)
-
-    return function is ours or place(function) == place(ours)
 
 
 def choose(name: str, choices: dict[str, Any], what: str) -> Any:

@@ -208,7 +208,8 @@ def folder(
     unread = decoded.unread | listing.unreadable
     if is_new:
         line = _summarize(images, len(decoded.broken), len(unread), listing.others)
-        print(f"{_printable(path.resolve().name)}: {line}", file=sys.stderr)
+        with suppress(Exception):  # of a stream that is closed
+            print(f"{_printable(path.resolve().name)}: {line}", file=sys.stderr)
     left_out = _reasons(decoded.broken, unread)
     broken(left_out)
     if decoded.dark:
@@ -250,9 +251,8 @@ def images_and_labels(images: Any) -> tuple[Tensor, Any]:
     Raises:
         TypeError: anything else; the message says how to make a tensor of it.
     """
-    if isinstance(images, tuple) and len(images) == 2:
-        return as_tensor(images[0]), images[1]
-    return as_tensor(images), None
+    labels = images[1] if isinstance(images, tuple) and len(images) == 2 else None
+    return as_tensor(images), labels
 
 
 def as_tensor(images: Any) -> Tensor:
@@ -442,7 +442,7 @@ def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
 def _shape(size: Any, channels: Any) -> tuple[int, int, int]:
     """Check a size and a number of channels: (C, H, W), in plain ints."""
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
-    whole = len(sides) == 2 and all(isinstance(n, Integral) for n in [*sides, channels])
+    whole = len(sides) == 2 and all(map(_is_whole, [*sides, channels]))
     if not whole or channels not in (1, 3) or not all(1 <= n <= 65535 for n in sides):
         raise ValueError(
             "size must be a whole number in 1..65535, or (height, width), and channels 1 or 3; got "
@@ -451,10 +451,14 @@ def _shape(size: Any, channels: Any) -> tuple[int, int, int]:
     return int(channels), int(sides[0]), int(sides[1])
 
 
+def _is_whole(n: Any) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool)
+
+
 def _color(background: Any) -> tuple[int, int, int]:
     """Check a color: (red, green, blue), in plain ints."""
     levels = list(background) if isinstance(background, list | tuple) else [background] * 3
-    whole = len(levels) == 3 and all(isinstance(n, Integral) for n in levels)
+    whole = len(levels) == 3 and all(map(_is_whole, levels))
     if not whole or not all(0 <= n <= 255 for n in levels):
         raise ValueError(
             f"background must be a grey, 0..255, or (red, green, blue); got {background!r:.99}"

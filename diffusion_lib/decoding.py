@@ -148,7 +148,12 @@ def _decode_once(job: Job, place: Path, digest: str) -> tuple[Decoded, bool]:
             if decoded := _read(place, job.shape, digest):
                 return decoded, False
             if mine:
-                _decode(job, place, digest)
+                try:
+                    _decode(job, place, digest)
+                except OSError:  # on a disk without locks another process may have been faster
+                    if decoded := _read(place, job.shape, digest):
+                        return decoded, False
+                    raise
                 if decoded := _read(place, job.shape, digest):
                     return decoded, True
                 raise OSError(
@@ -165,8 +170,9 @@ def _decode(job: Job, place: Path, digest: str) -> None:
     mixed = [names[i] for i in order]
     whole = {"descr": "|u1", "fortran_order": False, "shape": (len(names), *job.shape)}
     read, broken, unread, dark = [], {}, {}, []
-    for old in place.parent.glob(f"{glob.escape(place.name)}.*part"):  # of killed processes
-        shutil.rmtree(old, ignore_errors=True)
+    for old in place.parent.glob(f"{glob.escape(place.name)}.*part"):
+        if not _is_at_work(old):
+            shutil.rmtree(old, ignore_errors=True)
     work = place.with_name(f"{place.name}.{os.getpid()}.part")
     work.mkdir()
     try:
@@ -176,7 +182,7 @@ def _decode(job: Job, place: Path, digest: str) -> None:
             _reserve(file, file.tell() + math.prod(whole["shape"]))
             for name in Bar(mixed, f"decoding {path.name}"):
                 try:
-                    raw = (path / name).read_bytes()
+                    raw = _read_bytes(path / name)
                     picture = pictures.decode(raw, (height, width), channels, job.background)
                 except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
                     unread[name] = error.strerror
@@ -201,6 +207,34 @@ def _decode(job: Job, place: Path, digest: str) -> None:
         work.rename(place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_at_work(work: Path) -> bool:
+    """Tell whether the process of a folder that is being filled may be alive: its name has the pid.
+
+    It matters on disks without locks alone.
+    """
+    pid = work.name.removesuffix(".part").rpartition(".")[2]
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    if os.name != "posix":  # to ask there would be to end it
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read a file; an error of the disk names it too."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _reserve(file: IO[bytes], size: int) -> None:

@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -326,8 +326,21 @@ def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:
 def prediction_name(prediction: Prediction) -> str:
     """Name by which `Denoiser.load` finds a prediction; a user's own never has a library's name."""
     name = prediction.__name__
-    ours = prediction.__module__ == predictions.__name__ and name in predictions.__all__
+    ours = is_same(prediction, getattr(predictions, name, None))
     return name if ours else f"{name} (your own)"
+
+
+def is_same(function: Callable[..., Any], other: Callable[..., Any] | None) -> bool:
+    """Tell whether two functions are one, also where its module was reloaded in between.
+
+    By the place of their code, which no decorator copies, as `functools.wraps` copies the names.
+    """
+
+    def place(f: Callable[..., Any] | None) -> tuple[str, str] | None:
+        code = getattr(f, "__code__", None)
+        return code and (code.co_filename, code.co_qualname)
+
+    return function is other or (place(function) == place(other) is not None)
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -3,20 +3,21 @@
     for name in Bar(names, "decoding"):
         ...
 
-A bar only looks.  Whatever goes wrong while one is drawn costs that bar, never the work.
+A bar only looks.  Whatever goes wrong while one is drawn costs the bars, never the work.
 """
 
+import io
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from contextlib import nullcontext
 from typing import Any, ClassVar, Generic, Self, TypeVar
-from weakref import WeakSet
 
 from tqdm import tqdm
 
+from diffusion_lib.guard import Guard
+
 Item = TypeVar("Item")
+_look = Guard("the progress bar")
 
 
 class Bar(Generic[Item]):
@@ -34,8 +35,6 @@ class Bar(Generic[Item]):
         smoothing: 1 for the rate of this moment, 0 for that of the whole time.
     """
 
-    _open: ClassVar[WeakSet["Bar[Any]"]] = WeakSet()
-    _line: "_Line | None" = None
     _tqdm: "_Tqdm | None" = None
 
     def __init__(
@@ -48,28 +47,10 @@ class Bar(Generic[Item]):
         smoothing: float = 0.3,
     ) -> None:
         self._items = items
-        self._error = getattr(sys, "last_value", None)
         if total is None and isinstance(items, Sized):
             total = len(items)
-        with self._only_looks():
-            self._close_left_over()
-            cell = _cell()
-            if cell is not None:
-                self._line = _Line(cell)
-            self._tqdm = _Tqdm(
-                desc=description,
-                total=total,
-                initial=initial,
-                unit=unit,
-                smoothing=smoothing,
-                mininterval=0.5,
-                miniters=1,
-                file=self._line,
-                # In a terminal tqdm finds a place, and a bar beneath another one leaves nothing.
-                position=None if self._line is None else 0,
-                leave=None if self._line is None else True,
-            )
-            self._open.add(self)
+        settings = {"desc": description, "total": total, "initial": initial}
+        self._tqdm = _look(_Tqdm, **settings, unit=unit, smoothing=smoothing)
 
     def __iter__(self) -> Iterator[Item]:
         if self._items is None:
@@ -90,18 +71,15 @@ class Bar(Generic[Item]):
 
     def update(self, n: int = 1, note: str | None = None) -> None:
         """Count n more steps; show the note behind the numbers from now on."""
-        if self._tqdm is None:
-            return
-        with self._only_looks():
+        if (bar := self._tqdm) is not None:
             if note is not None:
-                self._tqdm.set_postfix_str(note, refresh=False)
-            self._tqdm.update(n)
+                _look(bar.set_postfix_str, note, refresh=False)
+            _look(bar.update, n)
 
     def note(self, text: str) -> None:
         """Show this behind the numbers, at once."""
-        if self._tqdm is not None:
-            with self._only_looks():
-                self._tqdm.set_postfix_str(text)
+        if (bar := self._tqdm) is not None:
+            _look(bar.set_postfix_str, text)
 
     def start(self, n: int) -> None:
         """Say that n steps were done before this bar was opened."""
@@ -111,95 +89,56 @@ class Bar(Generic[Item]):
     def close(self) -> None:
         """Leave the bar as it is, or nothing of one that is inside of another."""
         bar, self._tqdm = self._tqdm, None
-        with self._only_looks():
-            if bar is not None:
-                bar.close()
-            if self._line is not None:
-                self._line.close()
-
-    @contextmanager
-    def _only_looks(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            bar, self._tqdm = self._tqdm, None
-            with suppress(Exception):
-                _warn(f"{type(error).__name__}: {error}")
-            with suppress(Exception):
-                if bar is not None:
-                    bar.close()
-            with suppress(Exception):
-                if self._line is not None:
-                    self._line.close()
-
-    def _close_left_over(self) -> None:
-        """Close the bars of work that ended in an error: a traceback can keep them alive."""
-        for bar in list(self._open):
-            if bar._error is not self._error:
-                bar.close()
+        if bar is not None:
+            _look(bar.close)
 
 
 class _Tqdm(tqdm):
-    """Without a thread of its own, and without a lock that an error leaves locked."""
+    """Without a thread, and without a lock that an error leaves locked; in a notebook one output.
+
+    Bars of a cell that are open together share an output: `shared` is (cell, bars, handle).
+    """
 
     monitor_interval = 0  # the thread is for bars that skip updates
+    shared: ClassVar[tuple[int, list["_Tqdm"], list[Any]]] = (0, [], [])
+
+    def __init__(self, **settings: Any) -> None:
+        self.error = getattr(sys, "last_value", None)
+        for bar in list(getattr(_Tqdm, "_instances", ())):  # of work that ended in an error
+            if bar.error is not self.error:
+                bar.close()
+        if (cell := _cell()) is not None:
+            if cell != self.shared[0] or all(bar.disable for bar in self.shared[1]):
+                _Tqdm.shared = cell, [], []
+            self.output, first = self.shared, not self.shared[1]
+            self.output[1].append(self)
+            settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": first}
+        else:
+            self.output, settings["leave"] = None, None  # beneath another one it leaves nothing
+        super().__init__(**settings, mininterval=0.5, miniters=1)
+
+    def __del__(self) -> None:
+        """Leave the closing to `Bar`, also where the making of this one failed."""
 
     def refresh(self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None) -> None:
         if not self.disable:
             with nullcontext() if nolock else self.get_lock():
                 self.display()
 
-
-class _Line:
-    """What tqdm writes to in a notebook: a line of an output."""
-
-    encoding = "utf-8"  # so that tqdm draws with blocks
-
-    def __init__(self, cell: int) -> None:
-        latest = _Output.latest
-        if latest is None or latest.cell != cell or not latest.is_open():
-            latest = _Output.latest = _Output(cell)
-        self.output, self.text, self.open = latest, "", True
-        latest.lines.append(self)
-
-    def write(self, text: str) -> None:
-        if text.strip():  # no carriage return, no line end
-            self.text = text.strip()
-            self.output.show()
-
-    def flush(self) -> None:
-        """As files have it; `write` leaves nothing to do."""
-
-    def close(self) -> None:
-        """Take the line away, unless it is the first."""
-        first, *others = self.output.lines
-        self.open = False
-        if first is not self and self in others:
-            self.output.lines.remove(self)
-            self.output.show()
-
-
-class _Output:
-    """An output of a notebook that is drawn again and again, with the lines of open bars."""
-
-    latest: ClassVar["_Output | None"] = None
-
-    def __init__(self, cell: int) -> None:
-        self.cell = cell
-        self.lines: list[_Line] = []
-        self.handle: Any = None
-
-    def is_open(self) -> bool:
-        return any(line.open for line in self.lines)
-
-    def show(self) -> None:
-        from IPython.display import display  # there in a notebook
-
-        content = {"text/plain": "\n".join(line.text for line in self.lines)}
-        if self.handle is None:
-            self.handle = display(content, raw=True, display_id=True)
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self.output is None:
+            super().display(msg, pos)
+            return
+        _, bars, handle = self.output
+        if msg == "":  # closed, and not the first
+            bars[:] = [bar for bar in bars if bar is not self]
+        content = {"text/plain": "\n".join(map(str, bars))}
+        if handle:
+            handle[0].update(content, raw=True)
         else:
-            self.handle.update(content, raw=True)
+            from IPython.display import display  # there in a notebook
+
+            handle.append(display(content, raw=True, display_id=True))
 
 
 def _cell() -> int | None:
@@ -207,8 +146,3 @@ def _cell() -> int | None:
     ipython = sys.modules.get("IPython")  # imported where there is a notebook
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "execution_count", 0) if hasattr(shell, "kernel") else None
-
-
-@cache
-def _warn(error: str) -> None:
-    warnings.warn(f"a progress bar could not be shown ({error}); the work goes on", stacklevel=2)

@@ -18,9 +18,11 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ from diffusion_lib import config, data, files, losses, parallel, rng, samplers, 
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, guided
-from diffusion_lib.onlooker import Onlooker
+from diffusion_lib.guard import Guard
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import (
     Trainer,
@@ -185,12 +187,13 @@ def train(
         has_state, weights_alone = parallel.first(prepare)
         if weights_alone:
             trainer.ema.load_weights(average)
-            return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
-        if has_state:
-            trainer.load(state, _identity(folder))
+        elif has_state:
+            trainer.load(state, *_identities(folder))
         parallel.check_alike("training images and step", f"{told}, step {trainer.step}")
-        parallel.first(lambda: _cut_log(folder, trainer.step))
+        if weights_alone:
+            return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
         if trainer.step < experiment.train.num_steps:
+            parallel.first(lambda: _cut_log(folder, trainer.step))
             started = {
                 "device": _devices(trainer.device),
                 "precision": precision(trainer.device),
@@ -201,8 +204,7 @@ def train(
                 _write_log(folder, started)
             _train(trainer, experiment, trainer.run(training), held_out, folder)
         else:
-            # Perhaps deleted as they were damaged.
-            parallel.first(lambda: average.exists() or trainer.ema.save(average, trainer.step))
+            parallel.first(lambda: _complete(average, trainer))
         return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
 
 
@@ -329,31 +331,35 @@ def _train(
     before = seconds[-1] if seconds else 0.0
     start = saved = time.monotonic()
     writes = parallel.rank() == 0
-    validate = Onlooker("the held-out loss")
+    validate = Guard("the held-out loss")
     board = _Board(folder, trainer.step) if writes else None
-    average, identity = folder / "ema.safetensors", _identity(folder)
+    average, identity = folder / "ema.safetensors", _identities(folder)[0]
+    state = folder / "training.safetensors"
     # After a kill between two files, or with an older training state copied here, more steps are
     # behind the averaged weights than behind the state: younger ones never replace them.
-    averaged_steps = _averaged_steps(average)
-    unwritten: list[dict[str, Any]] = []  # records that a full disk kept from the log
+    ema_step = _ema_step(average) or 0
+    pending: list[dict[str, Any]] = []  # records that a full disk kept from the log
 
     def save() -> None:
         if not writes:
             return
-        for record in unwritten:
+        for record in pending:
             _write_log(folder, record)
-        unwritten.clear()
-        # In this order: a finished training state has its final averaged weights beside it.
-        if trainer.step >= averaged_steps:
+        pending.clear()
+        first = not state.exists()
+        if first:  # averaged weights alone could not be continued from
+            trainer.save(state, identity)
+        if trainer.step >= ema_step:
             trainer.ema.save(average, trainer.step)
-        trainer.save(folder / "training.safetensors", identity)
+        if not first:  # a finished training state has its final averaged weights beside it
+            trainer.save(state, identity)
 
     def log(step: TrainStep) -> None:
         last = step.step == total
         if board is None or (step.step % _LOG_EVERY and step.step % moment and not last):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-        unwritten.append(record)
+        pending.append(record)
         if step.step % moment == 0 or last:
             loss = validate(
                 lambda: losses.held_out_loss(trainer.ema, x_held_out, experiment.weight).item()
@@ -361,7 +367,7 @@ def _train(
             record |= {} if loss is None else {"held_out": loss}
         record["seconds"] = round(before + time.monotonic() - start, 3)
         _write_log(folder, record)
-        unwritten.clear()
+        pending.clear()
         board.add_losses(record)
         if step.step % (_PICTURES * moment) == 0 or last:
             board.add_samples(Run(folder, trainer.ema, []), step.step)
@@ -380,8 +386,8 @@ def _train(
                     saved = time.monotonic()
             next(steps, None)  # brings the progress bar to its end
     except BaseException as error:
-        # Whatever it is: the last update was either applied as a whole or not at all.  Where
-        # another process was lost, torchrun sends SIGTERM to those that are left.
+        # Whatever it is: the trainer refuses to save half an update.  Where another process was
+        # lost, torchrun sends SIGTERM to those that are left.
         with interrupt_waits():
             try:
                 save()
@@ -395,12 +401,12 @@ def _train(
     save()
 
 
-def _averaged_steps(path: Path) -> int:
-    """Training steps behind the weights in a file; 0 if it is not there or does not say."""
+def _ema_step(path: Path) -> int | None:
+    """Read the training steps behind averaged weights; None if they are not there or older."""
     try:
-        return Denoiser.read_step(path) or 0
+        return Denoiser.read_step(path)
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 class _Board:
@@ -410,8 +416,8 @@ class _Board:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._look, self._preview = Onlooker("TensorBoard"), Onlooker("the preview of samples")
-        self._writer = self._look(lambda: self._open(folder / "tensorboard", step))
+        self._look, self._preview = Guard("TensorBoard"), Guard("the preview of samples")
+        self._writer = self._look(self._open, folder / "tensorboard", step)
 
     @staticmethod
     def _open(folder: Path, step: int) -> "SummaryWriter | None":
@@ -423,16 +429,15 @@ class _Board:
 
     def add_losses(self, record: dict[str, Any]) -> None:
         """Draw a record of the log."""
-        if (writer := self._writer) is not None:
-            for name in ("loss", "held_out"):
-                if name in record:
-                    value = record[name]
-                    self._look(lambda: writer.add_scalar(name, value, record["step"]))  # noqa: B023
+        if self._writer is not None:
+            for name in record.keys() & {"loss", "held_out"}:
+                self._look(self._writer.add_scalar, name, record[name], record["step"])
 
     def add_samples(self, run: Run, step: int) -> None:
         """Draw a grid of samples."""
-        if (writer := self._writer) is not None:
-            self._preview(lambda: writer.add_image("samples", _look(run), step, dataformats="HWC"))
+        if self._writer is not None:
+            draw = partial(self._writer.add_image, "samples", dataformats="HWC")
+            self._preview(lambda: draw(_look(run), step))
 
     def close(self) -> None:
         """Write what is left, if it can be: it may find the same full disk."""
@@ -562,21 +567,39 @@ def _check_final(folder: Path, num_steps: int) -> None:
             f"{folder} holds averaged weights (ema.safetensors), {known}, and no training state "
             "(training.safetensors) to go on from. Training from step 0 would replace them, so "
             "nothing was done: copy training.safetensors there too, load the weights as they are "
-            "with runs.load, or choose another folder."
+            "with runs.load, choose another folder, or move ema.safetensors away to train from "
+            "step 0."
         )
 
 
-def _identity(folder: Path) -> str:
-    """Of what is trained in a folder, whatever the number of steps: its training state has it too.
+def _complete(average: Path, trainer: Trainer) -> None:
+    """Write the averaged weights of a finished run where they are missing or of an earlier step."""
+    if average.exists() and _ema_step(average) in (None, trainer.step):
+        return
+    try:
+        trainer.ema.save(average, trainer.step)
+    except OSError as error:
+        warnings.warn(
+            f"{average} is missing or of an earlier step, and could not be written. The run that "
+            f"is returned has the right weights ({error})",
+            stacklevel=4,
+        )
 
-    So a state that was copied from another run is noticed.
+
+def _identities(folder: Path) -> list[str]:
+    """Digests of what is trained in a folder, whatever the number of steps.
+
+    A training state holds the first, so that one copied from another run is noticed; in older
+    states it depends on `compile`, which may change now.
     """
-    described = json.loads((folder / "experiment.json").read_text())
-    record = config.trained(described)
-    # As it was begun, though another may go on: digests held it before it was free to change.
-    record["train"]["compile"] = described["train"].get("compile", False)
+    record = config.trained(json.loads((folder / "experiment.json").read_text()))
     del record["train"]["num_steps"]
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    digests = []
+    for compiled in (False, True):
+        record["train"]["compile"] = compiled
+        text = json.dumps(record, sort_keys=True)
+        digests.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return digests
 
 
 @contextmanager

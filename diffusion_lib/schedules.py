@@ -65,7 +65,7 @@ class NoiseSchedule(nn.Module):
         self.betas = betas
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
         self.alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
-        signal, noise = self._rounded_tables()
+        signal, noise = self._float32_tables()
         self.register_buffer("signal", signal, persistent=False)
         self.register_buffer("noise", noise, persistent=False)
         faded = self.signal[:-1] == 0
@@ -76,14 +76,14 @@ class NoiseSchedule(nn.Module):
                 "betas, or fewer of them"
             )
 
-    def _rounded_tables(self) -> tuple[Tensor, Tensor]:
+    def _float32_tables(self) -> tuple[Tensor, Tensor]:
         return self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseSchedule":
         """Follow a module to its device, and not to its precision: rounded tables stay wrong."""
         super()._apply(fn, recurse)
         device = self.signal.device
-        self.signal, self.noise = (table.to(device) for table in self._rounded_tables())
+        self.signal, self.noise = (table.to(device) for table in self._float32_tables())
         return self
 
     @property

@@ -177,6 +177,7 @@ class Trainer:
         self.config = config
         self.loss = loss
         self.step = 0
+        self._in_update = False
         self.device = next(denoiser.parameters()).device
         self.optimizer = torch.optim.AdamW(
             denoiser.parameters(),
@@ -277,6 +278,7 @@ class Trainer:
         self.optimizer.found_inf = refused.float()  # pyright: ignore[reportAttributeAccessIssue]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
+        self._in_update = True  # until the moving average has followed
         self.optimizer.step()
         self.step += 1
         return loss
@@ -308,6 +310,7 @@ class Trainer:
             return
         self.step -= refused
         self._refused.zero_()
+        self._in_update = False
         # Every process looks at the whole batch, so that all of them tell the same.
         parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
         loss = self._backward(self.denoiser, parts)
@@ -341,6 +344,7 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         average = get_ema_multi_avg_fn(decay)
         average(list(self.ema.parameters()), list(self.denoiser.parameters()), self.step)
+        self._in_update = False
 
     @torch.no_grad()
     def _bad_times(self, parts: list[_Part]) -> list[int]:
@@ -369,7 +373,13 @@ class Trainer:
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
+            RuntimeError: an error, such as of too small a memory, ended an update half-way.
         """
+        if self._in_update:
+            raise RuntimeError(
+                "the last update was ended half-way by an error, so the weights belong to no step; "
+                "the last training state that was saved is as it was"
+            )
         tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.network.state_dict().items()}
         for parameter, state in self.optimizer.state_dict()["state"].items():
@@ -380,18 +390,19 @@ class Trainer:
             {"format": _FORMAT, "step": str(self.step - int(self._refused)), "run": run},
         )
 
-    def load(self, path: str | Path, run: str = "") -> None:
+    def load(self, path: str | Path, run: str = "", *former: str) -> None:
         """Go on from a saved state.
 
         Args:
             run: the name that it was saved with; a file from before there were names has none.
+            former: other names that it may have been saved with.
 
         Raises:
             FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or
                 one of another network or run. The trainer then is as it was.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        if (owner := metadata.get("run", run)) != run:
+        if (owner := metadata.get("run", run)) not in (run, *former):
             raise ValueError(
                 f"{path} is of another run ({owner!r:.99}) than the one asked for ({run!r}). It "
                 "was not loaded; restore the right one, or delete it to start again."
@@ -422,6 +433,7 @@ class Trainer:
                     moments[i][key] = torch.empty_like(parameter).copy_(tensor)
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
+        self._in_update = False
         self._refused.zero_()
 
     def _check_moments(

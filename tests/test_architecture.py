@@ -12,9 +12,9 @@ PACKAGE = Path(diffusion_lib.__file__).parent
 # Each module may import only what stands before it.
 ORDER = [
     "_torchvision",
-    "progress",
     "rng",
-    "onlooker",
+    "guard",
+    "progress",
     "files",
     "parallel",
     "schedules",
@@ -40,7 +40,7 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "progress", "rng", "onlooker", "files", "parallel", "schedules"]
+ALONE = ["_torchvision", "rng", "guard", "files", "parallel", "schedules"]
 ALONE += ["predictions", "unet"]
 
 

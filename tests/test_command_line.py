@@ -164,7 +164,6 @@ def test_what_is_no_run_is_answered_with_what_is_there(place, given, hint, capsy
     [
         ("MNIST", "did you mean mnist?"),
         ("photos", "'Your own pictures' in the README"),
-        ("photos", "runs.train(replace(config.CIFAR10, dataset=data.folder), images[100:]"),
         (
             "runs/a",
             "a run already: to go on with it, repeat the command that began it, with its --out",
@@ -177,18 +176,6 @@ def test_what_is_no_preset_is_answered_with_the_way(place, given, hint, capsys):
     assert main(["train", given, "--out", "new"]) == 2
     assert hint in capsys.readouterr().err
     assert not Path("new").exists()
-
-
-def test_the_two_lines_for_own_pictures_work(place, monkeypatch, capsys):
-    main(["train", "photos", "--out", "new"])
-    first, second = capsys.readouterr().err.splitlines()[-2:]
-    names = {"data": data, "config": config, "replace": replace, "runs": runs}
-    monkeypatch.setattr(config, "CIFAR10", TINY)
-    trained = []
-    monkeypatch.setattr(runs, "train", lambda *arguments: trained.append(arguments))
-    exec(f"{first}\n{second}", names)
-    assert trained[0][0].dataset is data.folder
-    assert trained[0][1].shape[1:] == (3, 32, 32)
 
 
 @pytest.mark.parametrize(

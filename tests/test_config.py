@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import json
 import re
@@ -352,6 +353,23 @@ def test_a_function_of_the_library_is_known_after_its_module_was_reloaded(module
     assert denoiser.prediction_name(config.MNIST.prediction) == "eps"
     with pytest.raises(ValueError, match="hybrid_loss teaches a variance"):
         replace(experiments[-1], network=config.MNIST.network).build()
+
+
+def test_a_function_that_was_wrapped_is_ones_own():
+    """It has the name and the module of the library's."""
+
+    @functools.wraps(predictions.eps)
+    def eps(signal, noise):
+        return predictions.x_0(signal, noise)
+
+    @functools.wraps(losses.diffusion_loss)
+    def loss(*arguments, **options):
+        return 2 * losses.diffusion_loss(*arguments, **options)
+
+    for own in (replace(TINY, prediction=eps), replace(TINY, loss=loss)):
+        assert own.name("x") != TINY.name("x")
+        assert "#" in own.to_json()
+    assert denoiser.prediction_name(eps) == "eps (your own)"
 
 
 @pytest.mark.parametrize("name", ["network", "train"])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from diffusion_lib import data, files
+from diffusion_lib import data, decoding, files
 from diffusion_lib import pictures as picture_files
 
 ROOT = Path(__file__).parent.parent
@@ -190,6 +190,27 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
         data.folder(pictures, 8)
     left = sorted(path.name for path in pictures.parent.iterdir())
     assert left == [".pictures-3x8x8.lock", "pictures"]  # the lock is empty
+
+
+def test_without_locks_a_process_at_work_keeps_its_folder(pictures, monkeypatch):
+    """And what another one has decoded meanwhile is as good."""
+    monkeypatch.setattr(files, "fcntl", None)
+    work = pictures.parent / f".pictures-3x8x8.{os.getppid()}.part"
+    work.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (pictures.parent / f".pictures-3x8x8.{dead.pid}.part").mkdir()
+    real, again = decoding._decode, []
+
+    def decode(*arguments):
+        real(*arguments)
+        if not again:
+            again.append(1)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(decoding, "_decode", decode)
+    assert len(data.folder(pictures, 8).images) == 6
+    assert [path.name for path in pictures.parent.glob("*.part")] == [work.name]
 
 
 def test_what_a_killed_decoding_left_is_cleared_away(pictures):

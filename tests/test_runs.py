@@ -282,6 +282,15 @@ def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
     assert same_weights(tmp_path, finished)
 
 
+@pytest.mark.usefixtures("tensorboard")
+def test_where_warnings_are_errors_what_only_looks_still_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs._Board, "_open", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(tmp_path)
+    assert runs.load(tmp_path, CPU).describe()["steps"] == "30"
+
+
 def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_path, monkeypatch):
     """Its batch may be larger than that of the training, and the memory too small for it alone."""
 
@@ -397,7 +406,9 @@ def test_weights_without_a_training_state_that_are_not_final_are_refused(
         without_step(tmp_path / "ema.safetensors")
     before = contents(tmp_path)
     step = 10 if old else 17  # what the log tells
-    with pytest.raises(ValueError, match=rf"those of step {step} of 30, and no training state"):
+    with pytest.raises(
+        ValueError, match=rf"those of step {step} of 30, and no training .* move ema.safetensors"
+    ):
         train(tmp_path)
     assert contents(tmp_path) == before
     (tmp_path / "log.jsonl").unlink()
@@ -429,6 +440,70 @@ def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     assert contents(tmp_path)["ema.safetensors"] == contents(finished)["ema.safetensors"]
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+def test_a_first_save_that_a_full_disk_ended_is_continued_from_step_0(
+    finished, tmp_path, monkeypatch
+):
+    """Averaged weights alone, which are smaller, would be in the way of every later try."""
+    Stops(monkeypatch, 17, KeyboardInterrupt())
+    save = Trainer.save
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save", full)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    monkeypatch.setattr(Trainer, "save", save)
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replaced(
+    finished, tmp_path, monkeypatch
+):
+    Stops(monkeypatch, 17, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "young")
+    copy(finished, tmp_path, "training.safetensors", "experiment.json", "log.jsonl")
+    copy(tmp_path / "young", tmp_path, "ema.safetensors")
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", lambda *_: files.Path("/nowhere/x").touch())
+        with pytest.warns(UserWarning, match=r"ema.safetensors is missing or of an earlier step"):
+            run = train(tmp_path)
+    assert contents(tmp_path) == before
+    expected = runs.load(finished, CPU).denoiser
+    assert all(map(torch.equal, run.denoiser.parameters(), expected.parameters()))
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_an_error_in_the_middle_of_an_update_saves_no_half_of_it(
+    finished, tmp_path, monkeypatch, step
+):
+    """Such as where the first update asks for the memory of the optimizer's states."""
+    real = torch.optim.AdamW.step
+
+    def half(optimizer, *arguments):
+        if optimizer.half == step:
+            first = optimizer.param_groups[0]["params"][0]
+            first.data.add_(1)
+            optimizer.state[first]["step"] = torch.tensor(1.0)
+            raise torch.OutOfMemoryError("out of memory")
+        optimizer.half += 1
+        return real(optimizer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "half", 0, raising=False)
+        patch.setattr(torch.optim.AdamW, "step", half)
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            train(tmp_path)
+    assert "is not saved: the last update was ended half-way" in caught.value.__notes__[0]
     train(tmp_path)
     assert same_weights(tmp_path, finished)
 
@@ -523,6 +598,24 @@ def test_a_run_may_go_on_without_the_compiler_that_it_began_with(tmp_path, monke
         train(tmp_path, compiled)
     assert train(tmp_path).describe()["steps"] == "30"
     assert json.loads((tmp_path / "experiment.json").read_text())["train"]["compile"] is True
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
+    run = runs.train(longer, TRAIN, HELD_OUT, tmp_path / "longer", CPU, start=tmp_path)
+    assert run.describe()["steps"] == "31"
+
+
+def test_a_state_from_before_the_compiler_was_free_to_change_is_continued(tmp_path, monkeypatch):
+    """Its name depends on the compiler."""
+    compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
+    monkeypatch.setattr(runs, "_identities", lambda folder: identities(folder)[::-1])
+    Stops(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, compiled)
+    monkeypatch.setattr(runs, "_identities", identities)
+    assert train(tmp_path, compiled).describe()["steps"] == "30"
+
+
+identities = runs._identities
 
 
 # ---- what is taken for images -----------------------------------------------------------------
