@@ -50,7 +50,6 @@ from diffusion_lib import (
     runs,
     samplers,
     schedules,
-    viz,
 )
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
@@ -88,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, end)
     try:
         options.command(options)
-        sys.stdout.flush()
+        _flush()
     except KeyboardInterrupt as interrupt:
         notes = [
             f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
@@ -113,6 +112,17 @@ def main(arguments: list[str] | None = None) -> int:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _flush() -> None:
+    """Write what was printed while an error of that can still be told; there may be no stdout."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(f"what was printed could not be written ({error})") from error
 
 
 def _message(error: Exception, memory: str) -> str | None:
@@ -214,6 +224,8 @@ def sample(options: argparse.Namespace) -> None:
         if kind == ".npz":
             _write_npz(file, batches, (options.n, h, w, c))
         else:
+            from diffusion_lib import viz  # matplotlib, which a training alone does not need
+
             asked = len(options.labels or [0])  # whole turns of the labels in a row
             columns = asked * math.ceil(8 / asked)
             viz.grid(torch.cat(list(batches)), columns).save(file, format="PNG")
@@ -261,6 +273,8 @@ def evaluate(options: argparse.Namespace) -> None:
             records.append(evaluation.evaluate(*job))
     finally:  # whatever stops the others
         if records and parallel.rank() == 0:
+            from diffusion_lib import viz
+
             print(viz.table(evaluation.table(records)).data)
 
 
@@ -310,6 +324,8 @@ def compare_arms(options: argparse.Namespace) -> None:
 
 
 def _print_study(record: dict[str, Any]) -> None:
+    from diffusion_lib import viz
+
     sets: dict[str, list[str]] = {}
     for arm, described in record["arms"].items():
         sets.setdefault(described["dataset"], []).append(arm)

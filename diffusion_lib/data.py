@@ -232,14 +232,14 @@ def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
         TypeError: it returns something else.
     """
     part = dataset(root, train)
-    if isinstance(part, Images):
-        return part
     if not isinstance(part, tuple) or len(part) != 2:
         raise TypeError(
             f"the data set {dataset!r:.99} must return data.Images(images, labels), also for "
             f"train=False; got {type(part).__name__}"
         )
-    return Images(*images_and_labels(part))
+    images = Images(*images_and_labels(part))
+    images.classes = getattr(part, "classes", ())
+    return images
 
 
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:
@@ -251,8 +251,13 @@ def images_and_labels(images: Any) -> tuple[Tensor, Any]:
     Raises:
         TypeError: anything else; the message says how to make a tensor of it.
     """
-    labels = images[1] if isinstance(images, tuple) and len(images) == 2 else None
-    return as_tensor(images), labels
+    return as_tensor(images), images[1] if _is_pair(images) else None
+
+
+def _is_pair(images: Any) -> bool:
+    """Tell images with labels from images: a DataLoader's batch is a list of both."""
+    batch = isinstance(images, list) and len(images) == 2 and getattr(images[0], "ndim", 0) == 4
+    return batch or (isinstance(images, tuple) and len(images) == 2)
 
 
 def as_tensor(images: Any) -> Tensor:
@@ -264,7 +269,7 @@ def as_tensor(images: Any) -> Tensor:
     Raises:
         TypeError: anything else; the message says how to make a tensor of it.
     """
-    if isinstance(images, tuple) and len(images) == 2:
+    if _is_pair(images):
         images, _ = images
     if isinstance(images, Tensor):
         return images
@@ -288,7 +293,13 @@ def as_tensor(images: Any) -> Tensor:
             "torchvision's MNIST, or use the functions of data"
         )
     elif isinstance(images, list | tuple):
-        way = f"a {kind} of {len(images)}; torch.stack(images) makes one tensor of equal ones"
+        first = images[0] if images else None
+        call = "np.stack(images)" if isinstance(first, np.ndarray) else "torch.stack(images)"
+        if isinstance(first, list | tuple):
+            call = "data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])"
+        way = f"a {kind} of {len(images)}; {call} makes one of equal ones"
+    elif isinstance(images, np.lib.npyio.NpzFile):
+        way = f"an .npz file of {', '.join(images.files)}; give one of its arrays: file[NAME]"
     else:
         way = f"{images!r:.60} of the type {kind}"
     raise TypeError(
@@ -312,7 +323,11 @@ def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
     if images.dtype != torch.uint8:
         raise TypeError(
             f"images must be uint8 in 0..255; got {images.dtype}. "
-            "data.to_uint8 turns float images in [-1, 1] into that."
+            + (
+                "data.to_uint8 turns float images in [-1, 1] into that."
+                if images.is_floating_point()
+                else "images.to(torch.uint8) makes that of values in 0..255."
+            )
         )
     if shape is None and images.ndim != 4:
         raise ValueError(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
@@ -343,6 +358,7 @@ def to_uint8(x: Tensor) -> Tensor:
     Raises:
         ValueError: NaN or infinite pixels, which no number stands for.
     """
+    x = as_tensor(x)
     if not x.isfinite().all():
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
         raise ValueError(

@@ -105,7 +105,10 @@ def _places(job: Job, cache: Path | None) -> list[Path]:
     # Far from the pictures, folders of one name must not meet.
     far = f".{path.name[:40]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}-{suffix}"
     if cache is not None:
-        return [cache.expanduser().absolute() / far]
+        if str(cache).startswith("~"):  # of no user that is known
+            with suppress(RuntimeError):
+                cache = cache.expanduser()
+        return [cache.absolute() / far]
     places = [path.with_name(f".{path.name}-{suffix}")] if path.name else []
     with suppress(RuntimeError):  # a user without a home
         usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}

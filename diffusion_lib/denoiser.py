@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -271,8 +272,8 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
             "preset mnist_labels, and train it on labelled images"
         )
     labels = check_labels(labels, classes)
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale}")
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale!r:.99}")
     labels = labels.to(denoiser.schedule.signal.device)
     if scale == 0:
         return denoiser
@@ -299,7 +300,10 @@ def check_labels(
             "of `data` return them, in place of the images alone"
         )
     try:
-        if not isinstance(labels, Tensor):
+        if isinstance(labels, np.ndarray):
+            array: Any = labels
+            labels = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        elif not isinstance(labels, Tensor):
             labels = torch.as_tensor(labels, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

@@ -26,7 +26,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from diffusion_lib import rng
+from diffusion_lib import data, rng
 from diffusion_lib.rng import Generator
 from diffusion_lib.samplers import (
     DenoiserLike,
@@ -65,7 +65,7 @@ def edit(
         TypeError, ValueError: images that are not floats, or outside [-1, 1]; t that is no whole
             number in 0..T; timesteps that do not go down to 0.
     """
-    _check_images(x_0)
+    x_0 = _check_images(x_0)
     times = _below(denoiser, t, timesteps)
     x_t = x_0  # at t = 0 to the bit
     if times[0] > 0:
@@ -101,7 +101,7 @@ def invert(
     Raises:
         TypeError, ValueError: as `edit`; repeats that is no whole number, at least 1.
     """
-    _check_images(x_0)
+    x_0 = _check_images(x_0)
     _check_repeats(repeats)
     return _invert(denoiser, x_0, _below(denoiser, t, timesteps), repeats)
 
@@ -142,7 +142,7 @@ def reconstruct(
     Raises:
         TypeError, ValueError: x_t of whole numbers or another shape; t and timesteps as in `edit`.
     """
-    _check_floats(x_t)
+    x_t = _check_floats(x_t)
     times = _below(denoiser, t, timesteps)
     return _from(SampleStep(times[0], x_t, x_t), denoiser, times, sampler, None)
 
@@ -178,8 +178,7 @@ def interpolate(
             0..1; t and timesteps as in `edit`.
     """
     a, b = ends
-    _check_images(a)
-    _check_images(b)
+    a, b = map(_check_images, (a, b))
     if a.shape != b.shape:
         raise ValueError(
             f"both ends must have one shape; got {list(a.shape)} and {list(b.shape)}: crop or "
@@ -276,7 +275,7 @@ def inpaint(
         TypeError, ValueError: images as in `edit`; a mask of another shape, or that is not 0 or 1;
             repeats that is no whole number, at least 1; timesteps that do not go down to 0.
     """
-    _check_floats(x_0)
+    x_0, mask = _check_floats(x_0), data.as_tensor(mask)
     b, c, h, w = x_0.shape
     if tuple(mask.shape) not in {(n, k, h, w) for n in (1, b) for k in (1, c)}:
         raise ValueError(
@@ -290,7 +289,7 @@ def inpaint(
         )
     known = mask.to(x_0.device) == 1
     x_0 = torch.where(known, x_0, torch.zeros_like(x_0))
-    _check_images(x_0)
+    x_0 = _check_images(x_0)
     _check_repeats(repeats)
     if timesteps is None:
         timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
@@ -364,7 +363,8 @@ def _check_repeats(repeats: int) -> None:
         raise ValueError(f"repeats must be a whole number, at least 1; got {repeats!r:.99}")
 
 
-def _check_floats(x: Tensor) -> None:
+def _check_floats(x: Tensor) -> Tensor:
+    x = data.as_tensor(x)
     if not x.is_floating_point():
         raise TypeError(
             f"images must be floats in [-1, 1]; got {x.dtype}. data.to_float turns uint8 images "
@@ -375,13 +375,15 @@ def _check_floats(x: Tensor) -> None:
             f"images must have the shape [B, C, H, W], B >= 1; got {list(x.shape)}. x[None] makes "
             "one image a batch"
         )
+    return x
 
 
-def _check_images(x_0: Tensor) -> None:
-    _check_floats(x_0)
+def _check_images(x_0: Tensor) -> Tensor:
+    x_0 = _check_floats(x_0)
     if not (x_0.abs() <= 1 + _ROUNDING).all():  # also refuses NaN
         raise ValueError(
             "images must lie in [-1, 1] and hold no NaN; these go from "
             f"{float(x_0.min()):g} to {float(x_0.max()):g}. data.to_float scales uint8 images; "
             "x.clamp(-1, 1) cuts off what lies outside"
         )
+    return x_0

@@ -324,7 +324,7 @@ def _weights_digest(denoiser: Denoiser) -> str:
     """Of the numbers that are measured: a file may be of a later moment of a training."""
     digest = hashlib.sha256()
     for name, tensor in sorted(denoiser.network.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

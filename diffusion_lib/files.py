@@ -166,6 +166,20 @@ def lock(path: str | Path) -> Iterator[bool]:
         yield True
 
 
+def check_path(path: str | Path) -> None:
+    """Refuse a path that safetensors cannot open.
+
+    Raises:
+        ValueError: it is no text in UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is no text in UTF-8, which safetensors needs of a path: rename it"
+        ) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Replace `path` by `text`, or leave it as it was."""
     with replacing(path) as temporary:
@@ -220,6 +234,7 @@ def read_metadata(path: str | Path, format: str) -> dict[str, str]:
 
 @contextmanager
 def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    check_path(path)
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path} is a folder, not a file" if Path(path).is_dir() else f"{path} does not exist"

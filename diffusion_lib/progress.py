@@ -8,8 +8,8 @@ A bar only looks.  Whatever goes wrong while one is drawn costs the bars, never 
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sized
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sized
+from contextlib import nullcontext, suppress
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from tqdm import tqdm
@@ -90,7 +90,29 @@ class Bar(Generic[Item]):
         """Leave the bar as it is, or nothing of one that is inside of another."""
         bar, self._tqdm = self._tqdm, None
         if bar is not None:
-            _look(bar.close)
+            with suppress(Exception):  # of a stream that has been closed since
+                bar.close()
+
+
+def progress(
+    steps: Iterable[Item], total: int, description: str = ""
+) -> Generator[Item, None, None]:
+    """Pass on the states of a trainer or sampler, with a live progress bar.
+
+    Args:
+        total: number of steps; a trainer that goes on from a saved state starts part of the way.
+    """
+    every = max(1, total // 200)
+    with Bar(description=description, total=total) as bar:
+        for n, step in enumerate(steps, start=1):
+            done, note = getattr(step, "step", n), None  # a trainer's states know their number
+            if n == 1:
+                bar.start(done - 1)
+            if n % every == 0 or n == 1 or done == total:  # a GPU would have to wait for every loss
+                state: Any = step
+                note = f"t = {state.t}" if hasattr(step, "t") else f"loss {state.loss:.4f}"
+            bar.update(note=note)
+            yield step
 
 
 class _Tqdm(tqdm):
@@ -106,7 +128,8 @@ class _Tqdm(tqdm):
         self.error = getattr(sys, "last_value", None)
         for bar in list(getattr(_Tqdm, "_instances", ())):  # of work that ended in an error
             if bar.error is not self.error:
-                bar.close()
+                with suppress(Exception):
+                    bar.close()
         if (cell := _cell()) is not None:
             if cell != self.shared[0] or all(bar.disable for bar in self.shared[1]):
                 _Tqdm.shared = cell, [], []
@@ -115,7 +138,11 @@ class _Tqdm(tqdm):
             settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": first}
         else:
             self.output, settings["leave"] = None, None  # beneath another one it leaves nothing
-        super().__init__(**settings, mininterval=0.5, miniters=1)
+        try:
+            super().__init__(**settings, mininterval=0.5, miniters=1)
+        except BaseException:  # else the next bar would be drawn beneath this one
+            self._instances.discard(self)
+            raise
 
     def __del__(self) -> None:
         """Leave the closing to `Bar`, also where the making of this one failed."""

@@ -24,6 +24,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, files, losses, parallel, rng, samplers, viz
+from diffusion_lib import config, data, files, losses, parallel, rng, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, guided
 from diffusion_lib.guard import Guard
+from diffusion_lib.progress import progress
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import (
     Trainer,
     TrainStep,
+    autocast,
     has_bfloat16,
     interrupt_waits,
     suit,
@@ -162,6 +165,7 @@ def train(
         told += f", of labels {hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]}"
         training = Images(images, labels)
     folder = Path(folder or config.runs_root() / experiment.name(told))
+    files.check_path(folder)
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
     state, average = folder / "training.safetensors", folder / "ema.safetensors"
     with ExitStack() as stack:
@@ -179,6 +183,8 @@ def train(
             if weights_alone:
                 _check_final(folder, experiment.train.num_steps)
             elif start is not None and not state.exists():
+                # Whole and of this experiment, before it stands in the new folder.
+                trainer.load(Path(start) / "training.safetensors", *_identities(Path(start)))
                 for name in ("log.jsonl", "training.safetensors"):
                     with files.replacing(folder / name) as temporary:
                         shutil.copy(Path(start) / name, temporary)
@@ -265,10 +271,16 @@ def stream(
         num_steps: steps of the sampler; all T if None.
 
     Raises:
-        ValueError: n < 1, or more steps than T.
+        ValueError, TypeError: n < 1, more steps than T, or a sampler that is no function.
     """
-    if n < 1:
-        raise ValueError(f"at least 1 image must be sampled; got n = {n}")
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"at least 1 image must be sampled; got n = {n!r:.99}")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1; got {batch_size!r:.99}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must not be negative, and a whole number; got {seed!r:.99}")
+    if not callable(sampler):
+        raise TypeError(f"sampler must be a function, such as samplers.ddim; got {sampler!r:.99}")
     schedule = run.denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
     if worth_compiling(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
@@ -292,8 +304,8 @@ def _stream(
         if size:
             steps = _states(run, range(first, first + size), seed, sampler, timesteps)
             name = f"images {first + 1} to {first + size} of {n}"
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-                x_0 = samplers.final(viz.progress(steps, len(timesteps) - 1, name))
+            with autocast(run.denoiser):
+                x_0 = samplers.final(progress(steps, len(timesteps) - 1, name))
         for batch in parallel.gather(data.to_uint8(x_0), batch_size):
             if len(batch):
                 yield batch.cpu()
@@ -373,7 +385,7 @@ def _train(
             board.add_samples(Run(folder, trainer.ema, []), step.step)
 
     if writes:
-        steps = viz.progress(steps, total, "training")
+        steps = progress(steps, total, "training")
     try:
         # Closed, as a traceback would keep the bar of a stopped training alive.
         with closing(steps):
@@ -451,12 +463,14 @@ def _look(run: Run) -> Tensor:
 
     Of images that are neither grey nor RGB the first channels are shown.
     """
-    schedule, device = run.denoiser.schedule, run.denoiser.schedule.signal.device
+    schedule = run.denoiser.schedule
     if run.network.config.classes:
         run = run.guided(range(run.network.config.classes))
     times = schedule.timesteps(min(20, schedule.num_timesteps))
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+    with autocast(run.denoiser):
         x_0 = samplers.final(_states(run, range(16), 0, samplers.dpm_solver, times))
+    from diffusion_lib import viz  # matplotlib, which a training alone does not need
+
     visible = x_0[:, : 3 if x_0.shape[1] >= 3 else 1]
     return torch.from_numpy(np.array(viz.grid(data.to_uint8(visible).cpu()).convert("RGB")))
 
@@ -495,13 +509,15 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
             time.sleep(0.01)  # until the process that holds it has written
     if different := _differences(path, experiment, fingerprint):
         raise ValueError(
-            f"{folder} belongs to another experiment ({'; '.join(different)}). "
-            f"Choose another folder, or the settings of the run that is there.{_more(different)}"
+            f"{folder} belongs to another experiment ({'; '.join(different)}). Choose another "
+            f"folder, or the settings of the run that is there.{_way(folder, different)}"
         )
 
 
-def _more(different: Sequence[str]) -> str:
-    """How to train a finished run for more steps, where nothing but their number differs."""
+def _way(folder: Path, different: Sequence[str]) -> str:
+    """Name a further way out of a folder of another experiment, where there is one."""
+    if not any((folder / name).exists() for name in ("training.safetensors", "ema.safetensors")):
+        return " Nothing has been saved there yet, so it can also be deleted."
     if [name.partition(":")[0] for name in different] != ["train.num_steps"]:
         return ""
     return (
@@ -574,14 +590,15 @@ def _check_final(folder: Path, num_steps: int) -> None:
 
 def _complete(average: Path, trainer: Trainer) -> None:
     """Write the averaged weights of a finished run where they are missing or of an earlier step."""
-    if average.exists() and _ema_step(average) in (None, trainer.step):
-        return
+    with suppress(OSError, ValueError):  # missing or damaged
+        if Denoiser.read_step(average) in (None, trainer.step):
+            return
     try:
         trainer.ema.save(average, trainer.step)
     except OSError as error:
         warnings.warn(
-            f"{average} is missing or of an earlier step, and could not be written. The run that "
-            f"is returned has the right weights ({error})",
+            f"{average} is missing, damaged or of an earlier step, and could not be written. The "
+            f"run that is returned has the right weights ({error})",
             stacklevel=4,
         )
 

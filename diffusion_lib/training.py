@@ -40,6 +40,8 @@ _FORMAT = "diffusion_lib training state 1"
 # The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
 _TIMES_AND_NOISE, _DROPOUT, _LABELS = 2, 3, 4
 
+_LARGEST_BATCH = 10**15  # more than any memory holds the numbers of
+
 # Fields of a TrainConfig that lie in [0, 1].
 _SHARES = ("ema_decay", "mirror", "cooldown", "label_dropout")
 
@@ -96,6 +98,10 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.batch_size > _LARGEST_BATCH:
+            raise ValueError(
+                f"batch_size must be at most {_LARGEST_BATCH:,}; got {self.batch_size!r:.99}"
+            )
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
@@ -334,7 +340,7 @@ class Trainer:
         cuda = device.type == "cuda"
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
-            torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)),
+            autocast(self.denoiser),
         ):
             torch.manual_seed(rng.seed(*dropout))  # dropout draws from torch's global generator
             return self.loss(denoiser, part.x_0, generator=generator)
@@ -479,6 +485,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return cpu.get("amx_bf16", False) or (
         cpu.get("avx512_bf16", False) and "Intel" not in cpu.get("cpu_name", "Intel")
     )
+
+
+def autocast(denoiser: Denoiser) -> torch.autocast:
+    """Make the context in which a denoiser of float32 weights computes, in bfloat16 if faster."""
+    weight = next(denoiser.parameters())
+    fast = weight.dtype == torch.float32 and has_bfloat16(weight.device)
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=fast)
 
 
 def suit(denoiser: Denoiser) -> Denoiser:

@@ -5,8 +5,8 @@ Samplers and trainers are generators of states; these functions consume them or 
 
 import io
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,12 +18,9 @@ from torch import Tensor
 
 from diffusion_lib import data
 from diffusion_lib._torchvision import utils
-from diffusion_lib.progress import Bar
+from diffusion_lib.progress import progress as progress
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
-from diffusion_lib.training import TrainStep
-
-Step = TypeVar("Step", TrainStep, SampleStep)
 
 
 def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
@@ -76,8 +73,8 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     )
     for row, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(row, images, strict=True):
-            if image.dtype != torch.uint8:
-                image = data.to_uint8(image)
+            image = data.as_tensor(image)
+            image = image if image.dtype == torch.uint8 else data.to_uint8(image)
             pixels = image.cpu().permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
@@ -176,27 +173,6 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
         loop=0,
     )
     return InlineImage(data=file.getvalue(), format="png")
-
-
-def progress(
-    steps: Iterable[Step], total: int, description: str = ""
-) -> Generator[Step, None, None]:
-    """Pass on the states of a trainer or sampler, with a live progress bar.
-
-    Args:
-        total: number of steps; a trainer that goes on from a saved state starts part of the way.
-    """
-    every = max(1, total // 200)
-    with Bar(description=description, total=total) as bar:
-        for n, step in enumerate(steps, start=1):
-            trained = isinstance(step, TrainStep)
-            done, note = step.step if trained else n, None
-            if n == 1:
-                bar.start(done - 1)
-            if n % every == 0 or n == 1 or done == total:  # a GPU would have to wait for every loss
-                note = f"loss {step.loss:.4f}" if trained else f"t = {step.t}"
-            bar.update(note=note)
-            yield step
 
 
 def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:

@@ -25,6 +25,15 @@ def no_tensorboard():
         yield
 
 
+@pytest.fixture(autouse=True)
+def bars_are_drawn():
+    """Also after a test in which they could not be."""
+    from diffusion_lib import progress
+
+    yield
+    progress._look.failed = False
+
+
 @pytest.fixture
 def tensorboard(monkeypatch):
     """TensorBoard as users have it."""

@@ -564,6 +564,31 @@ def test_a_pipe_that_is_closed_is_no_error(place, study_record, monkeypatch, arg
     assert Path(written).is_file()
 
 
+def test_a_program_without_a_stdout_does_its_work(place, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["sample", "runs/a", "--n", "1", "--steps", "2", "--out", "x.npz"]) == 0
+    assert Path("x.npz").exists()
+
+
+def test_a_place_for_what_is_printed_that_is_full_is_named(place, monkeypatch, capsys):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["sample", "runs/a", "--n", "1", "--steps", "2", "--out", "x.npz"]) == 2
+    assert "what was printed could not be written" in capsys.readouterr().err
+
+
+def test_a_grid_of_more_images_than_anyone_looks_at_is_refused(place, capsys):
+    assert main(["sample", "runs/a", "--n", "1000000000000", "--out", "x.png"]) == 2
+    assert "give a name in .npz" in capsys.readouterr().err
+    train = ["train", "mnist", "--out", "new", "--batch-size", str(10**20), "--device", "cpu"]
+    assert main(train) == 2
+    assert "batch_size must be at most" in capsys.readouterr().err
+    assert not Path("new").exists()
+
+
 def test_a_terminal_without_the_characters_is_no_error(place, monkeypatch):
     shutil.copytree("runs/a", "runs/größer ε")
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")

@@ -10,6 +10,7 @@ from test_data import write_idx
 
 from diffusion_lib import data, evaluation, features, files, runs
 from diffusion_lib.__main__ import main
+from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
 
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
@@ -380,12 +381,18 @@ def test_samples_of_more_numbers_than_any_memory_holds_are_refused(tmp_path):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
 
 
+def test_a_run_of_half_precision_is_measured(run, root):
+    run.denoiser.bfloat16()
+    conditions = Conditions(n=0, n_likelihood=4, num_times=2)
+    assert evaluation.evaluate(run, conditions, root)["likelihood"]["bits per dim"]["value"] > 0
+
+
 def test_samples_and_data_sets_may_be_arrays_and_pairs(run, root):
     """Whatever is taken for images in a training is so here too."""
 
     def pairs(root, train):
         images, labels = data.mnist(root, train)
-        return images.numpy(), labels.tolist()
+        return Images(images.numpy(), labels.tolist())
 
     conditions = Conditions(n=0, n_likelihood=4, num_times=2)
     found = evaluation.evaluate(run, conditions, root, dataset=pairs)

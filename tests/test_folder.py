@@ -197,8 +197,9 @@ def test_without_locks_a_process_at_work_keeps_its_folder(pictures, monkeypatch)
     monkeypatch.setattr(files, "fcntl", None)
     work = pictures.parent / f".pictures-3x8x8.{os.getppid()}.part"
     work.mkdir()
-    dead = subprocess.Popen(["true"])
-    dead.wait()
+    dead = processes.CONTEXT.Process(target=os.getpid)
+    dead.start()
+    dead.join()
     (pictures.parent / f".pictures-3x8x8.{dead.pid}.part").mkdir()
     real, again = decoding._decode, []
 

@@ -53,11 +53,6 @@ def clock(monkeypatch):
     return seconds
 
 
-@pytest.fixture(autouse=True)
-def no_warning_so_far():
-    progress._look.failed = False
-
-
 def last(text):
     """The line of a terminal as it stands in the end."""
     return text.strip("\n").split("\r")[-1].rstrip()

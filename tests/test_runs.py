@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from test_data import write_idx
 
-from diffusion_lib import config, files, metrics, predictions, runs, samplers, schedules
+from diffusion_lib import config, data, files, metrics, predictions, runs, samplers, schedules
 from diffusion_lib.__main__ import _write_npz, main
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.denoiser import Denoiser, check_labels
 from diffusion_lib.training import Trainer
 
 EXPERIMENT = replace(
@@ -473,7 +473,7 @@ def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replace
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", lambda *_: files.Path("/nowhere/x").touch())
-        with pytest.warns(UserWarning, match=r"ema.safetensors is missing or of an earlier step"):
+        with pytest.warns(UserWarning, match=r"ema.safetensors is missing, damaged or of"):
             run = train(tmp_path)
     assert contents(tmp_path) == before
     expected = runs.load(finished, CPU).denoiser
@@ -506,6 +506,42 @@ def test_an_error_in_the_middle_of_an_update_saves_no_half_of_it(
     assert "is not saved: the last update was ended half-way" in caught.value.__notes__[0]
     train(tmp_path)
     assert same_weights(tmp_path, finished)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_damaged_averaged_weights_of_a_finished_run_are_written_anew(finished, tmp_path, content):
+    copy(finished, tmp_path, *contents(finished))
+    (tmp_path / "ema.safetensors").unlink()
+    if content is not None:
+        (tmp_path / "ema.safetensors").write_bytes(content)
+    train(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+def test_a_damaged_start_is_named_and_leaves_nothing_in_the_new_folder(finished, tmp_path):
+    before = copy(finished, tmp_path / "start", *contents(finished))["training.safetensors"]
+    state = tmp_path / "start" / "training.safetensors"
+    state.write_bytes(before[:-50])
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
+
+    def go_on():
+        return runs.train(longer, TRAIN, HELD_OUT, tmp_path / "run", CPU, start=tmp_path / "start")
+
+    with pytest.raises(ValueError, match=r"start.training.safetensors is truncated"):
+        go_on()
+    assert set(contents(tmp_path / "run")) == {"experiment.json"}
+    state.write_bytes(before)
+    assert go_on().describe()["steps"] == "31"
+
+
+def test_a_folder_in_which_nothing_was_saved_may_be_deleted(tmp_path, monkeypatch):
+    Stops(monkeypatch, 0, SystemExit())
+    monkeypatch.setattr(Trainer, "save", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit):
+        train(tmp_path)
+    (tmp_path / "ema.safetensors").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="Nothing has been saved there yet, so it can also be"):
+        train(tmp_path, replace(EXPERIMENT, prediction=predictions.v))
 
 
 # ---- rights, disks and litter -----------------------------------------------------------------
@@ -671,6 +707,68 @@ def test_what_are_no_images_is_refused_with_what_to_give(tmp_path, images, messa
         with pytest.raises((TypeError, ValueError), match=message):
             call()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "way"),
+    [
+        (list(TRAIN.numpy()), r"np.stack\(images\)"),
+        ([(x, 0) for x in TRAIN], r"data.Images\(torch.stack\(\[x for x, _ in images\]\)"),
+        (TRAIN > 9, r"images.to\(torch.uint8\)"),
+    ],
+)
+def test_the_way_from_what_are_no_images_fits_what_was_given(images, way):
+    with pytest.raises(TypeError, match=way):
+        data.check(images)
+
+
+def test_a_batch_of_a_data_loader_and_numbers_of_another_machine_are_taken():
+    loader = torch.utils.data.DataLoader(Pairs(), batch_size=30)
+    images, labels = data.images_and_labels(next(iter(loader)))
+    assert images.shape == TRAIN.shape
+    assert torch.equal(check_labels(labels.numpy().astype(">i8"), 3), labels)
+    x_0 = data.to_float(TRAIN[:2].numpy())
+    assert torch.equal(data.to_uint8(x_0.numpy()), TRAIN[:2])
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, i):
+        return TRAIN[i], i % 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_run_of_any_precision_is_sampled(finished, dtype):
+    """The sum of weights in other precisions than float32 is none of autocast's."""
+    run = runs.load(finished, CPU)
+    expected = runs.sample(run, 2, num_steps=3).int()
+    run.denoiser.to(dtype)
+    assert (runs.sample(run, 2, num_steps=3) - expected).abs().float().mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 2.5}, "got n = 2.5"),
+        ({"n": "3"}, "got n = '3'"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
+        ({"seed": None}, "seed must not be negative, and a whole number; got None"),
+        ({"sampler": "ddim"}, r"such as samplers.ddim; got 'ddim'"),
+    ],
+)
+def test_impossible_requests_for_samples_are_refused_by_name(finished, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        runs.sample(runs.load(finished, CPU), **({"n": 2} | arguments))
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_the_training(finished, tmp_path):
+    with pytest.raises(ValueError, match="no text in UTF-8, which safetensors needs"):
+        train(tmp_path / "x\udcff")
+    copy(finished, tmp_path / "y\udcff", "ema.safetensors")
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        runs.load(tmp_path / "y\udcff", CPU)
 
 
 def test_a_default_device_of_ones_own_breaks_nothing(tmp_path):
