@@ -121,6 +121,7 @@ class _Tqdm(tqdm):
     Bars of a cell that are open together share an output: `shared` is (cell, bars, handle).
     """
 
+    _instances: ClassVar[Any]  # tqdm's: the bars that are open
     monitor_interval = 0  # the thread is for bars that skip updates
     shared: ClassVar[tuple[int, list["_Tqdm"], list[Any]]] = (0, [], [])
 
