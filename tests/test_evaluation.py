@@ -13,6 +13,7 @@ from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
 
+pytestmark = pytest.mark.usefixtures("small_preset")
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
 FEW = Conditions(n=70, steps=2, n_likelihood=4, num_times=3)
 
@@ -25,7 +26,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(root, tmp_path_factory):
+def trained(root, small_preset, tmp_path_factory):
     """Two runs that differ in the schedule."""
     folders = []
     for schedule in ("linear", "cosine"):

@@ -826,7 +826,7 @@ def log_of(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(root, tmp_path_factory):
+def trained(root, small_preset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "a"
     assert main(command(root, folder, steps=60)) == 0
     return folder
