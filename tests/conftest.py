@@ -12,8 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports torchvision too)
 
-# First, so that no long file is left for one process in the end.
-LONGEST = ["test_notebooks", "test_parallel", "test_compare", "test_runs", "test_faults"]
+# First, so that no long file is left for one process in the end; those of several processes of
+# their own apart.
+LONGEST = ["test_notebooks", "test_compare", "test_runs", "test_parallel", "test_faults"]
 LONGEST += ["test_training", "test_samplers", "test_evaluation", "test_metrics", "test_interop"]
 
 for name in ("DIFFUSION_DATA", "DIFFUSION_RUNS", "DIFFUSION_BUDGET"):

@@ -79,7 +79,7 @@ def executed(tmp_path_factory):
         return node, folder
 
     before = beside_notebooks()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(2) as pool:
         running = {path: pool.submit(run, path) for path in [*NOTEBOOKS, *STUDIES]}
     return running, beside_notebooks() - before
 
