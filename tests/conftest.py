@@ -38,12 +38,14 @@ def small_preset():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_tensorboard():
-    """The preview that a training draws in the end takes longer than a training of a few steps."""
+def no_waiting():
+    """No preview for TensorBoard, which takes longer than a training of a few steps; no disk that
+    is waited for, as nothing here has to survive a power cut."""
     from diffusion_lib import runs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "find_spec", lambda name: None)
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
