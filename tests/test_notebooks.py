@@ -46,11 +46,18 @@ BAR_CELLS = [
 NARROW = """
 from dataclasses import replace
 from diffusion_lib import config
-full_width = config.smoke
-def smoke(experiment):
+def smoke(experiment, full_width=config.smoke, replace=replace):  # %reset forgets other names
     experiment = full_width(experiment)
     return replace(experiment, network=replace(experiment.network, width=8))
 config.BUDGETS["smoke"] = smoke
+"""
+
+# Between two notebooks.
+ENTER = """%reset -f
+import os
+os.chdir({!r})
+os.environ["DIFFUSION_RUNS"] = {!r}
+del os
 """
 
 every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
@@ -67,9 +74,10 @@ def test_there_is_one():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Each notebook run in a real kernel and its own folder, on a few stand-ins for digits.
+    """Each notebook run in its own folder, on a few stand-ins for digits.
 
-    All at once, as a kernel spends most of its time on starting.
+    In two real kernels at once, one notebook after the other, as a kernel spends much of its time
+    on starting; what one has defined is forgotten before the next.
     """
     root = tmp_path_factory.mktemp("notebooks")
     write_idx(root / "data" / "MNIST" / "raw", n_train=80, n_test=80)
@@ -83,19 +91,28 @@ def executed(tmp_path_factory):
     (root / "ipython" / "profile_default" / "startup").mkdir(parents=True)
     (root / "ipython" / "profile_default" / "startup" / "narrow.py").write_text(NARROW)
 
-    def run(path):
-        node, folder = nbformat.read(path, as_version=4), root / path.stem
-        if path == BARS:
-            node.cells += BAR_CELLS
-        resources = {"metadata": {"path": str(path.parent)}}
-        client = NotebookClient(node, timeout=300, kernel_name="python3", resources=resources)
-        client.execute(env=environment | {"DIFFUSION_RUNS": str(folder)})
-        return node, folder
+    def run(paths):
+        nodes, cells = [nbformat.read(path, as_version=4) for path in paths], []
+        for path, node in zip(paths, nodes, strict=True):
+            node.cells += BAR_CELLS * (path == BARS)
+            enter = ENTER.format(str(path.parent), str(root / path.stem))
+            cells += [nbformat.v4.new_code_cell(enter), *node.cells]
+        for number, cell in enumerate(cells):  # the notebooks number theirs alike
+            cell["id"] = str(number)
+        whole = nbformat.v4.new_notebook(cells=cells)
+        client = NotebookClient(whole, timeout=300, kernel_name="python3")
+        client.execute(env=environment)
+        for node in nodes:
+            _, *node.cells = whole.cells[: 1 + len(node.cells)]
+            del whole.cells[: 1 + len(node.cells)]
+        return dict(zip(paths, nodes, strict=True))
 
-    before = beside_notebooks()
+    before, every_one = beside_notebooks(), [*NOTEBOOKS, *STUDIES]
     with ThreadPoolExecutor(2) as pool:
-        running = {path: pool.submit(run, path) for path in [*NOTEBOOKS, *STUDIES]}
-    return running, beside_notebooks() - before
+        nodes = {}
+        for done in pool.map(run, (every_one[::2], every_one[1::2])):
+            nodes |= done
+    return {p: (n, root / p.stem) for p, n in nodes.items()}, beside_notebooks() - before
 
 
 def beside_notebooks():
@@ -105,7 +122,7 @@ def beside_notebooks():
 
 @pytest.mark.parametrize("notebook", STUDIES, ids=lambda path: path.name)
 def test_it_draws_the_committed_records_again(notebook, executed):
-    node, _ = executed[0][notebook].result()
+    node, _ = executed[0][notebook]
     committed = nbformat.read(notebook, as_version=4)
     tables = [
         [output.data["text/markdown"] for output in cell.outputs if "text/markdown" in output.data]
@@ -119,7 +136,7 @@ def test_it_draws_the_committed_records_again(notebook, executed):
 
 @training
 def test_it_runs_in_the_smoke_budget(notebook, executed):
-    node, folder = executed[0][notebook].result()
+    node, folder = executed[0][notebook]
     assert any("smoke" in str(output) for output in node.cells[1].outputs)
     runs = list(folder.iterdir())
     assert runs
@@ -133,7 +150,7 @@ def test_they_write_nothing_beside_themselves(executed):
 
 @every
 def test_an_executed_notebook_holds_one_line_for_each_bar(notebook, executed):
-    node, _ = executed[0][notebook].result()
+    node, _ = executed[0][notebook]
     outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
     streams = [output.text for output in outputs if output.output_type == "stream"]
     assert not [text for text in streams if "|" in text]
