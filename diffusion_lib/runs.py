@@ -199,6 +199,7 @@ def train(
         if weights_alone:
             return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
         if trainer.step < experiment.train.num_steps:
+            ema_step = parallel.first(lambda: _ema_step(folder))
             parallel.first(lambda: _cut_log(folder, trainer.step))
             started = {
                 "device": _devices(trainer.device),
@@ -208,7 +209,7 @@ def train(
             }
             if parallel.rank() == 0:
                 _write_log(folder, started)
-            _train(trainer, experiment, trainer.run(training), held_out, folder)
+            _train(trainer, experiment, trainer.run(training), held_out, folder, ema_step)
         else:
             parallel.first(lambda: _complete(average, trainer))
         return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
@@ -335,6 +336,7 @@ def _train(
     steps: Generator[TrainStep, None, None],
     held_out: Tensor,
     folder: Path,
+    ema_step: int,
 ) -> None:
     total = experiment.train.num_steps
     moment = math.ceil(max(25, total // _HELD_OUT_MOMENTS) / _LOG_EVERY) * _LOG_EVERY
@@ -347,9 +349,6 @@ def _train(
     board = _Board(folder, trainer.step) if writes else None
     average, identity = folder / "ema.safetensors", _identities(folder)[0]
     state = folder / "training.safetensors"
-    # After a kill between two files, or with an older training state copied here, more steps are
-    # behind the averaged weights than behind the state: younger ones never replace them.
-    ema_step = _ema_step(average) or 0
     pending: list[dict[str, Any]] = []  # records that a full disk kept from the log
 
     def save() -> None:
@@ -358,9 +357,12 @@ def _train(
         for record in pending:
             _write_log(folder, record)
         pending.clear()
+        trainer.check_whole()
         first = not state.exists()
         if first:  # averaged weights alone could not be continued from
             trainer.save(state, identity)
+        # After a kill between two files, or with an older training state copied here, more steps
+        # are behind the averaged weights than behind the state: younger ones never replace them.
         if trainer.step >= ema_step:
             trainer.ema.save(average, trainer.step)
         if not first:  # a finished training state has its final averaged weights beside it
@@ -413,12 +415,18 @@ def _train(
     save()
 
 
-def _ema_step(path: Path) -> int | None:
-    """Read the training steps behind averaged weights; None if they are not there or older."""
+def _ema_step(folder: Path) -> int:
+    """Read the training steps behind averaged weights, 0 where none can be read.
+
+    They know their steps themselves; of those from before they did, the log tells.
+    """
     try:
-        return Denoiser.read_step(path)
+        step = Denoiser.read_step(folder / "ema.safetensors")
     except (OSError, ValueError):
-        return None
+        return 0
+    if step is None:
+        return max((record.get("step", 0) for record in _read_log(folder)), default=0)
+    return step
 
 
 class _Board:
@@ -571,12 +579,11 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
 def _check_final(folder: Path, num_steps: int) -> None:
     """Refuse averaged weights that are not final, where there is no training state to go on from.
 
-    They know their steps themselves; of those from before they did, the log tells.
+    Raises:
+        ValueError: they are not, or they are damaged.
     """
-    path = folder / "ema.safetensors"
-    logged = max((record.get("step", 0) for record in _read_log(folder)), default=0)
-    step = Denoiser.read_step(path)
-    step = logged if step is None else step
+    Denoiser.read_step(folder / "ema.safetensors")  # refuses damaged ones
+    step = _ema_step(folder)
     if step != num_steps:
         known = f"those of step {step} of {num_steps}" if step else "of a step that nothing tells"
         raise ValueError(

@@ -371,6 +371,18 @@ class Trainer:
         bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}
         return sorted(bad)
 
+    def check_whole(self) -> None:
+        """Refuse to go on from an update that an error ended half-way, as none can be saved.
+
+        Raises:
+            RuntimeError: such an error has been raised, for example of too small a memory.
+        """
+        if self._in_update:
+            raise RuntimeError(
+                "the last update was ended half-way by an error, so the weights belong to no step; "
+                "the last training state that was saved is as it was"
+            )
+
     def save(self, path: str | Path, run: str = "") -> None:
         """Write all that `load` needs to go on exactly: a safetensors file, whole or not at all.
 
@@ -379,13 +391,9 @@ class Trainer:
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
-            RuntimeError: an error, such as of too small a memory, ended an update half-way.
+            RuntimeError: an error ended an update half-way, see `check_whole`.
         """
-        if self._in_update:
-            raise RuntimeError(
-                "the last update was ended half-way by an error, so the weights belong to no step; "
-                "the last training state that was saved is as it was"
-            )
+        self.check_whole()
         tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.network.state_dict().items()}
         for parameter, state in self.optimizer.state_dict()["state"].items():

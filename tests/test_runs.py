@@ -429,17 +429,21 @@ def test_weights_of_ones_own_prediction_are_loaded_too(tmp_path):
     assert torch.equal(found.network.conv_in.weight, expected.network.conv_in.weight)
 
 
-def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("old", [False, True])
+def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatch, old):
     """With a training state of step 5 copied beside the final weights, and stopped at step 8."""
     Stops(monkeypatch, 5, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "young")
     copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
+    if old:
+        without_step(tmp_path / "ema.safetensors")
+    before = contents(tmp_path)["ema.safetensors"]
     copy(tmp_path / "young", tmp_path, "training.safetensors")
     Stops(monkeypatch, 8, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
-    assert contents(tmp_path)["ema.safetensors"] == contents(finished)["ema.safetensors"]
+    assert contents(tmp_path)["ema.safetensors"] == before
     train(tmp_path)
     assert same_weights(tmp_path, finished)
 
