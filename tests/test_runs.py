@@ -843,7 +843,10 @@ def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
-    output, _ = child.communicate(timeout=60)
+    try:
+        output, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()  # where signals are ignored, as in a shell's background
     assert child.returncode == 130
     assert "interrupted" in output
     assert "is saved at step" in output
