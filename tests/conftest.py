@@ -31,7 +31,9 @@ def small_preset():
     """The preset "mnist" with a network that takes a tenth of the time."""
     from diffusion_lib import config
 
-    network = replace(config.MNIST.network, width=8, multipliers=(1, 1), attention=(), patch=7)
+    network = replace(
+        config.MNIST.network, width=8, multipliers=(1, 1), num_blocks=1, attention=(), patch=7
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(config.PRESETS, "mnist", replace(config.MNIST, network=network))
         yield

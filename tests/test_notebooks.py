@@ -43,14 +43,18 @@ BAR_CELLS = [
     nbformat.v4.new_code_cell(AFTER),
 ]
 
-# What a kernel runs first: the smoke budget also narrows the network, which takes most of the time.
-NARROW = """
+# What a kernel runs first: the smoke budget also makes the network small, and no preview is drawn
+# for TensorBoard, which together take most of the time.
+SMALL = """
 from dataclasses import replace
-from diffusion_lib import config
-def smoke(experiment, full_width=config.smoke, replace=replace):  # %reset forgets other names
-    experiment = full_width(experiment)
-    return replace(experiment, network=replace(experiment.network, width=8))
+from diffusion_lib import config, runs
+def smoke(experiment, full_size=config.smoke, replace=replace):  # %reset forgets other names
+    experiment = full_size(experiment)
+    size = experiment.network.image_shape[-1]
+    small = dict(width=8, multipliers=(1, 1), num_blocks=1, attention=(), patch=size // 4)
+    return replace(experiment, network=replace(experiment.network, **small))
 config.BUDGETS["smoke"] = smoke
+runs.find_spec = lambda name: None
 """
 
 # Between two notebooks.
@@ -97,7 +101,7 @@ def executed(tmp_path_factory):
         "IPYTHONDIR": str(root / "ipython"),
     }
     (root / "ipython" / "profile_default" / "startup").mkdir(parents=True)
-    (root / "ipython" / "profile_default" / "startup" / "narrow.py").write_text(NARROW)
+    (root / "ipython" / "profile_default" / "startup" / "small.py").write_text(SMALL)
 
     def run(paths):
         nodes, cells = [nbformat.read(path, as_version=4) for path in paths], []

@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from diffusion_lib import parallel, runs, training
+from diffusion_lib import config, parallel, runs, training
 from diffusion_lib.__main__ import main
 
 STEPS = 12
@@ -36,7 +37,7 @@ def lose_a_process(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def slow(trainer: training.Trainer, *arguments) -> None:
-        time.sleep(1.5)  # as large weights would: torchrun's SIGTERM comes in the meantime
+        time.sleep(0.5)  # as large weights would: torchrun's SIGTERM comes in the meantime
         save(trainer, *arguments)
 
     save = training.Trainer.save
@@ -72,6 +73,8 @@ def join(folder: str, root: str, lost: bool = False) -> None:
     torch.set_num_threads(1)
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
     training.has_bfloat16 = runs.has_bfloat16 = lambda device: False
+    network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)
+    config.PRESETS["mnist_labels"] = replace(config.MNIST_LABELS, network=network)
     with parallel.group():
         status = work(Path(folder), root, lost)
     if status:

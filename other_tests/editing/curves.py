@@ -8,6 +8,7 @@ over its 500 digits.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +31,7 @@ COLORS = dict(zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True))
 Run = dict[str, Any]
 
 
+@cache  # every curve asks for it
 def load() -> dict[str, Any]:
     return json.loads(measure.OUT.read_text())
 
