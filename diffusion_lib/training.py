@@ -184,9 +184,10 @@ class Trainer:
         self.loss = loss
         self.step = 0
         self._in_update = False
-        self.device = next(denoiser.parameters()).device
+        self._parameters = list(denoiser.parameters())
+        self.device = self._parameters[0].device
         self.optimizer = torch.optim.AdamW(
-            denoiser.parameters(),
+            self._parameters,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
@@ -211,6 +212,7 @@ class Trainer:
             # Gives all processes the weights of the first.
             self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
+        self._averages = list(self.ema.parameters())
 
     def run(self, images: Tensor | Images) -> Generator[TrainStep, None, None]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
@@ -277,7 +279,7 @@ class Trainer:
     def _update(self, parts: list[_Part]) -> Tensor:
         self._together.train()
         loss = parallel.mean(self._backward(self._together, parts))
-        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip)
         # Decided on the device, so that the program need not wait for the numbers.
         refused = (self._refused > 0) | ~torch.isfinite(loss + norm)
         self._refused += refused
@@ -320,7 +322,7 @@ class Trainer:
         # Every process looks at the whole batch, so that all of them tell the same.
         parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
         loss = self._backward(self.denoiser, parts)
-        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         raise FloatingPointError(
             f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
@@ -349,7 +351,7 @@ class Trainer:
     def _average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         average = get_ema_multi_avg_fn(decay)
-        average(list(self.ema.parameters()), list(self.denoiser.parameters()), self.step)
+        average(self._averages, self._parameters, self.step)
         self._in_update = False
 
     @torch.no_grad()
@@ -440,7 +442,7 @@ class Trainer:
         check_weights(self.ema.network, weights["ema"], path)
         self.denoiser.network.load_state_dict(weights["network"])
         self.ema.network.load_state_dict(weights["ema"])
-        for i, parameter in enumerate(self.denoiser.parameters()):
+        for i, parameter in enumerate(self._parameters):
             for key, tensor in moments.get(i, {}).items():
                 if tensor.shape == parameter.shape:
                     # A fused update goes through memory in order, so all must have one layout.
@@ -454,7 +456,7 @@ class Trainer:
         self, moments: Mapping[int, Mapping[str, Tensor]], step: int, path: str | Path
     ) -> None:
         """Refuse optimizer states that are not those of this network's weights after `step`."""
-        parameters = list(self.denoiser.parameters()) if step else []
+        parameters = self._parameters if step else []
         expected = {
             i: {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
             for i, p in enumerate(parameters)

@@ -4,6 +4,7 @@ the tests.  TensorBoard only where it is tested."""
 
 import importlib.util
 import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports torchvision too)
+
+# Reading notebooks imports jsonschema, and that a grammar of web addresses if it is there: 5 s.
+sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
 
 # First, so that no long file is left for one process in the end; those of several processes of
 # their own apart.
@@ -49,6 +53,22 @@ def no_waiting():
         patch.setattr(runs, "find_spec", lambda name: None)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def small_convolutions():
+    """float32 without oneDNN, which takes longer to set up such small convolutions than to compute
+    them."""
+    from torch.backends import mkldnn
+
+    from diffusion_lib import runs, training
+
+    enabled, *_ = mkldnn.set_flags(False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "has_bfloat16", lambda device: False)
+        patch.setattr(runs, "has_bfloat16", lambda device: False)
+        yield
+    mkldnn.set_flags(enabled)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from diffusion_lib.unet import UNetConfig
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
-NETWORK = UNetConfig((1, 28, 28), 4, (1,), num_blocks=1, attention=(), dropout=0.0)
+NETWORK = UNetConfig((1, 28, 28), 4, (1,), num_blocks=1, attention=(), dropout=0.0, patch=4)
 TRAIN = TrainConfig(num_steps=2, batch_size=4, warmup_steps=1)
 TINY = config.Experiment(data.mnist, NETWORK, T=40, train=TRAIN)
 FEW = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
@@ -34,7 +34,7 @@ NO_SAMPLES = ["--n", "0", *FEW[4:]]
 STUDY = {
     "preset": "mnist",
     "all": {
-        "network": {"width": 4, "multipliers": [1], "attention": []},
+        "network": {"width": 4, "multipliers": [1], "attention": [], "patch": 4},
         "T": 40,
         "train": {"batch_size": 4, "warmup_steps": 1},
     },
@@ -381,7 +381,9 @@ def test_a_run_on_a_read_only_disk_is_measured_and_printed(place, monkeypatch, c
 
 def test_a_finished_run_on_a_read_only_disk_is_sampled_and_exported(place, monkeypatch):
     digits = data.mnist("data")
-    runs.train(replace(TINY, network=replace(NETWORK, groups=2)), digits, digits, "runs/b", CPU)
+    runs.train(
+        replace(TINY, network=replace(NETWORK, groups=2, patch=1)), digits, digits, "runs/b", CPU
+    )
     read_only(monkeypatch, "runs")
     before = tree("runs")
     sample = ["sample", "runs/b", "--n", "1", "--steps", "2", "--device", "cpu"]

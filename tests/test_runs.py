@@ -34,6 +34,7 @@ EXPERIMENT = replace(
     sample_steps=5,
 )
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("small_convolutions")
 IMAGES = torch.randint(
     0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
