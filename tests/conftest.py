@@ -36,7 +36,7 @@ def small_preset():
     from diffusion_lib import config
 
     network = replace(
-        config.MNIST.network, width=8, multipliers=(1, 1), num_blocks=1, attention=(), patch=7
+        config.MNIST.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=7
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(config.PRESETS, "mnist", replace(config.MNIST, network=network))

@@ -22,7 +22,7 @@ from diffusion_lib.unet import UNetConfig
 ROOT = Path(__file__).parent.parent
 TINY = replace(
     config.MNIST,
-    network=UNetConfig((1, 28, 28), 4, (1, 1), num_blocks=1, attention=(), dropout=0.0, patch=7),
+    network=UNetConfig((1, 28, 28), 4, (1,), num_blocks=1, attention=(), dropout=0.0, patch=7),
     T=40,
     train=replace(config.MNIST.train, batch_size=4, warmup_steps=1),
 )
@@ -30,7 +30,7 @@ ERRORS_ONLY = Conditions(n=0, n_likelihood=8, num_times=4)
 STUDY = {
     "preset": "mnist",
     "all": {
-        "network": {"width": 4, "multipliers": [1, 1], "attention": [], "patch": 7},
+        "network": {"width": 4, "multipliers": [1], "attention": [], "patch": 7},
         "T": 40,
         "train": {"batch_size": 4, "warmup_steps": 1},
     },

@@ -28,7 +28,7 @@ from diffusion_lib.training import Trainer
 EXPERIMENT = replace(
     config.MNIST,
     network=replace(
-        config.MNIST.network, width=8, multipliers=(1, 1), num_blocks=1, attention=(), patch=7
+        config.MNIST.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=7
     ),
     train=replace(config.MNIST.train, num_steps=30, batch_size=4),
     sample_steps=5,
