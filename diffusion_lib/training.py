@@ -184,7 +184,7 @@ class Trainer:
         self.loss = loss
         self.step = 0
         self._in_update = False
-        self._parameters = list(denoiser.parameters())
+        self._parameters: list[Tensor] = list(denoiser.parameters())
         self.device = self._parameters[0].device
         self.optimizer = torch.optim.AdamW(
             self._parameters,
@@ -212,7 +212,7 @@ class Trainer:
             # Gives all processes the weights of the first.
             self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
-        self._averages = list(self.ema.parameters())
+        self._averages: list[Tensor] = list(self.ema.parameters())
 
     def run(self, images: Tensor | Images) -> Generator[TrainStep, None, None]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.

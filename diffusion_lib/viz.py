@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import data
-from diffusion_lib._torchvision import utils
 from diffusion_lib.progress import progress as progress
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
@@ -39,6 +38,8 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
         raise ValueError(f"grid shows images [N, 1 or 3, H, W], N >= 1; got {list(images.shape)}")
     if images.dtype != torch.uint8:
         images = data.to_uint8(images)
+    from diffusion_lib._torchvision import utils  # takes seconds to import
+
     tiles = utils.make_grid(images.cpu(), nrow=min(columns, len(images)), padding=1, pad_value=64)
     if images.shape[1] == 1:
         tiles = tiles[:1]  # make_grid repeats grey three times

@@ -16,10 +16,11 @@ from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports 
 # Reading notebooks imports jsonschema, and that a grammar of web addresses if it is there: 5 s.
 sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
 
-# First, so that no long file is left for one process in the end; those of several processes of
-# their own apart.
-LONGEST = ["test_notebooks", "test_compare", "test_runs", "test_parallel", "test_faults"]
-LONGEST += ["test_training", "test_samplers", "test_evaluation", "test_metrics", "test_interop"]
+# First, so that no long file is left for one process in the end; those that wait for processes of
+# their own beside the notebooks, which keep two cores busy.
+LONGEST = ["test_notebooks", "test_parallel", "test_faults", "test_compare", "test_runs"]
+LONGEST += ["test_samplers", "test_training", "test_interop", "test_metrics", "test_fuzz"]
+LONGEST += ["test_editing", "test_labels", "test_command_line", "test_evaluation"]
 
 for name in ("DIFFUSION_DATA", "DIFFUSION_RUNS", "DIFFUSION_BUDGET"):
     os.environ.pop(name, None)
