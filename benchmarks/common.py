@@ -19,17 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import (
-    _torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
-    compare,
-    config,
-    files,
-    interop,
-    runs,
-    schedules,
-    training,
-)
+from diffusion_lib import compare, config, interop, schedules
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
 
 FOLDER = Path(__file__).parent
 IMAGE_SHAPE = (3, 32, 32)
@@ -124,8 +117,8 @@ def ours(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
 
 def suited(paper: bool, device: torch.device) -> Denoiser:
     """`ours` as the library lays it out, and compiles it for long work."""
-    denoiser = training.suit(ours(paper, device))
-    if training.worth_compiling(device, 10_000):
+    denoiser = hardware.optimize_memory_layout(ours(paper, device))
+    if hardware.should_compile(device, 10_000):
         denoiser.network.compile()
     return denoiser
 
@@ -212,11 +205,11 @@ def rounded(values: Sequence[float]) -> list[float]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The device and what it multiplies, the limit of everything else."""
-    told: dict[str, Any] = {"device": runs.device_name(device), "torch": torch.__version__}
+    told: dict[str, Any] = {"device": hardware.name(device), "torch": torch.__version__}
     if device.type == "cpu":
         told["processor"] = torch.cpu.get_capabilities().get("cpu_name", "unknown")
         told["threads"] = torch.get_num_threads()
-    told["bfloat16 chosen"] = training.has_bfloat16(device)
+    told["bfloat16 chosen"] = hardware.precision(device) == "bfloat16"
     size = 2048 if device.type == "cpu" else 8192
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(size, size, device=device).to(dtype)
@@ -243,7 +236,7 @@ def kind(device: torch.device) -> str:
 
     "-bfloat16" for one that is fast in it, else "".
     """
-    return "-bfloat16" if device.type == "cpu" and training.has_bfloat16(device) else ""
+    return "-bfloat16" if device.type == "cpu" and hardware.precision(device) == "bfloat16" else ""
 
 
 def draw(step: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

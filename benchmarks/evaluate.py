@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lib import config, data, evaluation, features, runs
+from diffusion_lib import config, data, evaluation, features
+from diffusion_lib.system import device as hardware
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - start, 1),
         "peak memory, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "of which before, GB": round(before / 1e6, 2),
-        "device": runs.device_name(torch.device("cpu")),
+        "device": hardware.name(torch.device("cpu")),
         "torch": torch.__version__,
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")

@@ -33,10 +33,11 @@ from safetensors.torch import save_file
 
 from benchmarks import common
 from diffusion_lib import __main__ as command_line
-from diffusion_lib import config, files, rng, runs, schedules
+from diffusion_lib import config, rng, runs, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNetConfig
 

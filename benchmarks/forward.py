@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import common
-from diffusion_lib import training
+from diffusion_lib.system import device as hardware
 
 MINE, CALLS = "diffusion_lib", 2
 
@@ -48,7 +48,7 @@ def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[
 def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
     denoiser = common.suited(paper, device)
-    bfloat16 = training.has_bfloat16(device)
+    bfloat16 = hardware.precision(device) == "bfloat16"
 
     def turn() -> float:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

@@ -19,8 +19,9 @@ from statistics import median
 import torch
 
 from benchmarks import common, sampling, train_step
-from diffusion_lib import runs, samplers, training
+from diffusion_lib import runs, samplers
 from diffusion_lib.runs import Run
+from diffusion_lib.system.device import optimize_memory_layout
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[
 
 
 def _run(device: torch.device, paper: bool) -> Run:
-    return Run(Path(), training.suit(common.ours(paper, device)).eval(), [])
+    return Run(Path(), optimize_memory_layout(common.ours(paper, device)).eval(), [])
 
 
 def _stream(run: Run, size: int, batches: int) -> None:

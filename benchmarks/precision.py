@@ -7,12 +7,12 @@ the same batches, times and noise.  Writes precision.json beside itself.
 """
 
 from dataclasses import replace
-from unittest import mock
 
 import torch
 
 from benchmarks import common
-from diffusion_lib import compare, config, data, losses, training, viz
+from diffusion_lib import compare, config, data, losses, viz
+from diffusion_lib.system import device as hardware
 
 SEEDS, STEPS, BATCH_SIZE = (0, 1, 2), 150, 32
 
@@ -29,7 +29,7 @@ def main() -> None:
             experiment.train, num_steps=STEPS, batch_size=BATCH_SIZE, warmup_steps=20, seed=seed
         )
         for name, values in found.items():
-            with mock.patch.object(training, "has_bfloat16", return_value=name == "bfloat16"):
+            with hardware.overridden(precision=name):
                 trainer = replace(experiment, train=settings).trainer(device)
                 for _ in viz.progress(trainer.run(train), STEPS, f"{name}, seed {seed}"):
                     pass

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from diffusion_lib import config, data, evaluation, files, parallel
-from diffusion_lib.progress import Bar
+from diffusion_lib import config, data, evaluation
+from diffusion_lib.system import files, parallel
+from diffusion_lib.system.progress import Bar
 
 PROCESSES, ROUNDS, STEPS, WARM = (1, 2, 4), 5, 40, 10
 FORMAT = "weights of benchmarks.processes"

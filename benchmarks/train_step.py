@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common
 from benchmarks.common import Mode
-from diffusion_lib import losses, schedules, training
+from diffusion_lib import losses, schedules
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import device as hardware
 from diffusion_lib.training import TrainConfig, Trainer
 
 MINE, BARE = "diffusion_lib, as its trainer runs it", "diffusion_lib, the bare step"
@@ -137,7 +138,7 @@ def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
     denoiser = common.suited(paper, device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     x_0, t, eps = common.draw(0, size, device)
-    bfloat16 = training.has_bfloat16(device)
+    bfloat16 = hardware.precision(device) == "bfloat16"
 
     def step() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

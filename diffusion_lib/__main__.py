@@ -26,7 +26,7 @@ import tempfile
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
@@ -42,10 +42,8 @@ from diffusion_lib import (
     config,
     data,
     evaluation,
-    files,
     interop,
     losses,
-    parallel,
     predictions,
     runs,
     samplers,
@@ -55,6 +53,8 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files, parallel
 
 _MOST_IN_A_GRID = 10_000
 
@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():  # no other may set a handler
         signal.signal(signal.SIGTERM, end)
     try:
-        options.command(options)
+        with hardware.overridden(options.precision, options.layout, options.threads):
+            options.command(options)
         _flush()
     except KeyboardInterrupt as interrupt:
         notes = [
@@ -347,8 +348,17 @@ def export(options: argparse.Namespace) -> None:
     print(options.out)
 
 
+def _add_hardware(add: Callable[..., object], devices: str) -> None:
+    add("--device", help=devices)
+    default = "(default: the faster one)"
+    add("--precision", choices=hardware.PRECISIONS, help=f"of the network's numbers {default}")
+    add("--layout", choices=hardware.LAYOUTS, help=f"of its weights in memory {default}")
+    add("--threads", type=int, help="of a CPU (default: all cores)")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
+    parser.set_defaults(precision=None, layout=None, threads=None)
     names = "train | sample | evaluate | compare | export"
     commands = parser.add_subparsers(required=True, metavar=names)
     root = {"default": config.data_root(), "type": _path, "help": "folder of the data sets"}
@@ -371,7 +381,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--prediction", help=", ".join(predictions.__all__))
     add("--weight", help=f"loss weight: {', '.join(losses.__all__)}")
     add("--loss", help=", ".join(losses.LOSSES))
-    add("--device", help=gpu)
+    _add_hardware(add, gpu)
 
     command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)
     command.set_defaults(command=sample, memory="--n below 64 makes smaller batches.")
@@ -385,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=int, nargs="+", help=cycled)
     add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
     add("--out", type=_path, help=".npz, .png or a folder (default: RUN/samples.png)")
-    add("--device", help=gpu)
+    _add_hardware(add, gpu)
 
     command = commands.add_parser("evaluate", help=evaluate.__doc__, allow_abbrev=False)
     command.set_defaults(command=evaluate, memory="Smaller --n and --n-likelihood need less.")
@@ -402,7 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-likelihood", type=int, help=bound)
     add("--num-times", type=int, help="network evaluations for each (default: %(default)s)")
     add("--data", **root)
-    add("--device", help=gpu)
+    _add_hardware(add, gpu)
 
     command = commands.add_parser("compare", help=compare_arms.__doc__, allow_abbrev=False)
     parts = 'In the study, {"all": {"train": {"accumulate": 4}}} computes a batch in 4 parts.'
@@ -411,7 +421,7 @@ def _parser() -> argparse.ArgumentParser:
     add("study", type=_path, help="JSON file: see compare.read_study")
     add("--out", type=_path, help="record (default: STUDY.record.json beside the study)")
     add("--data", **root)
-    add("--device", help="cpu, cuda, cuda:1, ... (default: all GPUs if there are any)")
+    _add_hardware(add, "cpu, cuda, cuda:1, ... (default: all GPUs if there are any)")
 
     command = commands.add_parser("export", help=export.__doc__, allow_abbrev=False)
     command.set_defaults(command=export, memory="")

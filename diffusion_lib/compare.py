@@ -41,12 +41,14 @@ from PIL import Image
 from scipy import special
 from torch import Tensor
 
-from diffusion_lib import config, data, evaluation, features, files, metrics, runs, samplers
+from diffusion_lib import config, data, evaluation, features, metrics, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
-from diffusion_lib.progress import Bar
 from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
 
 _FORMAT = "diffusion_lib study 1"
 _SHOWN = 8  # samples of each run that its record keeps
@@ -329,7 +331,9 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
 
 def _devices(run: Run, device: torch.device) -> str:
     """Where a run was trained and, if that is another place, measured."""
-    trained, measured = run.describe()["device"], runs.device_name(device)
+    described = run.describe()
+    trained = ", ".join(described[name] for name in ("device", "precision", "memory layout"))
+    measured = f"{hardware.name(device)}, {hardware.precision(device)}, {hardware.layout(device)}"
     return trained if trained == measured else f"{trained}; measured on {measured}"
 
 

@@ -12,7 +12,6 @@ To add a preset, write one `Experiment` and list it in `PRESETS`.
 import difflib
 import hashlib
 import json
-import math
 import os
 import re
 import warnings
@@ -33,6 +32,8 @@ from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.system.device import default_device as device
+from diffusion_lib.system.device import machine_memory
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig, blank
 
@@ -129,7 +130,7 @@ class Experiment:
             )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
-        size, memory = sum(p.nbytes for p in blank(self.network).parameters()), _memory()
+        size, memory = sum(p.nbytes for p in blank(self.network).parameters()), machine_memory()
         if size > memory:
             raise ValueError(
                 f"the weights of {self.network} need {size / 1e9:,.0f} GB, and this machine has "
@@ -406,17 +407,6 @@ def _in_root(name: str) -> str:
     root = Path(__file__).resolve().parent.parent
     checkout = (root / "pyproject.toml").exists()  # and no installed copy
     return os.path.relpath(root / name) if checkout and Path.cwd().is_relative_to(root) else name
-
-
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _memory() -> float:
-    """Bytes of memory that the machine has, infinite where it does not say."""
-    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
 def label(function: Callable[..., Any] | None) -> str:

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import files, pictures, rng
-from diffusion_lib.progress import Bar
+from diffusion_lib import pictures, rng
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
 
 # Errors of a place where nothing can be written at all.
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}

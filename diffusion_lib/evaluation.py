@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, features, files, metrics, parallel, rng, runs, samplers
+from diffusion_lib import config, data, features, metrics, rng, runs, samplers
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Estimate
 from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files, parallel
 
 _FORMAT = "diffusion_lib metrics 1"
 # What a damaged file leads numpy, or the zipfile beneath it, to raise.
@@ -180,7 +182,7 @@ def evaluate(
         part: round(clocks[part] - clocks[before], 1) for before, part in pairwise(clocks)
     }
     device = run.denoiser.schedule.signal.device
-    record |= {"device": runs.device_name(device), "precision": runs.precision(device)}
+    record |= {"device": hardware.name(device), **hardware.conditions(device)}
     parallel.first(lambda: _write(path, record))
     return record
 

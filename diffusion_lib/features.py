@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib import data, files
+from diffusion_lib import data
+from diffusion_lib.system import files
 
 ASSETS = Path(__file__).parent / "assets"
 _FORMAT = "diffusion_lib features 1"

@@ -34,8 +34,8 @@ from diffusion_lib import data, losses, rng
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
-from diffusion_lib.progress import Bar
 from diffusion_lib.samplers import DenoiserLike, SampleStep
+from diffusion_lib.system.progress import Bar
 
 CONFIDENT = 0.9
 """Probability above which a classifier counts as sure of a class."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from diffusion_lib import files
+from diffusion_lib.system import files
 
 # What is read, whatever a file is called: not all that Pillow reads, because it hands PostScript to
 # another program, which runs it.

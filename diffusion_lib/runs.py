@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import time
 import warnings
@@ -32,22 +31,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, files, losses, parallel, rng, samplers
+from diffusion_lib import config, data, losses, rng, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, guided
-from diffusion_lib.guard import Guard
-from diffusion_lib.progress import progress
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.training import (
-    Trainer,
-    TrainStep,
-    autocast,
-    has_bfloat16,
-    interrupt_waits,
-    suit,
-    worth_compiling,
-)
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files, parallel
+from diffusion_lib.system.device import autocast, optimize_memory_layout, should_compile
+from diffusion_lib.system.guard import Guard
+from diffusion_lib.system.interrupts import defer_interrupts
+from diffusion_lib.system.progress import progress
+from diffusion_lib.training import Trainer, TrainStep
 from diffusion_lib.unet import UNet
 
 if TYPE_CHECKING:
@@ -114,7 +109,9 @@ class Run:
         held_out = self.series("held_out")[1]
         return {
             "run": self.folder.name,
-            "device": ", then ".join(dict.fromkeys(start["device"] for start in starts)),
+            "device": _in_turn(starts, "device"),
+            "precision": _in_turn(starts, "precision"),
+            "memory layout": _in_turn(starts, "layout"),
             "training images": f"{starts[-1]['images']:,}" if starts else "unknown",
             "steps": f"{steps[-1]['step']:,}" if steps else "0",
             "minutes of training": steps[-1]["seconds"] / 60 if steps else 0.0,
@@ -203,7 +200,7 @@ def train(
             parallel.first(lambda: _cut_log(folder, trainer.step))
             started = {
                 "device": _devices(trainer.device),
-                "precision": precision(trainer.device),
+                **hardware.conditions(trainer.device),
                 "torch": torch.__version__,
                 "images": len(images),
             }
@@ -237,7 +234,7 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
             f"Train one: python -m diffusion_lib train mnist --out {folder}"
         )
     denoiser = Denoiser.load(folder / "ema.safetensors").to(device or config.device())
-    return Run(folder, suit(denoiser), _read_log(folder))
+    return Run(folder, optimize_memory_layout(denoiser), _read_log(folder))
 
 
 def sample(
@@ -284,7 +281,7 @@ def stream(
         raise TypeError(f"sampler must be a function, such as samplers.ddim; got {sampler!r:.99}")
     schedule = run.denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
-    if worth_compiling(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
+    if should_compile(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
         run.denoiser.network.compile()
     return _stream(run, n, seed, sampler, timesteps, batch_size)
 
@@ -392,7 +389,7 @@ def _train(
         # Closed, as a traceback would keep the bar of a stopped training alive.
         with closing(steps):
             while trainer.step < total:
-                with interrupt_waits() as deliver:  # no step is saved that is not in the log
+                with defer_interrupts() as deliver:  # no step is saved that is not in the log
                     log(next(steps))
                 deliver()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -402,7 +399,7 @@ def _train(
     except BaseException as error:
         # Whatever it is: the trainer refuses to save half an update.  Where another process was
         # lost, torchrun sends SIGTERM to those that are left.
-        with interrupt_waits():
+        with defer_interrupts():
             try:
                 save()
                 error.add_note(f"{folder} is saved at step {trainer.step} of {total}.")
@@ -637,21 +634,14 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _in_turn(starts: Sequence[dict[str, Any]], name: str) -> str:
+    """List what the starts of a training say, without repeats."""
+    return ", then ".join(dict.fromkeys(start.get(name, "not recorded") for start in starts))
+
+
 def _devices(device: torch.device) -> str:
-    name, processes = device_name(device), parallel.size()
+    name, processes = hardware.name(device), parallel.size()
     return name if processes == 1 else f"{processes} processes, each {name}"
-
-
-def precision(device: torch.device) -> str:
-    """Name what networks compute in on a device; weights and losses are float32 in any case."""
-    return "bfloat16" if has_bfloat16(device) else "float32"
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, without the name of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _write_log(folder: Path, record: dict[str, Any]) -> None:

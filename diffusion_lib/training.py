@@ -8,21 +8,15 @@ Under torchrun every process computes its rows of the same batches, and the grad
 which draws for each part of a batch.  All keep the same weights; the caller lets the first save.
 """
 
-import ctypes
 import math
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from shutil import which
 from typing import NamedTuple
 
 import torch
@@ -30,9 +24,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from diffusion_lib import data, files, losses, parallel, rng
+from diffusion_lib import data, losses, rng
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_labels, check_weights, labelled, with_network
+from diffusion_lib.system import files, parallel
+from diffusion_lib.system.device import (
+    autocast,
+    finite_check_interval,
+    image_memory_budget,
+    optimize_memory_layout,
+    should_compile,
+)
+from diffusion_lib.system.interrupts import defer_interrupts
 from diffusion_lib.unet import UNet
 
 _FORMAT = "diffusion_lib training state 1"
@@ -44,8 +47,6 @@ _LARGEST_BATCH = 10**15  # more than any memory holds the numbers of
 
 # Fields of a TrainConfig that lie in [0, 1].
 _SHARES = ("ema_decay", "mirror", "cooldown", "label_dropout")
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class _Part(NamedTuple):
 class Trainer:
     """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
 
-    Where the device is fast in bfloat16 the network computes in it; weights, loss and moving
-    average stay float32.  The weights are laid out as the device likes them (`suit`).
+    The network computes in the precision of the device (`system.device`), with its weights in the
+    device's memory layout; weights, loss and moving average stay float32.
 
     Args:
         denoiser: on the device to train on.
@@ -179,7 +180,7 @@ class Trainer:
                 f"the weights to train must be float32; got {', '.join(map(str, kinds))}. Use "
                 "denoiser.float(): where bfloat16 is faster the network computes in it anyway."
             )
-        self.denoiser = suit(denoiser)
+        self.denoiser = optimize_memory_layout(denoiser)
         self.config = config
         self.loss = loss
         self.step = 0
@@ -196,7 +197,7 @@ class Trainer:
         self._classes = network.config.classes if isinstance(network, UNet) else 0
         # Updates refused since the first loss or gradient that was not finite.
         self._refused = torch.zeros((), device=self.device)
-        if config.compile or worth_compiling(self.device, config.num_steps):
+        if config.compile or should_compile(self.device, config.num_steps):
             denoiser.network.compile()  # in place: the names of the weights stay
         parts = parallel.size() * config.accumulate
         if config.batch_size % parts:
@@ -243,16 +244,19 @@ class Trainer:
 
     def _updates(self, images: Tensor, labels: Tensor | None) -> Generator[TrainStep, None, None]:
         config = self.config
-        if images.nbytes < _room(self.device):
+        if images.nbytes < image_memory_budget(self.device):
             images = images.to(self.device)
         labels = labels if labels is None else labels.to(self.device)
         mine = config.batch_size // parallel.size()
         rows = slice(parallel.rank() * mine, (parallel.rank() + 1) * mine)
         left = max(0, config.num_steps - self.step)
         for parts in islice(self._batches(images, labels, rows), min(left, sys.maxsize)):
-            with interrupt_waits() as deliver:
+            with defer_interrupts() as deliver:
                 loss = self._update(parts)
-                if self.step % _check_every(self.device) == 0 or self.step == config.num_steps:
+                if (
+                    self.step % finite_check_interval(self.device) == 0
+                    or self.step == config.num_steps
+                ):
                     self._check(images, labels)
                 self._average()
             yield TrainStep(self.step, loss)
@@ -477,105 +481,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     up = (step + 1) / max(1, config.warmup_steps)
     down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
     return config.learning_rate * min(1.0, up, down)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32.
-
-    Having the instructions is not enough on a CPU: with AVX512-BF16 a product took a quarter of
-    float32's time on an AMD processor, and twice that time on an Intel one, whose AMX is the fast
-    way.  Decided by the kind of processor, not by a measurement, so that a run that goes on goes
-    on in the same precision.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    cpu = torch.cpu.get_capabilities()
-    return cpu.get("amx_bf16", False) or (
-        cpu.get("avx512_bf16", False) and "Intel" not in cpu.get("cpu_name", "Intel")
-    )
-
-
-def autocast(denoiser: Denoiser) -> torch.autocast:
-    """Make the context in which a denoiser of float32 weights computes, in bfloat16 if faster."""
-    weight = next(denoiser.parameters())
-    fast = weight.dtype == torch.float32 and has_bfloat16(weight.device)
-    return torch.autocast(weight.device.type, torch.bfloat16, enabled=fast)
-
-
-def suit(denoiser: Denoiser) -> Denoiser:
-    """Lay a denoiser's weights out, in place, as its device is fastest with; returns it.
-
-    The weights do not change, only their order in memory: channels last on a GPU that is fast in
-    bfloat16 (not measured yet), and for float32 on a CPU, where a training step of MNIST's network
-    then takes 0.85 of the time; in bfloat16 on a CPU it would take 1.4 times as long.  On a CPU the
-    process also keeps memory that is freed, from then on.
-    """
-    device = next(denoiser.parameters()).device
-    if device.type == "cpu":
-        _keep_freed_memory()
-    if device.type in ("cpu", "cuda") and (device.type == "cuda") == has_bfloat16(device):
-        denoiser.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return denoiser
-
-
-def _check_every(device: torch.device) -> int:
-    """Steps from one look at numbers on the device to the next: on a GPU each look waits for it."""
-    return 1 if device.type == "cpu" else 10
-
-
-def worth_compiling(device: torch.device, steps: int) -> bool:
-    """Whether torch.compile can work and its minute or so will pay: a new GPU, 5,000 steps or more.
-
-    It compiles with triton, which asks for a C compiler.
-    """
-    able = device.type == "cuda" and has_bfloat16(device) and find_spec("triton") is not None
-    return able and steps >= 5000 and any(map(which, ("cc", "gcc", "clang")))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, as torch does on a GPU.
-
-    Otherwise it gives every large tensor back to the system, and each new one costs a page fault
-    for every 4 kB: a tenth of a training step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _room(device: torch.device) -> float:
-    """Bytes of images that may be kept on the device."""
-    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
-
-
-@contextmanager
-def interrupt_waits() -> Iterator[Callable[[], None]]:
-    """Hold back Ctrl-C (or a notebook's stop button) in the block; the yielded call delivers it.
-
-    So also SIGTERM where the program handles it, as the command line does.
-    """
-    held: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # Python delivers signals to the main thread only
-        return
-    before = {
-        number: handler
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if callable(handler := signal.getsignal(number))
-    }
-    for number in before:
-        signal.signal(number, lambda number, _: held.append(number))
-
-    def deliver() -> None:
-        if held:
-            signal.raise_signal(held[0])  # to whoever handles it now: perhaps another such block
-
-    try:
-        yield deliver
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

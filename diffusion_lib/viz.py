@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import data
-from diffusion_lib.progress import progress as progress
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.system.progress import progress as progress
 
 
 def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:

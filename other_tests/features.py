@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from diffusion_lib import config, data, rng
 from diffusion_lib.features import ASSETS, Classifier
-from diffusion_lib.progress import Bar
+from diffusion_lib.system.progress import Bar
 
 SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
 

@@ -22,8 +22,8 @@ LONGEST = ["test_notebooks", "test_parallel", "test_faults", "test_compare", "te
 LONGEST += ["test_samplers", "test_training", "test_interop", "test_metrics", "test_fuzz"]
 LONGEST += ["test_editing", "test_labels", "test_command_line", "test_evaluation"]
 
-for name in ("DIFFUSION_DATA", "DIFFUSION_RUNS", "DIFFUSION_BUDGET"):
-    os.environ.pop(name, None)
+for name in ("DATA", "RUNS", "BUDGET", "PRECISION", "LAYOUT"):
+    os.environ.pop(f"DIFFUSION_{name}", None)
 
 
 def pytest_collection_modifyitems(items):
@@ -62,12 +62,10 @@ def small_convolutions():
     them."""
     from torch.backends import mkldnn
 
-    from diffusion_lib import runs, training
+    from diffusion_lib.system.device import overridden
 
     enabled, *_ = mkldnn.set_flags(False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "has_bfloat16", lambda device: False)
-        patch.setattr(runs, "has_bfloat16", lambda device: False)
+    with overridden(precision="float32"):
         yield
     mkldnn.set_flags(enabled)
 
@@ -75,7 +73,7 @@ def small_convolutions():
 @pytest.fixture(autouse=True)
 def bars_are_drawn():
     """Also after a test in which they could not be."""
-    from diffusion_lib import progress
+    from diffusion_lib.system import progress
 
     yield
     progress._look.failed = False

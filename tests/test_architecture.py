@@ -12,11 +12,13 @@ PACKAGE = Path(diffusion_lib.__file__).parent
 # Each module may import only what stands before it.
 ORDER = [
     "_torchvision",
+    "system.guard",
+    "system.progress",
+    "system.files",
+    "system.parallel",
+    "system.interrupts",
+    "system.device",
     "rng",
-    "guard",
-    "progress",
-    "files",
-    "parallel",
     "schedules",
     "posterior",
     "predictions",
@@ -40,25 +42,37 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "rng", "guard", "files", "parallel", "schedules"]
-ALONE += ["predictions", "unet"]
+ALONE = ["_torchvision", "rng", "schedules", "predictions", "unet"]
+ALONE += [f"system.{name}" for name in ("guard", "files", "parallel", "interrupts", "device")]
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+
+
+def named(node: ast.ImportFrom) -> set[str]:
+    """The modules of ours that a line imports, or imports from."""
+    inner = (node.module or "").removeprefix("diffusion_lib").removeprefix(".")
+    if inner in ORDER:
+        return {inner}
+    return {f"{inner}.{alias.name}".strip(".") for alias in node.names}
 
 
 def imports(module: str) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffusion_lib"):
-            _, _, inner = node.module.partition(".")
-            found |= {inner} if inner else {alias.name for alias in node.names}
+            found |= named(node)
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            found |= {n.split(".")[1] for n in names if n.startswith("diffusion_lib.")}
+            assert not any(alias.name.startswith("diffusion_lib") for alias in node.names)
         assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
     return found
 
 
 def test_every_module_has_its_place():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, "__init__"}
+    paths = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    modules = {".".join(path.parts) for path in paths if path.name != "__init__"}
+    assert modules == {*ORDER}
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -69,11 +83,14 @@ def test_imports_point_up(module):
 
 @pytest.mark.parametrize("module", ORDER)
 def test_at_most_six_parameters_and_no_kwargs(module):
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef):
             arguments = [a.arg for a in node.args.args + node.args.kwonlyargs if a.arg != "self"]
             assert len(arguments) <= 6, f"{module}.{node.name} has {len(arguments)} parameters"
-            passes_on = (module, node.name) in {("guard", "__call__"), ("progress", "__init__")}
+            passes_on = (module, node.name) in {
+                ("system.guard", "__call__"),
+                ("system.progress", "__init__"),
+            }
             assert node.args.kwarg is None or passes_on, f"{module}.{node.name} takes **"
 
 
@@ -82,12 +99,13 @@ def test_a_training_needs_no_pictures():
 
     def at_the_top(module):
         names = set()
-        for line in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
-            inner = getattr(line, "module", "diffusion_lib")
-            if isinstance(line, ast.Import | ast.ImportFrom) and inner == "diffusion_lib":
+        for line in tree(module).body:
+            if isinstance(line, ast.ImportFrom) and (line.module or "").startswith("diffusion_lib"):
+                names |= named(line)
+            elif isinstance(line, ast.Import):
                 names |= {alias.name for alias in line.names}
             elif isinstance(line, ast.ImportFrom):
-                names.add(inner.removeprefix("diffusion_lib."))
+                names.add(line.module)
         return names
 
     seen, todo = set(), ["runs", "__main__"]

@@ -19,8 +19,9 @@ from PIL import Image
 from test_data import write_idx
 
 import diffusion_lib
-from diffusion_lib import compare, config, data, evaluation, files, runs
+from diffusion_lib import compare, config, data, evaluation, runs
 from diffusion_lib.__main__ import _message, main
+from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig
 from diffusion_lib.unet import UNetConfig
 

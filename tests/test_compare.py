@@ -12,14 +12,17 @@ import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import compare, config, data, files, predictions, runs, schedules
+from diffusion_lib import compare, config, data, predictions, runs, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.compare import paired
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
 from diffusion_lib.unet import UNetConfig
 
 ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
 TINY = replace(
     config.MNIST,
     network=UNetConfig((1, 28, 28), 4, (1,), num_blocks=1, attention=(), dropout=0.0, patch=7),
@@ -130,7 +133,9 @@ def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
     ]
     assert told == wanted
     assert [row["images seen"] for row in record["measured"]] == [4, 8] * 9
-    assert record["devices"] == [f"CPU (x86_64, {torch.get_num_threads()} threads)"]
+    assert record["devices"] == [
+        f"{hardware.name(CPU)}, {hardware.precision(CPU)}, {hardware.layout(CPU)}"
+    ]
     assert record["floor"] == {}
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import data, evaluation, features, files, runs
+from diffusion_lib import data, evaluation, features, runs
 from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.system import files
 
 pytestmark = pytest.mark.usefixtures("small_preset")
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_lib import files, schedules
+from diffusion_lib import schedules
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 

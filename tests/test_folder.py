@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from diffusion_lib import data, decoding, files
+from diffusion_lib import data, decoding
 from diffusion_lib import pictures as picture_files
+from diffusion_lib.system import files
 
 ROOT = Path(__file__).parent.parent
 

@@ -26,9 +26,10 @@ from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
 from test_properties import is_own
 
-from diffusion_lib import compare, config, data, evaluation, files, schedules
+from diffusion_lib import compare, config, data, evaluation, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 

@@ -13,9 +13,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffusion_lib import config, files, interop, predictions, rng, runs, samplers, schedules
+from diffusion_lib import config, interop, predictions, rng, runs, samplers, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
 from diffusion_lib.unet import UNet, UNetConfig
 
 diffusers.logging.disable_progress_bar()

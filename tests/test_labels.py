@@ -144,7 +144,7 @@ def test_the_labels_of_a_batch_are_those_of_its_images():
 def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
     """Those stay where they are; the order must not depend on the place."""
     drawn = []
-    monkeypatch.setattr(training, "_room", lambda device: 0)
+    monkeypatch.setattr(training, "image_memory_budget", lambda device: 0)
     indices = data.indices
 
     def spy(*arguments):
@@ -195,7 +195,7 @@ def test_without_any_label_it_trains_as_if_there_were_none():
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
     # In bfloat16, which some processors train in, parts are rounded by thousands of times as much.
-    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
+    monkeypatch.setenv("DIFFUSION_PRECISION", "float32")
     whole, divided = (
         trainer(replace(CONFIG, accumulate=n), replace(SMALL, dropout=0.0)) for n in (1, parts)
     )

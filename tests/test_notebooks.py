@@ -21,7 +21,7 @@ STUDIES = sorted(set(ROOT.glob("other_tests/*/*.ipynb")) - set(OTHERS))
 # These cells run behind those of the first notebook.
 BARS = NOTEBOOKS[0]
 NESTED = """
-from diffusion_lib.progress import Bar
+from diffusion_lib.system.progress import Bar
 for _ in Bar(range(2), "outer"):
     for _ in Bar(range(1000), "inner"):
         pass

@@ -32,7 +32,8 @@ def test_the_wheel_holds_every_module_and_every_feature_network(tmp_path, monkey
     wheel = tmp_path / build_meta.build_wheel(str(tmp_path))
     with zipfile.ZipFile(wheel) as file:
         held = set(file.namelist())
-        assert {f"diffusion_lib/{path.name}" for path in PACKAGE.glob("*.py")} <= held
+        modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+        assert modules <= held
         for name, digest in features.RELEASED.values():
             assert hashlib.sha256(file.read(f"diffusion_lib/assets/{name}")).hexdigest() == digest
     # Nothing else: no tests, no benchmarks.
@@ -69,7 +70,7 @@ def distributions(requirements: Iterable[str]) -> set[str]:
 def imported() -> set[str]:
     """Packages that the modules import, wherever they do it, by the names they are installed as."""
     names = set()
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 names.add(node.module)

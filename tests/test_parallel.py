@@ -10,9 +10,9 @@ import pytest
 import torch
 from test_data import write_idx
 
-from diffusion_lib import files, parallel
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs import _read_log
+from diffusion_lib.system import files, parallel
 
 ROOT = Path(__file__).parent.parent
 STATE = "diffusion_lib training state 1"

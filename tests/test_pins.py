@@ -24,11 +24,11 @@ from diffusion_lib import (
     runs,
     samplers,
     schedules,
-    training,
 )
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.system.device import overridden
 from diffusion_lib.unet import UNetConfig
 
 PINNED = Path(__file__).parent / "pinned"
@@ -65,14 +65,10 @@ STUDY = {
 
 
 @pytest.fixture(autouse=True)
-def float32(monkeypatch):
+def float32():
     """float32 whatever the processor, and one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
-    monkeypatch.setattr(runs, "has_bfloat16", lambda device: False)
-    yield
-    torch.set_num_threads(threads)
+    with overridden(precision="float32", threads=1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import warnings
 import pytest
 import torch
 
-from diffusion_lib import progress, viz
-from diffusion_lib.progress import Bar
+from diffusion_lib import viz
+from diffusion_lib.system import progress
+from diffusion_lib.system.progress import Bar
 from diffusion_lib.training import TrainStep
 
 

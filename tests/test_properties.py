@@ -47,7 +47,7 @@ ANYTHING = st.one_of(
 def is_own(error: BaseException) -> bool:
     """Whether an error was raised by a `raise` of the library, and not by what it called."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == PACKAGE and (last.line or "").startswith("raise")
+    return PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise")
 
 
 def attempt(call, *named, kinds=(TypeError, ValueError)):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lib import data, files, losses, rng, samplers, schedules, training
+from diffusion_lib import data, losses, rng, samplers, schedules, training
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 
@@ -174,7 +175,7 @@ def test_a_device_that_is_looked_at_rarely_applies_nothing_after_a_bad_step(tmp_
     good = trainer()
     list(islice(good.run(IMAGES), 3))
     good.save(tmp_path / "good.safetensors")
-    monkeypatch.setattr(training, "_check_every", lambda device: 100)
+    monkeypatch.setattr(training, "finite_check_interval", lambda device: 100)
     t = Trainer(Denoiser(Breaks(UNet(SMALL), after=3), schedules.linear(100)), CONFIG)
     t.denoiser.network.network.load_state_dict(trainer().denoiser.network.state_dict())
     steps = t.run(IMAGES)

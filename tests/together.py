@@ -20,8 +20,9 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from diffusion_lib import config, parallel, runs, training
+from diffusion_lib import config, runs, training
 from diffusion_lib.__main__ import main
+from diffusion_lib.system import parallel
 
 STEPS = 12
 
@@ -72,7 +73,7 @@ def join(folder: str, root: str, lost: bool = False) -> None:
     """One process of a group."""
     torch.set_num_threads(1)
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
-    training.has_bfloat16 = runs.has_bfloat16 = lambda device: False
+    os.environ["DIFFUSION_PRECISION"] = "float32"
     network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)
     config.PRESETS["mnist_labels"] = replace(config.MNIST_LABELS, network=network)
     with parallel.group():

@@ -28,8 +28,9 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from diffusion_lib import compare, config, data, evaluation, files
+from diffusion_lib import compare, config, data, evaluation
 from diffusion_lib._torchvision import utils
+from diffusion_lib.system import files
 
 DATASETS = (data.mnist, data.fashion_mnist, data.cifar10_jpeg_grey, data.cifar10_jpeg)
 BITS = Path(__file__).with_name("complexity.bits.json")

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_lib import compare, config, files
+from diffusion_lib import compare, config
+from diffusion_lib.system import files
 
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "few_steps.record.json"

@@ -26,15 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lib import config, data, editing, features, files, metrics, rng, runs, schedules, viz
+from diffusion_lib import config, data, editing, features, metrics, rng, runs, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser, guided
 from diffusion_lib.features import Classifier, Described
-from diffusion_lib.progress import Bar
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import final
 from diffusion_lib.schedules import NoiseSchedule
-from diffusion_lib.training import has_bfloat16
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
 from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("editing.json")
@@ -162,7 +163,7 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
             eps = rng.per_image(0, len(x_0), first)
             found = []
             # Inversion adds up what an evaluation rounds, and stays in float32.
-            fast = has_bfloat16(device) and "invert" not in way
+            fast = hardware.precision(device) == "bfloat16" and "invert" not in way
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 for images in WAYS[way](run.denoiser, x_0.to(device), labels, eps):
                     found.append(data.to_uint8(images).cpu())

@@ -10,8 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from diffusion_lib import config, data, evaluation, features, files, metrics
-from diffusion_lib.progress import Bar
+from diffusion_lib import config, data, evaluation, features, metrics
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
 
 OUT = Path(__file__).with_name("floors.json")
 SETS = 20

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from diffusion_lib import config, evaluation, files, runs, viz
+from diffusion_lib import config, evaluation, runs, viz
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
 
 RECORDS = Path(__file__).parent / "records"
 ROOT = Path(__file__).parent.parent.parent
@@ -151,7 +153,7 @@ def made_with(run: runs.Run) -> dict[str, Any]:
     """What a record of a run tells of how it was made."""
     return {
         "experiment": json.loads((run.folder / "experiment.json").read_text()),
-        "device": runs.device_name(run.denoiser.schedule.signal.device),
+        "device": hardware.name(run.denoiser.schedule.signal.device),
         "torch": torch.__version__,
     }
 

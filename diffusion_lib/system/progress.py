@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from tqdm import tqdm
 
-from diffusion_lib.guard import Guard
+from diffusion_lib.system.guard import Guard
 
 Item = TypeVar("Item")
 _look = Guard("the progress bar")

@@ -1,0 +1,35 @@
+"""Interrupts that wait for the end of a piece of work."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def defer_interrupts() -> Iterator[Callable[[], None]]:
+    """Defer Ctrl-C (or a notebook's stop button) in the block; the yielded function delivers it.
+
+    SIGTERM is deferred too where the program handles it, as the command line does.
+    """
+    pending: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # Python delivers signals to the main thread only
+        return
+    handlers = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, lambda number, _: pending.append(number))
+
+    def deliver() -> None:
+        if pending:
+            signal.raise_signal(pending[0])  # to the handler of now: perhaps another such block
+
+    try:
+        yield deliver
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

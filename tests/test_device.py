@@ -1,0 +1,93 @@
+"""Precision, memory layout and threads: decided in one place, and by the user."""
+
+import pytest
+import torch
+
+from diffusion_lib.__main__ import main
+from diffusion_lib.system import device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({}, "float32"),
+        ({"avx512_f": True}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),  # AMD
+        ({"avx512_bf16": True, "avx512_fp16": True}, "float32"),  # Intel without AMX
+        ({"avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC"}, "float32"),
+        ({"avx512_bf16": True, "cpu_name": "Intel"}, "bfloat16"),  # names decide nothing
+    ],
+)
+def test_features_of_the_processor_decide_the_precision(features, expected):
+    assert device._cpu_precision(features) == expected
+
+
+@pytest.mark.parametrize("precision", device.PRECISIONS)
+def test_the_user_decides_otherwise(monkeypatch, precision):
+    monkeypatch.setenv("DIFFUSION_PRECISION", precision)
+    monkeypatch.setenv("DIFFUSION_LAYOUT", "channels_last")
+    assert device.precision(CPU) == precision
+    assert device.conditions(CPU) == {
+        "precision": precision,
+        "layout": "channels_last",
+        "threads": torch.get_num_threads(),
+    }
+    network = device.optimize_memory_layout(torch.nn.Conv2d(3, 4, 3))
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+    with device.autocast(network):
+        output = network(torch.zeros(1, 3, 4, 4))
+    assert output.dtype == getattr(torch, precision)
+
+
+def test_the_layout_follows_the_precision(monkeypatch):
+    monkeypatch.setenv("DIFFUSION_PRECISION", "float32")
+    assert device.layout(CPU) == "channels_last"
+    monkeypatch.setenv("DIFFUSION_PRECISION", "bfloat16")
+    assert device.layout(CPU) == "contiguous"
+    assert device.layout(torch.device("cuda")) == "channels_last"
+
+
+@pytest.mark.parametrize(
+    ("variable", "decided"),
+    [("DIFFUSION_PRECISION", device.precision), ("DIFFUSION_LAYOUT", device.layout)],
+)
+def test_unknown_choices_are_named(monkeypatch, variable, decided):
+    monkeypatch.setenv(variable, "fp8")
+    with pytest.raises(ValueError, match=f"{variable} must be .* or .*; got 'fp8'"):
+        decided(CPU)
+
+
+def test_what_was_overridden_is_restored(monkeypatch):
+    monkeypatch.setenv("DIFFUSION_LAYOUT", "contiguous")
+    before, threads = device.conditions(CPU), torch.get_num_threads()
+    with device.overridden("float32", "channels_last", threads + 1):
+        assert device.conditions(CPU) == {
+            "precision": "float32",
+            "layout": "channels_last",
+            "threads": threads + 1,
+        }
+    assert device.conditions(CPU) == before
+    with (
+        pytest.raises(ValueError, match="threads must be at least 1; got 0"),
+        device.overridden(threads=0),
+    ):
+        pass
+
+
+def test_the_command_line_has_options_for_them(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def stop(*_):
+        seen.append(device.conditions(CPU))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("diffusion_lib.__main__._run_folder", stop)
+    arguments = ["sample", str(tmp_path)]
+    options = ["--precision", "bfloat16", "--layout", "channels_last", "--threads", "1"]
+    assert main([*arguments, *options]) == 2
+    assert seen == [{"precision": "bfloat16", "layout": "channels_last", "threads": 1}]
+    assert main([*arguments, "--threads", "0"]) == 2
+    assert "threads must be at least 1; got 0" in capsys.readouterr().err
