@@ -162,7 +162,7 @@ def train(options: argparse.Namespace) -> None:
         if given := getattr(options, name):
             experiment = replace(experiment, **{name: config.resolve(given, module, f"--{name}")})
     if options.loss:
-        loss = config.choose(options.loss, losses.LOSSES, "--loss")
+        loss = config.choose(options.loss, config.LOSSES, "--loss")
         # Only these two losses teach a variance, and need an output for it.
         outputs = 1 if loss is losses.diffusion_loss else 2
         experiment = replace(
@@ -380,7 +380,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--schedule", help=", ".join(schedules.__all__))
     add("--prediction", help=", ".join(predictions.__all__))
     add("--weight", help=f"loss weight: {', '.join(losses.__all__)}")
-    add("--loss", help=", ".join(losses.LOSSES))
+    add("--loss", help=", ".join(config.LOSSES))
     _add_hardware(add, gpu)
 
     command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)

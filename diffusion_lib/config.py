@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lib import data, losses, predictions, rng, schedules
+from diffusion_lib import bound, data, losses, predictions, rng, schedules
 from diffusion_lib.data import Dataset
 from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
@@ -36,6 +36,8 @@ from diffusion_lib.system.device import default_device as device
 from diffusion_lib.system.device import machine_memory
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig, blank
+
+LOSSES = {f.__name__: f for f in (losses.diffusion_loss, bound.hybrid_loss, bound.vlb_loss)}
 
 # Fields that came later, with the values that say nothing new: not recorded then, so that older
 # runs and files stay what they are.
@@ -67,7 +69,7 @@ class Experiment:
         prediction: one of `predictions`, or a function like those.
         weight: of x_0_hat's error: one of `losses`, or a function of the signal-to-noise ratio;
             None is the plain error of what the network predicts.
-        loss: one of `losses.LOSSES`, or a function like those; `losses.hybrid_loss` for a network
+        loss: one of `LOSSES`, or a function like those; `bound.hybrid_loss` for a network
             with `outputs=2`.
         train: the training loop's settings.
         sample_steps: steps of its samplers, None for all T; not part of what is trained.
@@ -118,7 +120,7 @@ class Experiment:
                 than the memory, or a loss that the network has no output for.
         """
         outputs = self.network.outputs
-        if is_same(self.loss, losses.hybrid_loss) and outputs == 1:
+        if is_same(self.loss, bound.hybrid_loss) and outputs == 1:
             raise ValueError(
                 "hybrid_loss teaches a variance, but this network has no output for one: use "
                 "UNetConfig(outputs=2), or diffusion_loss"
@@ -185,7 +187,7 @@ class Experiment:
                 T=record["T"],
                 prediction=resolve(record["prediction"], predictions, "prediction"),
                 weight=record["weight"] and resolve(record["weight"], losses, "weight"),
-                loss=choose(record.get("loss", "diffusion_loss"), losses.LOSSES, "loss"),
+                loss=choose(record.get("loss", "diffusion_loss"), LOSSES, "loss"),
                 train=TrainConfig(**record["train"]),
                 sample_steps=record["sample_steps"],
             )
@@ -249,11 +251,11 @@ class Experiment:
             ],
             "loss": lambda: [self._loss_of_fixed_images()],
         }
-        modules = {
-            "schedule": schedules,
-            "prediction": predictions,
-            "weight": losses,
-            "loss": losses,
+        known: dict[str, Mapping[str, Any]] = {
+            "schedule": vars(schedules),
+            "prediction": vars(predictions),
+            "weight": vars(losses),
+            "loss": LOSSES,
         }
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
@@ -261,14 +263,14 @@ class Experiment:
             if record[part][name] == usual:
                 del record[part][name]
         if is_same(self.loss, losses.diffusion_loss):
-            del record["loss"], modules["loss"]
+            del record["loss"], known["loss"]
         record["dataset"] = label(self.dataset)
-        for name, module in modules.items():
+        for name, functions in known.items():
             function = record[name]
             if function is None:
                 continue
             record[name] = label(function)
-            if not is_same(function, getattr(module, record[name], None)):
+            if not is_same(function, functions.get(record[name])):
                 # A function of the user's own is known by its values, as a cell may redefine its
                 # name.
                 values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])

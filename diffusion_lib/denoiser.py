@@ -1,13 +1,11 @@
 """The denoiser: a network plus the meaning of its output."""
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -198,129 +196,6 @@ class Denoiser(nn.Module):
         """
         step = files.read_metadata(path, _FORMAT).get("step", "")
         return int(step) if step.isdecimal() else None
-
-
-class _Labelled(nn.Module):
-    """A network that has been told its labels, [B]: (x_t, t) -> output."""
-
-    def __init__(self, network: nn.Module, labels: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.labels = labels
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        _check_batch(len(x_t), len(self.labels))
-        return self.network(x_t, t, self.labels)
-
-
-class _Guided(_Labelled):
-    """The same, with the difference that the labels make multiplied."""
-
-    def __init__(self, network: nn.Module, labels: Tensor, none: int, scale: float) -> None:
-        super().__init__(network, torch.cat([labels, torch.full_like(labels, none)]))
-        self.scale = scale
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        _check_batch(len(x_t), len(self.labels) // 2)  # with and without
-        outputs = super().forward(torch.cat([x_t, x_t]), torch.cat([t, t]))
-        told, untold = outputs.chunk(2)
-        c = x_t.shape[1]
-        # Of the prediction alone: shares of a variance are no sum of a part with and without.
-        guided = torch.lerp(untold[:, :c].float(), told[:, :c].float(), self.scale)
-        return torch.cat([guided, told[:, c:]], dim=1)
-
-
-def _check_batch(n: int, labels: int) -> None:
-    if n != labels:
-        raise ValueError(
-            f"this denoiser was told {labels} labels, and is given {n} images: one each is needed"
-        )
-
-
-def labelled(denoiser: Denoiser, labels: Tensor) -> Denoiser:
-    """The denoiser of images that show these labels, [B] in 0..classes; `classes` is no label.
-
-    It shares the network.  Losses and samplers are given it in the denoiser's place.
-    """
-    return with_network(denoiser, _Labelled(denoiser.network, labels))
-
-
-def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.0) -> Denoiser:
-    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a network around a network.
-
-        output = output_without + scale * (output_with - output_without)
-
-    In the paper scale is 1 + w.  As a prediction is linear in x_0 and eps, this is the same
-    whether the network predicts x_0, eps or v.  Two evaluations of the network, or one where scale
-    is 1, which is the labels and no guidance, or 0, which is no labels.
-
-    Args:
-        denoiser: of a network that knows labels, trained with some of them left out.
-        labels: what each image is to show, [B] in 0..classes - 1.
-        scale: above 1 more of what tells the label from others, and less diversity.
-
-    Raises:
-        ValueError: a network without labels; a label that it does not know; a scale that is not
-            finite.
-    """
-    network = denoiser.network
-    classes = network.config.classes if isinstance(network, UNet) else 0
-    if isinstance(network, _Labelled):
-        raise ValueError("this denoiser has its labels already: guide the one that it was made of")
-    if not classes:
-        raise ValueError(
-            "this network knows no labels: build it with UNetConfig(classes=...), such as the "
-            "preset mnist_labels, and train it on labelled images"
-        )
-    labels = check_labels(labels, classes)
-    if not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale!r:.99}")
-    labels = labels.to(denoiser.schedule.signal.device)
-    if scale == 0:
-        return denoiser
-    if scale == 1:
-        return labelled(denoiser, labels)
-    return with_network(denoiser, _Guided(network, labels, classes, scale))
-
-
-def check_labels(
-    labels: Tensor | Sequence[int] | None, classes: int, n: int | None = None
-) -> Tensor:
-    """The labels of n images, int64 [n], if a network of so many classes knows them.
-
-    Args:
-        labels: a tensor, an array of numpy or a list.
-        n: None for as many as there are labels.
-
-    Raises:
-        ValueError: there are none, or another number; they are no whole numbers in 0..classes - 1.
-    """
-    if labels is None:
-        raise ValueError(
-            "this network is trained on labels: give data.Images(images, labels), as the functions "
-            "of `data` return them, in place of the images alone"
-        )
-    try:
-        if isinstance(labels, np.ndarray):
-            array: Any = labels
-            labels = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-        elif not isinstance(labels, Tensor):
-            labels = torch.as_tensor(labels, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"labels must be whole numbers in 0..{classes - 1}, one for each image: a tensor, an "
-            f"array or a list; got {labels!r:.60} ({error})"
-        ) from error
-    fraction = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    whole = labels if fraction else labels.long()
-    if fraction or whole.ndim != 1 or not len(whole) or whole.min() < 0 or whole.max() >= classes:
-        raise ValueError(
-            f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
-            f"{labels.dtype} {str(labels.tolist())[:60]}"
-        )
-    if n is not None and len(whole) != n:
-        raise ValueError(f"{len(whole)} labels for {n} images; one each is needed")
-    return whole
 
 
 def with_network(denoiser: Denoiser, network: nn.Module) -> Denoiser:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lib import data, losses, rng
+from diffusion_lib import bound, data, rng
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
@@ -138,7 +138,7 @@ def bits_per_dim(
     terms, prior = [], []
     for x_0, key in _batches(images, schedule.signal.device, "bits per dim"):
         terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64, device="cpu"))
-        prior.append(losses.prior_term(schedule, x_0).cpu())
+        prior.append(bound.prior_term(schedule, x_0).cpu())
         for k, width in enumerate(widths.tolist()):
             inside = torch.randint(
                 width, (len(x_0),), generator=rng.generator(seed, _TIMES, key, k), device="cpu"
@@ -147,7 +147,7 @@ def bits_per_dim(
             eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key, k), x_0.device)
             found = denoiser(schedule.add_noise(x_0, t, eps), t)
             spread = found.variance_share if variance is None else variance
-            terms[-1][:, k] = losses.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
+            terms[-1][:, k] = bound.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
     steps, L_T = torch.cat(terms), torch.cat(prior)
     _check_finite(steps)
     means = steps.mean(0).tolist()
@@ -287,9 +287,9 @@ def errors_per_t(
             signal, noise = schedule(t)
             off, eps_off = found.x_0 - x_0, found.eps - eps
             v_off = signal * eps_off - noise * off
-            bound = losses.bound_term(schedule, x_0, found.x_0, t, found.variance_share)
+            term = bound.bound_term(schedule, x_0, found.x_0, t, found.variance_share)
             means = [error.square().flatten(1).mean(1) for error in (off, eps_off, v_off)]
-            row += torch.stack([*means, bound]).double().sum(1).cpu()
+            row += torch.stack([*means, term]).double().sum(1).cpu()
     _check_finite(sums)
     x_0s, epses, vs, bounds = (sums / len(images)).T.tolist()
     return Errors(list(times), x_0s, epses, vs, bounds)
@@ -453,7 +453,7 @@ def guidance_sweep(
 
     Args:
         sample: (scale=...) -> uint8 images [N, C, H, W], asked to show `labels`.
-        scales: of the guidance, see `denoiser.guided`.
+        scales: of the guidance, see `guidance.guided`.
         labels: int64 [N].
         network, reference: a classifier, and what it sees in the images to be compared with.
 

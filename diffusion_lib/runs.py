@@ -34,7 +34,8 @@ from torch import Tensor
 from diffusion_lib import config, data, losses, rng, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser, check_labels, guided
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.guidance import check_labels, guided
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, parallel
@@ -66,7 +67,7 @@ class Run:
         log: the records of log.jsonl.
         labels: what its images are asked to show: image i shows labels[i % len(labels)]; None asks
             for nothing.
-        scale: of the guidance to these labels, see `denoiser.guided`.
+        scale: of the guidance to these labels, see `guidance.guided`.
     """
 
     folder: Path

@@ -26,7 +26,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffusion_lib import data, losses, rng
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser, check_labels, check_weights, labelled, with_network
+from diffusion_lib.denoiser import Denoiser, check_weights, with_network
+from diffusion_lib.guidance import check_labels, with_labels
 from diffusion_lib.system import files, parallel
 from diffusion_lib.system.device import (
     autocast,
@@ -338,7 +339,7 @@ class Trainer:
         """The loss of a part of the coming step; calling it twice gives the same."""
         seed, step, device = self.config.seed, self.step, self.device
         if part.labels is not None:
-            denoiser = labelled(denoiser, part.labels)
+            denoiser = with_labels(denoiser, part.labels)
         generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
         if len(part.x_0) < self.config.batch_size:
             generator = rng.Rows(generator, part.first, self.config.batch_size)

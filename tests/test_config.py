@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lib import compare, config, data, denoiser, losses, predictions, schedules
+from diffusion_lib import bound, compare, config, data, denoiser, losses, predictions, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.training import TrainConfig
 from diffusion_lib.unet import UNetConfig
@@ -33,7 +33,7 @@ def test_an_experiment_survives_json(preset, schedule, prediction, weight):
     assert Experiment.from_json(experiment.to_json()) == experiment
 
 
-@pytest.mark.parametrize("loss", [losses.hybrid_loss, losses.vlb_loss])
+@pytest.mark.parametrize("loss", [bound.hybrid_loss, bound.vlb_loss])
 @pytest.mark.parametrize("weight", [None, losses.min_snr])
 def test_a_learned_variance_survives_json(loss, weight):
     network = replace(TINY.network, outputs=2)
@@ -46,7 +46,7 @@ def test_a_learned_variance_survives_json(loss, weight):
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
-        (losses.hybrid_loss, 1, r"no output for one: use UNetConfig\(outputs=2\)"),
+        (bound.hybrid_loss, 1, r"no output for one: use UNetConfig\(outputs=2\)"),
         (losses.diffusion_loss, 2, "never teaches the variance"),
     ],
 )
@@ -343,7 +343,7 @@ def test_a_function_of_the_library_is_known_after_its_module_was_reloaded(module
         *config.PRESETS.values(),
         replace(
             config.MNIST,
-            loss=losses.hybrid_loss,
+            loss=bound.hybrid_loss,
             network=replace(config.MNIST.network, outputs=2),
         ),
     ]

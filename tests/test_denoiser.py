@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from diffusion_lib import predictions, samplers, schedules
-from diffusion_lib.denoiser import Denoiser, guided
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.guidance import guided
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig

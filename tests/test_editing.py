@@ -9,8 +9,8 @@ from oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
 from test_labels import ASKED, small
 
 from diffusion_lib import data, rng, samplers, schedules
-from diffusion_lib.denoiser import guided
 from diffusion_lib.editing import edit, inpaint, interpolate, invert, reconstruct, slerp
+from diffusion_lib.guidance import guided
 from diffusion_lib.samplers import final
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]

@@ -22,7 +22,8 @@ from diffusion_lib import (
 )
 from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser, guided, labelled
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.guidance import guided, with_labels
 from diffusion_lib.training import TrainConfig, Trainer
 from diffusion_lib.unet import UNet, UNetConfig
 
@@ -56,17 +57,17 @@ def trainer(train=CONFIG, network=SMALL):
 
 def test_no_label_is_the_label_after_the_last():
     denoiser = small()
-    untold = labelled(denoiser, torch.full((4,), 3))
+    untold = with_labels(denoiser, torch.full((4,), 3))
     assert torch.equal(denoiser(X_T, T).x_0, untold(X_T, T).x_0)
 
 
 def test_each_image_gets_its_own_label():
     denoiser = small()
-    told = labelled(denoiser, ASKED)(X_T, T).x_0
+    told = with_labels(denoiser, ASKED)(X_T, T).x_0
     for i, label in enumerate(ASKED):
-        alone = labelled(denoiser, label[None])(X_T[i : i + 1], T[i : i + 1]).x_0
+        alone = with_labels(denoiser, label[None])(X_T[i : i + 1], T[i : i + 1]).x_0
         torch.testing.assert_close(told[i : i + 1], alone, rtol=1e-5, atol=1e-5)
-        other = labelled(denoiser, (label[None] + 1) % 3)(X_T[i : i + 1], T[i : i + 1]).x_0
+        other = with_labels(denoiser, (label[None] + 1) % 3)(X_T[i : i + 1], T[i : i + 1]).x_0
         assert not torch.allclose(alone, other)
 
 
@@ -75,7 +76,7 @@ def test_each_image_gets_its_own_label():
 def test_guidance_multiplies_the_difference_in_whatever_is_predicted(prediction, scale):
     """[Ho & Salimans 2022, eq. 6] is stated for eps; it holds for x_0 at the same x_t."""
     denoiser = small(prediction)
-    told, untold = labelled(denoiser, ASKED)(X_T, T), denoiser(X_T, T)
+    told, untold = with_labels(denoiser, ASKED)(X_T, T), denoiser(X_T, T)
     found = guided(denoiser, ASKED, scale)(X_T, T)
     for part in ("x_0", "eps"):
         a, b = getattr(untold, part), getattr(told, part)
@@ -91,7 +92,7 @@ def test_what_is_guided_is_clipped_after_that_and_not_before():
 
 def test_a_learned_variance_is_that_of_the_asked_for():
     denoiser = small(network=replace(SMALL, outputs=2))
-    told = labelled(denoiser, ASKED)(X_T, T).variance_share
+    told = with_labels(denoiser, ASKED)(X_T, T).variance_share
     torch.testing.assert_close(guided(denoiser, ASKED, 3.0)(X_T, T).variance_share, told)
 
 
@@ -128,7 +129,7 @@ def test_labels_for_a_network_without_and_an_infinite_scale_are_refused():
     with pytest.raises(ValueError, match=r"knows no labels: build it with UNetConfig\(classes="):
         guided(plain, ASKED, 2.0)
     with pytest.raises(ValueError, match=r"knows no labels"):
-        labelled(plain, ASKED)(X_T, T)
+        with_labels(plain, ASKED)(X_T, T)
     with pytest.raises(ValueError, match=r"scale must be finite.*got nan"):
         guided(small(), ASKED, float("nan"))
 
@@ -272,7 +273,7 @@ def test_a_saved_denoiser_knows_its_labels(tmp_path):
 
 def test_held_out_loss_takes_labels_too():
     denoiser = small()
-    told = losses.held_out_loss(labelled(denoiser, LABELS), data.to_float(IMAGES))
+    told = losses.held_out_loss(with_labels(denoiser, LABELS), data.to_float(IMAGES))
     assert told != losses.held_out_loss(denoiser, data.to_float(IMAGES))
 
 

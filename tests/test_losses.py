@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lib import losses, predictions, rng, schedules
+from diffusion_lib import bound, config, losses, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.unet import UNet, UNetConfig
 
@@ -114,7 +114,7 @@ def test_the_hybrid_loss_teaches_the_mean_by_its_error_alone():
     """The gradient of the prediction's half of the last layer is that of L_simple."""
     x_0 = torch.rand(8, 1, 8, 8) * 2 - 1
     gradients = {}
-    for loss in losses.LOSSES.values():
+    for loss in config.LOSSES.values():
         denoiser = learns_variance()
         loss(denoiser, x_0, generator=rng.generator(0)).backward()
         gradients[loss] = denoiser.network.conv_out.weight.grad.clone()
@@ -122,14 +122,14 @@ def test_the_hybrid_loss_teaches_the_mean_by_its_error_alone():
     simple, hybrid, vlb = gradients.values()
     torch.testing.assert_close(hybrid[mean], simple[mean])
     assert simple[variance].abs().max() == 0
-    torch.testing.assert_close(hybrid[variance], losses.HYBRID * vlb[variance])
+    torch.testing.assert_close(hybrid[variance], bound.HYBRID * vlb[variance])
     assert vlb[variance].abs().max() > 0
     assert vlb[mean].abs().max() > 0
 
 
 def test_the_hybrid_loss_is_the_sum_of_its_parts():
     denoiser, x_0 = learns_variance(), torch.rand(8, 1, 8, 8) * 2 - 1
-    simple, hybrid, vlb = (f(denoiser, x_0, None, rng.generator(4)) for f in losses.LOSSES.values())
+    simple, hybrid, vlb = (f(denoiser, x_0, None, rng.generator(4)) for f in config.LOSSES.values())
     torch.testing.assert_close(hybrid, simple + 0.001 * vlb)
 
 
@@ -137,10 +137,10 @@ def test_the_bound_prefers_the_right_variance():
     """For a network whose mean is off by delta, the best log-variance is that of the error."""
     s, t = schedules.linear(), torch.tensor([500])
     x_0, share = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, requires_grad=True)
-    perfect = losses.bound_term(s, x_0, x_0, t, share)
+    perfect = bound.bound_term(s, x_0, x_0, t, share)
     assert perfect.item() == pytest.approx(0, abs=1e-9)
     assert torch.autograd.grad(perfect.sum(), share)[0].abs().max() < 1e-6
-    (slope,) = torch.autograd.grad(losses.bound_term(s, x_0, x_0 + 1, t, share).sum(), share)
+    (slope,) = torch.autograd.grad(bound.bound_term(s, x_0, x_0 + 1, t, share).sum(), share)
     assert slope.max() < 0  # more variance would help
 
 
@@ -167,13 +167,13 @@ def test_the_term_of_a_learned_variance_is_a_kl_divergence(schedule):
     log_variance = share * beta.log() + (1 - share) * beta_tilde.log()
     p = torch.distributions.Normal(mean(x_0_hat), (log_variance / 2).exp())
     expected = torch.distributions.kl_divergence(q, p).flatten(1).mean(1) / torch.tensor(2.0).log()
-    found = losses.bound_term(s, x_0, x_0_hat, t, share)
+    found = bound.bound_term(s, x_0, x_0_hat, t, share)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
 
 
 def test_a_variance_cannot_be_taught_to_a_network_without_one():
     with pytest.raises(ValueError, match=r"UNetConfig\(outputs=2\), or use diffusion_loss"):
-        losses.hybrid_loss(zero_network(), torch.zeros(2, 1, 4, 4))
+        bound.hybrid_loss(zero_network(), torch.zeros(2, 1, 4, 4))
 
 
 def test_the_decoder_gives_every_pixel_value_its_share():
@@ -181,7 +181,7 @@ def test_the_decoder_gives_every_pixel_value_its_share():
     s = schedules.linear()
     values = torch.arange(256).float().reshape(256, 1, 1, 1) / 127.5 - 1
     for mean in (-1.0, 0.013, 0.998):
-        bits = losses.bound_term(s, values, torch.full_like(values, mean), torch.ones(256).long())
+        bits = bound.bound_term(s, values, torch.full_like(values, mean), torch.ones(256).long())
         assert torch.exp2(-bits.double()).sum().item() == pytest.approx(1, abs=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_the_prior_term_is_a_kl_divergence():
     q = torch.distributions.Normal(signal * x_0.double(), noise)
     p = torch.distributions.Normal(torch.zeros(()).double(), 1.0)
     expected = torch.distributions.kl_divergence(q, p).mean() / torch.tensor(2.0).log()
-    torch.testing.assert_close(losses.prior_term(s, x_0)[0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(bound.prior_term(s, x_0)[0], expected, rtol=1e-6, atol=0)
 
 
 def zero_network(prediction=predictions.eps):

@@ -9,9 +9,9 @@ from oracles import gaussian, mixture
 from torch import nn
 
 from diffusion_lib import (
+    bound,
     data,
     features,
-    losses,
     metrics,
     posterior,
     predictions,
@@ -104,9 +104,9 @@ def test_a_learned_variance_counts_as_the_variance_that_it_stands_for(T):
     assert told.L_t == pytest.approx(expected.L_t, rel=1e-3, abs=1e-6)
     assert told.total.mean < other.total.mean
     errors = metrics.errors_per_t(learned, images)
-    for t, bound in zip(errors.t[:2], errors.bound[:2], strict=True):
+    for t, term in zip(errors.t[:2], errors.bound[:2], strict=True):
         without = metrics.errors_per_t(learned.mean, images, [t]).bound[0]
-        assert bound < without
+        assert term < without
 
 
 def test_all_times_and_a_sample_of_them_agree():
@@ -445,11 +445,11 @@ def test_inception_says_what_it_needs(monkeypatch):
 def test_the_vlb_loss_estimates_the_bound():
     images, _ = pixels(400)
     denoiser = gaussian(schedules.linear(20, 1e-4, 0.015), MEAN, STD)
-    bound = metrics.bits_per_dim(denoiser, images).total.mean
+    bits = metrics.bits_per_dim(denoiser, images).total.mean
     x_0 = images.repeat(20, 1, 1, 1).float() / 127.5 - 1
-    estimate = losses.vlb_loss(denoiser, x_0, generator=rng.generator(0)).item()
+    estimate = bound.vlb_loss(denoiser, x_0, generator=rng.generator(0)).item()
     assert isinstance(denoiser, Denoiser)
-    assert estimate == pytest.approx(bound, rel=0.05)
+    assert estimate == pytest.approx(bits, rel=0.05)
 
 
 class Greys(nn.Module):

@@ -22,7 +22,8 @@ from test_data import write_idx
 from diffusion_lib import config, data, metrics, predictions, runs, samplers, schedules
 from diffusion_lib.__main__ import _write_npz, main
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser, check_labels
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.guidance import check_labels
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.training import Trainer
