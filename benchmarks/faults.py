@@ -37,9 +37,9 @@ from diffusion_lib import config, rng, runs, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNetConfig
 
 CPU = torch.device("cpu")
 STATE = "training.safetensors"

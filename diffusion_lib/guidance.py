@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib.denoiser import Denoiser, with_network
-from diffusion_lib.unet import UNet
+from diffusion_lib.networks.unet import UNet
 
 
 def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.0) -> Denoiser:

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from diffusion_lib import predictions
 from diffusion_lib.denoiser import Denoiser, prediction_name
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
-from diffusion_lib.unet import UNet, UNetConfig
 
 # What DDPM's network is, in the words of diffusers' UNet2DModel.
 _DDPM = {

@@ -34,6 +34,7 @@ from diffusion_lib import bound, data, rng
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.features import Classifier, Described
 from diffusion_lib.posterior import Variance
+from diffusion_lib.rng import MeasurementStream
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 from diffusion_lib.system.progress import Bar
 
@@ -45,9 +46,6 @@ _ROWS = 1000  # of a matrix of pairs held at a time
 _RESAMPLES = 200
 _HALVES = 40  # of both sets, for the spread of precision and recall
 _NEIGHBOURS = 3  # [Kynkaanniemi 2019]
-
-# Parts of the random numbers of a measurement.
-_TIMES, _NOISE, _DEQUANTISE, _PROBE, _RESAMPLE, _HALF = range(6)
 
 
 class Estimate(NamedTuple):
@@ -141,10 +139,15 @@ def bits_per_dim(
         prior.append(bound.prior_term(schedule, x_0).cpu())
         for k, width in enumerate(widths.tolist()):
             inside = torch.randint(
-                width, (len(x_0),), generator=rng.generator(seed, _TIMES, key, k), device="cpu"
+                width,
+                (len(x_0),),
+                generator=rng.generator(seed, MeasurementStream.TIMES, key, k),
+                device="cpu",
             )
             t = (edges[k] + inside).to(x_0.device)
-            eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key, k), x_0.device)
+            eps = rng.normal(
+                x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key, k), x_0.device
+            )
             found = denoiser(schedule.add_noise(x_0, t, eps), t)
             spread = found.variance_share if variance is None else variance
             terms[-1][:, k] = bound.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
@@ -195,10 +198,17 @@ def ode_bits_per_dim(
     found = []
     for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
         uniform = torch.rand(
-            x_0.shape, generator=rng.generator(seed, _DEQUANTISE, key), device="cpu"
+            x_0.shape,
+            generator=rng.generator(seed, MeasurementStream.DEQUANTIZE, key),
+            device="cpu",
         )
         x = x_0 + (2 * uniform.to(x_0.device) - 1) / 255
-        coin = torch.rand(x_0.shape, generator=rng.generator(seed, _PROBE, key), device="cpu") < 0.5
+        coin = (
+            torch.rand(
+                x_0.shape, generator=rng.generator(seed, MeasurementStream.PROBE, key), device="cpu"
+            )
+            < 0.5
+        )
         probe = (2.0 * coin - 1).to(x_0.device)
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for t, s in pairwise(times):
@@ -280,7 +290,7 @@ def errors_per_t(
         raise ValueError(f"times must lie in 1..{T}; got {list(times)}")
     sums = torch.zeros(len(times), 4, dtype=torch.float64, device="cpu")
     for x_0, key in _batches(images, schedule.signal.device, "errors per t"):
-        eps = rng.normal(x_0.shape, rng.generator(seed, _NOISE, key), x_0.device)
+        eps = rng.normal(x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key), x_0.device)
         for row, time in zip(sums, times, strict=True):
             t = torch.full((len(x_0),), time, device=x_0.device)
             found = denoiser(schedule.add_noise(x_0, t, eps), t)
@@ -337,8 +347,8 @@ def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str
     """
     _check(samples.features, reference.features)
     n, m = len(samples.features), len(reference.features)
-    mine = _resample(n, rng.generator(seed, _RESAMPLE, 0))
-    theirs = _resample(m, rng.generator(seed, _RESAMPLE, 1))
+    mine = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 0))
+    theirs = _resample(m, rng.generator(seed, MeasurementStream.RESAMPLE, 1))
     sure = (samples.probabilities.max(1).values > CONFIDENT).double()
     classes = samples.probabilities.argmax(1)
     distances = {
@@ -423,7 +433,7 @@ def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[
     accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64, device="cpu")
     for label in labels.unique().tolist():  # drawn again within each, so that none is left out
         own = labels == label
-        counts = _resample(int(own.sum()), rng.generator(0, _RESAMPLE, label))
+        counts = _resample(int(own.sum()), rng.generator(0, MeasurementStream.RESAMPLE, label))
         real = reference.features[seen == label].double().var(0).sum()
         accuracy += counts @ right[own] / n
         spread += _variance(samples.features[own].double(), counts) / real
@@ -577,7 +587,7 @@ def memorisation(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
             memorisation; a few copies among many samples leave the median where it is.
     """
     n = len(distances)
-    counts = _resample(n, rng.generator(seed, _RESAMPLE, 2))
+    counts = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 2))
     near = (distances < held_out.quantile(0.01)).double()
     order = distances.argsort()
     # The median of each resampling is where its counts, in this order, reach one half.
@@ -735,7 +745,7 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
     for k in range(_HALVES):
         # float32: these give a spread alone.
         halves = [
-            z[rng.permutation(len(z), seed, _HALF, k, side)[: len(z) // 2]]
+            z[rng.permutation(len(z), seed, MeasurementStream.HALVES, k, side)[: len(z) // 2]]
             for side, z in enumerate((x.float(), y.float()))
         ]
         found.append([share.mean() for share in _precision_recall(*halves)])

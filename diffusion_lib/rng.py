@@ -7,11 +7,33 @@ are sampled beside it.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class TrainingStream(IntEnum):
+    """What a training draws: the second part of a key (seed, stream, step or epoch)."""
+
+    BATCH_ORDER = 0
+    MIRROR = 1
+    TIMES_AND_NOISE = 2
+    DROPOUT = 3
+    LABEL_DROPOUT = 4
+
+
+class MeasurementStream(IntEnum):
+    """What a measurement draws: the second part of a key (seed, stream, batch, ...)."""
+
+    TIMES = 0
+    NOISE = 1
+    DEQUANTIZE = 2
+    PROBE = 3
+    RESAMPLE = 4
+    HALVES = 5
 
 
 class Rows(NamedTuple):

@@ -36,6 +36,7 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import check_labels, guided
+from diffusion_lib.networks.unet import UNet
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, parallel
@@ -44,7 +45,6 @@ from diffusion_lib.system.guard import Guard
 from diffusion_lib.system.interrupts import defer_interrupts
 from diffusion_lib.system.progress import progress
 from diffusion_lib.training import Trainer, TrainStep
-from diffusion_lib.unet import UNet
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

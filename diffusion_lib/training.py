@@ -28,6 +28,8 @@ from diffusion_lib import data, losses, rng
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, check_weights, with_network
 from diffusion_lib.guidance import check_labels, with_labels
+from diffusion_lib.networks.unet import UNet
+from diffusion_lib.rng import TrainingStream
 from diffusion_lib.system import files, parallel
 from diffusion_lib.system.device import (
     autocast,
@@ -37,12 +39,8 @@ from diffusion_lib.system.device import (
     should_compile,
 )
 from diffusion_lib.system.interrupts import defer_interrupts
-from diffusion_lib.unet import UNet
 
 _FORMAT = "diffusion_lib training state 1"
-
-# The parts of a step's random numbers (`data` uses 0 and 1 for the batches).
-_TIMES_AND_NOISE, _DROPOUT, _LABELS = 2, 3, 4
 
 _LARGEST_BATCH = 10**15  # more than any memory holds the numbers of
 
@@ -273,7 +271,9 @@ class Trainer:
             pieces = x_0.to(self.device).split(size)
             told: Sequence[Tensor | None] = [None] * len(pieces)
             if labels is not None:
-                g = rng.generator(config.seed, _LABELS, step, device=self.device)
+                g = rng.generator(
+                    config.seed, TrainingStream.LABEL_DROPOUT, step, device=self.device
+                )
                 left_out = torch.rand(config.batch_size, generator=g, device=self.device)
                 left_out = left_out < config.label_dropout
                 kept = torch.where(left_out, self._classes, labels[next(chosen)])
@@ -340,10 +340,10 @@ class Trainer:
         seed, step, device = self.config.seed, self.step, self.device
         if part.labels is not None:
             denoiser = with_labels(denoiser, part.labels)
-        generator = rng.generator(seed, _TIMES_AND_NOISE, step, device=device)
+        generator = rng.generator(seed, TrainingStream.TIMES_AND_NOISE, step, device=device)
         if len(part.x_0) < self.config.batch_size:
             generator = rng.Rows(generator, part.first, self.config.batch_size)
-        dropout = (seed, _DROPOUT, step, part.first) if part.first else (seed, _DROPOUT, step)
+        dropout = (seed, TrainingStream.DROPOUT, step, *([part.first] if part.first else []))
         cuda = device.type == "cuda"
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),

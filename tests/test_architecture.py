@@ -22,7 +22,7 @@ ORDER = [
     "schedules",
     "posterior",
     "predictions",
-    "unet",
+    "networks.unet",
     "pictures",
     "decoding",
     "data",
@@ -44,7 +44,7 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["_torchvision", "rng", "schedules", "predictions", "unet"]
+ALONE = ["_torchvision", "rng", "schedules", "predictions", "networks.unet"]
 ALONE += [f"system.{name}" for name in ("guard", "files", "parallel", "interrupts", "device")]
 
 

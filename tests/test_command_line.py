@@ -21,9 +21,9 @@ from test_data import write_idx
 import diffusion_lib
 from diffusion_lib import compare, config, data, evaluation, runs
 from diffusion_lib.__main__ import _message, main
+from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig
-from diffusion_lib.unet import UNetConfig
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

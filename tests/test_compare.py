@@ -16,10 +16,10 @@ from diffusion_lib import compare, config, data, predictions, runs, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.compare import paired
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
-from diffusion_lib.unet import UNetConfig
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import torch
 
 from diffusion_lib import bound, compare, config, data, denoiser, losses, predictions, schedules
 from diffusion_lib.config import Experiment
+from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.training import TrainConfig
-from diffusion_lib.unet import UNetConfig
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]

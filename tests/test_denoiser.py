@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from diffusion_lib import predictions, samplers, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
 
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
 SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.1)

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from diffusion_lib import schedules
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
 
 
 def full_disk(*_, **__):

@@ -29,9 +29,9 @@ from test_properties import is_own
 from diffusion_lib import compare, config, data, evaluation, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
 
 N = 1000
 ROOM = 2**30  # bytes

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from diffusion_lib import config, interop, predictions, rng, runs, samplers, schedules
 from diffusion_lib.__main__ import main
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
-from diffusion_lib.unet import UNet, UNetConfig
 
 diffusers.logging.disable_progress_bar()
 T = 24

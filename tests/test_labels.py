@@ -24,8 +24,8 @@ from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided, with_labels
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]

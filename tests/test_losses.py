@@ -6,7 +6,7 @@ from torch import nn
 
 from diffusion_lib import bound, config, losses, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.unet import UNet, UNetConfig
+from diffusion_lib.networks.unet import UNet, UNetConfig
 
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]

@@ -28,8 +28,8 @@ from diffusion_lib import (
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system.device import overridden
-from diffusion_lib.unet import UNetConfig
 
 PINNED = Path(__file__).parent / "pinned"
 CPU = torch.device("cpu")

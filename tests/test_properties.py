@@ -19,9 +19,9 @@ from diffusion_lib import config, data, losses, predictions, samplers, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.networks.unet import UNet, UNetConfig, blank
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig, blank
 
 PACKAGE = Path(diffusion_lib.__file__).parent
 

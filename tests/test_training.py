@@ -10,9 +10,9 @@ from torch import nn
 
 from diffusion_lib import data, losses, rng, samplers, schedules, training
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from diffusion_lib.unet import UNet, UNetConfig
 
 FORMAT = "diffusion_lib training state 1"
 SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.2)

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from diffusion_lib import interop
-from diffusion_lib.unet import Downsample, UNet, UNetConfig
+from diffusion_lib.networks.unet import Downsample, UNet, UNetConfig
 
 # The architecture of google/ddpm-cifar10-32: DDPM's CIFAR-10 network.
 DDPM_CIFAR10 = {
