@@ -48,10 +48,9 @@ def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[
 def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
     denoiser = common.suited(paper, device)
-    bfloat16 = hardware.precision(device) == "bfloat16"
 
     def turn() -> float:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.no_grad(), hardware.autocast(denoiser):
             return norm([denoiser.output(x_t, t) for _ in range(CALLS)])
 
     return {MINE: turn}

@@ -138,10 +138,9 @@ def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
     denoiser = common.suited(paper, device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     x_0, t, eps = common.draw(0, size, device)
-    bfloat16 = hardware.precision(device) == "bfloat16"
 
     def step() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with hardware.autocast(denoiser):
             loss = losses.loss_at(denoiser, x_0, t, eps).mean()
         optimizer.zero_grad()
         loss.backward()

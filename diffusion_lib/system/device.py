@@ -116,10 +116,12 @@ def overridden(
         os.environ.update({variable: value for variable, value in chosen.items() if value})
         _choice("DIFFUSION_PRECISION", PRECISIONS)
         _choice("DIFFUSION_LAYOUT", LAYOUTS)
-        torch.set_num_threads(threads or threads_before)
+        if threads is not None:
+            torch.set_num_threads(threads)
         yield
     finally:
-        torch.set_num_threads(threads_before)
+        if threads is not None:
+            torch.set_num_threads(threads_before)
         for variable, value in before.items():
             os.environ.pop(variable, None)
             os.environ.update({variable: value} if value is not None else {})
