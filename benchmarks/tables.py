@@ -175,7 +175,7 @@ def in_bfloat16() -> str:
 
 
 def few() -> str:
-    """`metrics.sweep` of MNIST."""
+    """Samplers in few steps, of MNIST."""
     return f"{tables.markdown(few_steps.table())}\n\n{few_steps.verdict()}"
 
 
@@ -190,7 +190,7 @@ def time() -> str:
 
 
 def guided() -> str:
-    """`metrics.guidance_sweep` of MNIST."""
+    """The scales of guidance, of MNIST."""
     return f"{tables.markdown(guidance.table())}\n\n{guidance.verdict()}"
 
 

@@ -6,8 +6,7 @@ Samples        `quality` of a set beside a reference, in the features of a small
                Frechet and kernel distance, precision and recall, classes, confidence
 Memorisation   `nearest_distances` to the training images
 Labels         `obedience`: how many samples show what they were asked for, and how diverse they
-               are; `guidance_sweep`, the same against the scale of the guidance
-Budgets        `sweep`: quality, network evaluations and seconds of samplers in few steps
+               are
 
 An `Estimate` is a number with a 95 % interval.  For the bits it is 1.96 standard errors to each
 side.  For distances and shares it comes from a bootstrap: images are drawn again with replacement,
@@ -22,20 +21,18 @@ and "different" hardly ever wrongly.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_lib import bound, data, rng
-from diffusion_lib.denoiser import Denoised
-from diffusion_lib.features import Classifier, Described
+from diffusion_lib.features import Described
 from diffusion_lib.posterior import Variance
 from diffusion_lib.rng import MeasurementStream
-from diffusion_lib.samplers import DenoiserLike, SampleStep
+from diffusion_lib.samplers import DenoiserLike
 from diffusion_lib.system.progress import Bar
 
 CONFIDENT = 0.9
@@ -364,48 +361,6 @@ def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str
     return found | {name: _share(_estimate(values), n) for name, values in shares.items()}
 
 
-def sweep(
-    sample: Callable[..., Tensor],
-    samplers: Mapping[str, Callable[..., Iterator[SampleStep]]],
-    steps: Sequence[int],
-    network: Classifier,
-    reference: Described,
-) -> list[dict[str, Any]]:
-    """How good are samplers in few steps, and what do they cost?
-
-        sweep(partial(runs.sample, run, 1000), {"ddim": samplers.ddim}, [5, 10], network, reference)
-
-    Args:
-        sample: (sampler=..., num_steps=...) -> uint8 images [N, C, H, W], as `runs.sample` draws
-            them from a checkpoint.
-        samplers: name -> sampler.
-        steps: numbers of steps, for each of them.
-        network, reference: a classifier, and what it sees in the images to be compared with.
-
-    Returns:
-        A row for each sampler and number of steps: "sampler", "steps", "evaluations" of the network
-        for each image, "seconds" for each image, and the estimates of `quality`.
-
-    Raises:
-        ValueError: more steps than T; too few images for `quality`.
-    """
-    rows = []
-    for name, sampler in samplers.items():
-        for num_steps in steps:
-            counted = _Counted(sampler)
-            start = perf_counter()
-            images = sample(sampler=counted, num_steps=num_steps)
-            seconds = perf_counter() - start
-            row: dict[str, Any] = {
-                "sampler": name,
-                "steps": num_steps,
-                "evaluations": counted.evaluations / len(images),
-                "seconds": seconds / len(images),
-            }
-            rows.append(row | quality(network.describe_images(images), reference))
-    return rows
-
-
 def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[str, Estimate]:
     """Do samples show what they were asked for, and does that cost diversity?
 
@@ -450,61 +405,6 @@ def _variance(x: Tensor, counts: Tensor) -> Tensor:
     unbiased = torch.full_like(n, len(x) / (len(x) - 1)).square()
     unbiased[0] = unbiased[0].sqrt()
     return total / n * unbiased
-
-
-def guidance_sweep(
-    sample: Callable[..., Tensor],
-    scales: Sequence[float],
-    labels: Tensor,
-    network: Classifier,
-    reference: Described,
-) -> list[dict[str, Any]]:
-    """What does guidance bring, and what does it cost?
-
-    Args:
-        sample: (scale=...) -> uint8 images [N, C, H, W], asked to show `labels`.
-        scales: of the guidance, see `guidance.guided`.
-        labels: int64 [N].
-        network, reference: a classifier, and what it sees in the images to be compared with.
-
-    Returns:
-        A row for each scale: "scale", and the estimates of `obedience` and `quality`.
-
-    Raises:
-        ValueError: too few images for either.
-    """
-    rows = []
-    for scale in scales:
-        seen = network.describe_images(sample(scale=scale))
-        row = {"scale": scale, **obedience(seen, labels, reference), **quality(seen, reference)}
-        rows.append(row)
-    return rows
-
-
-class _Counted:
-    """A sampler that counts the images for which its denoiser is asked."""
-
-    def __init__(self, sampler: Callable[..., Iterator[SampleStep]]) -> None:
-        self.sampler = sampler
-        self.evaluations = 0
-
-    def __call__(
-        self,
-        denoiser: DenoiserLike,
-        x_T: Tensor,
-        timesteps: Sequence[int],
-        generator: rng.Generator = None,
-    ) -> Iterator[SampleStep]:
-        return self.sampler(_Asked(denoiser, self), x_T, timesteps, generator=generator)
-
-
-class _Asked:
-    def __init__(self, denoiser: DenoiserLike, counted: _Counted) -> None:
-        self.denoiser, self.counted, self.schedule = denoiser, counted, denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
-        self.counted.evaluations += len(x_t)
-        return self.denoiser(x_t, t)
 
 
 def values(samples: Described, reference: Tensor) -> dict[str, float]:

@@ -10,13 +10,10 @@ from torch import nn
 
 from diffusion_lib import (
     bound,
-    data,
-    features,
     metrics,
     posterior,
     predictions,
     rng,
-    samplers,
     schedules,
 )
 from diffusion_lib.denoiser import Denoised, Denoiser
@@ -452,38 +449,6 @@ def test_the_vlb_loss_estimates_the_bound():
     assert estimate == pytest.approx(bits, rel=0.05)
 
 
-class Greys(nn.Module):
-    """Describes an image by its mean and a pixel, and is sure of what is bright."""
-
-    def describe_images(self, images):
-        x = images.double().flatten(1) / 255
-        probabilities = torch.stack([x.mean(1), 1 - x.mean(1)], 1)
-        return Described(torch.stack([x.mean(1), x[:, 0]], 1), probabilities)
-
-
-def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
-    denoiser = gaussian(schedules.cosine(100), MEAN, STD, predictions.v)
-    drawn = []
-
-    def sample(sampler, num_steps):
-        x_T = rng.normal((30, 1, 4, 4), rng.generator(num_steps))
-        timesteps = denoiser.schedule.timesteps(num_steps)
-        parts = [samplers.final(sampler(denoiser, part, timesteps)) for part in x_T.split(20)]
-        drawn.append(data.to_uint8(torch.cat(parts)))
-        return drawn[-1]
-
-    images, _ = pixels(40)
-    reference = Greys().describe_images(images)
-    ways = {"few": samplers.ddim, "many": samplers.heun}
-    rows = metrics.sweep(sample, ways, [2, 5], Greys(), reference)
-    told = [(row["sampler"], row["steps"], row["evaluations"]) for row in rows]
-    assert told == [("few", 2, 2), ("few", 5, 5), ("many", 2, 3), ("many", 5, 9)]
-    assert all(row["seconds"] > 0 for row in rows)
-    for row, images in zip(rows, drawn, strict=True):
-        expected = metrics.quality(Greys().describe_images(images), reference)
-        assert expected.items() <= row.items()
-
-
 def seen_by_a_classifier(features, classes, n_classes):
     return Described(features, torch.nn.functional.one_hot(classes, n_classes).double())
 
@@ -541,24 +506,3 @@ def test_one_sample_of_a_label_has_no_spread(labels):
     seen = seen_by_a_classifier(torch.randn(6, 4).double(), torch.tensor([0, 0, 2, 2, 2, 1]), 3)
     with pytest.raises(ValueError, match=r"6 samples need one label each.*got labels of shape"):
         metrics.obedience(seen, labels, seen)
-
-
-def test_guidance_sweep_has_a_row_for_each_scale():
-    network = features.load("mnist")
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (80, 1, 28, 28), dtype=torch.uint8, generator=g)
-    labels = torch.arange(80) % 10
-    asked = []
-
-    def sample(scale):
-        asked.append(scale)
-        return images
-
-    reference = seen_by_a_classifier(
-        torch.randn(200, 64, generator=g).double(), torch.arange(200) % 10, 10
-    )
-    rows = metrics.guidance_sweep(sample, [1.0, 3.0], labels, network, reference)
-    assert asked == [row["scale"] for row in rows] == [1.0, 3.0]
-    right = network.describe_images(images).probabilities.argmax(1) == labels
-    assert rows[0]["accuracy"].value == pytest.approx(float(right.double().mean()))
-    assert {"accuracy", "spread", "recall", "Frechet distance"} <= rows[0].keys()

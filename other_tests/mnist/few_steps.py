@@ -3,16 +3,23 @@
     python -m other_tests.mnist.few_steps runs/NAME    samples, writes few_steps.json
     python -m other_tests.mnist.few_steps              draws the plot again
 
-`metrics.sweep` of every sampler in few steps, and DDPM in 1000, from one run of MNIST.
+Every sampler in few steps, and DDPM in 1000, from one run of MNIST.
 """
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-from diffusion_lib import data, features, metrics, runs, samplers, viz
+from torch import Tensor
+
+from diffusion_lib import data, features, metrics, rng, runs, samplers, viz
+from diffusion_lib.denoiser import Denoised
+from diffusion_lib.features import Classifier, Described
 from diffusion_lib.metrics import Estimate
+from diffusion_lib.samplers import DenoiserLike, SampleStep
 from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("few_steps.json")
@@ -23,12 +30,86 @@ N = 500
 MEASURE = "Frechet distance"
 
 
+Sampler = Callable[..., Iterator[SampleStep]]
+
+
+class CountingDenoiser:
+    """Count the images that a denoiser is called with, over all of its calls."""
+
+    def __init__(self, denoiser: DenoiserLike, counts: list[int]) -> None:
+        self.denoiser, self.counts, self.schedule = denoiser, counts, denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
+        self.counts.append(len(x_t))
+        return self.denoiser(x_t, t)
+
+
+class CountingSampler:
+    """Sample as another sampler does, and count the images that its denoiser is called with."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.counts: list[int] = []
+
+    def __call__(
+        self,
+        denoiser: DenoiserLike,
+        x_T: Tensor,
+        timesteps: Sequence[int],
+        generator: rng.Generator = None,
+    ) -> Iterator[SampleStep]:
+        counting = CountingDenoiser(denoiser, self.counts)
+        return self.sampler(counting, x_T, timesteps, generator=generator)
+
+
+def sweep(
+    sample: Callable[..., Tensor],
+    ways: Mapping[str, Sampler],
+    steps: Sequence[int],
+    network: Classifier,
+    reference: Described,
+) -> list[dict[str, Any]]:
+    """Measure the quality and the cost of samplers in few steps.
+
+        sweep(partial(runs.sample, run, 1000), {"ddim": samplers.ddim}, [5, 10], network, reference)
+
+    Args:
+        sample: function (sampler=..., num_steps=...) -> uint8 images [N, C, H, W].
+        ways: samplers by name.
+        steps: numbers of steps to sample each of them with.
+        network: classifier in whose features samples are compared.
+        reference: features of the real images.
+
+    Returns:
+        A row for each sampler and number of steps: "sampler", "steps", "evaluations" of the network
+        for each image, "seconds" for each image, and the estimates of `metrics.quality`.
+
+    Raises:
+        ValueError: more steps than T, or too few images for `metrics.quality`.
+    """
+    rows = []
+    for name, sampler in ways.items():
+        for num_steps in steps:
+            counting = CountingSampler(sampler)
+            start = perf_counter()
+            images = sample(sampler=counting, num_steps=num_steps)
+            seconds = perf_counter() - start
+            row: dict[str, Any] = {
+                "sampler": name,
+                "steps": num_steps,
+                "evaluations": sum(counting.counts) / len(images),
+                "seconds": seconds / len(images),
+            }
+            rows.append(row | metrics.quality(network.describe_images(images), reference))
+    return rows
+
+
 def measure(folder: str, root: str) -> dict[str, Any]:
     run, network = runs.load(folder), features.load("mnist")
     reference = network.describe_images(data.mnist(root, False).images)
     sample = partial(runs.sample, run, N, batch_size=125)
-    rows = metrics.sweep(sample, {"ddpm": samplers.ddpm}, [1000], network, reference)
-    rows += metrics.sweep(sample, SAMPLERS, STEPS, network, reference)
+    rows = sweep(sample, {"ddpm": samplers.ddpm}, [1000], network, reference)
+    rows += sweep(sample, SAMPLERS, STEPS, network, reference)
     return {"n": N, **tables.made_with(run), "rows": rows}
 
 

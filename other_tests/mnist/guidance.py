@@ -3,11 +3,11 @@
     python -m other_tests.mnist.guidance runs/NAME    samples, writes guidance.json
     python -m other_tests.mnist.guidance              draws the plot again
 
-`metrics.guidance_sweep` of a run of MNIST that knows labels: as many samples of each digit, at
-each scale with the same noise.
+A run of MNIST that knows labels: as many samples of each digit, at each scale with the same noise.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import data, features, metrics, runs, samplers, viz
+from diffusion_lib.features import Classifier, Described
 from diffusion_lib.metrics import Estimate
 from other_tests.mnist import tables
 
@@ -26,6 +27,37 @@ N, STEPS = 1000, 100
 SHOWN = ("accuracy", "spread", "recall", "precision", "Frechet distance", "confidence > 0.9")
 
 
+def sweep(
+    sample: Callable[[float], Tensor],
+    scales: Sequence[float],
+    labels: Tensor,
+    network: Classifier,
+    reference: Described,
+) -> list[dict[str, Any]]:
+    """Measure what guidance brings and what it costs.
+
+    Args:
+        sample: function of the scale that returns uint8 images [N, C, H, W] of `labels`.
+        scales: scales of the guidance, see `guidance.guided`.
+        labels: class label of each image, int64 [N].
+        network: classifier in whose features samples are compared.
+        reference: features of the real images.
+
+    Returns:
+        A row for each scale: "scale", and the estimates of `metrics.obedience` and
+        `metrics.quality`.
+
+    Raises:
+        ValueError: too few images for either.
+    """
+    rows = []
+    for scale in scales:
+        seen = network.describe_images(sample(scale))
+        label_estimates = metrics.obedience(seen, labels, reference)
+        rows.append({"scale": scale, **label_estimates, **metrics.quality(seen, reference)})
+    return rows
+
+
 def measure(folder: str, root: str) -> dict[str, Any]:
     run, network = runs.load(folder), features.load("mnist")
     reference = network.describe_images(data.mnist(root, False).images)
@@ -34,7 +66,7 @@ def measure(folder: str, root: str) -> dict[str, Any]:
         asked = run.guided(range(10), scale)
         return runs.sample(asked, N, 0, samplers.ddpm, STEPS, batch_size=125)
 
-    rows = metrics.guidance_sweep(sample, SCALES, torch.arange(N) % 10, network, reference)
+    rows = sweep(sample, SCALES, torch.arange(N) % 10, network, reference)
     viz.grid(sample(2.0)[:100], columns=10).save(ROWS)
     return {
         "n": N,
