@@ -253,7 +253,7 @@ def faults() -> str:
     return (
         f"{tables.markdown(rows)}\n\nTrainings of {told['steps of each training']} steps, "
         f"{told['minutes']} minutes in all; {told['device']}, torch {told['torch']}, "
-        "`python -m benchmarks.faults`."
+        "`python -m tests.faults`."
     )
 
 

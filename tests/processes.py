@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# Without effect where a test has started the server before: with `benchmarks.faults`, which imports
+# Without effect where a test has started the server before: with `tests.faults`, which imports
 # as much.
 CONTEXT.set_forkserver_preload(["diffusion_lib.__main__"])
 

@@ -8,6 +8,11 @@ import pytest
 import diffusion_lib
 
 PACKAGE = Path(diffusion_lib.__file__).parent
+ROOT = PACKAGE.parent
+# Each folder of code may import from itself and from these.
+FOLDERS: dict[str, set[str]] = {"diffusion_lib": set()}
+FOLDERS |= {"benchmarks": {"diffusion_lib"}, "other_tests": {"diffusion_lib"}}
+FOLDERS |= {"tests": {*FOLDERS}}
 
 # Each module may import only what stands before it.
 ORDER = [
@@ -32,6 +37,7 @@ ORDER = [
     "losses",
     "bound",
     "samplers",
+    "oracles",
     "editing",
     "features",
     "metrics",
@@ -94,6 +100,27 @@ def test_at_most_six_parameters_and_no_kwargs(module):
                 ("system.progress", "__init__"),
             }
             assert node.args.kwarg is None or passes_on, f"{module}.{node.name} takes **"
+
+
+def imported(path: Path) -> set[str]:
+    """The full names of all that a file imports, wherever it does."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_stands_below_them(folder):
+    others = {*FOLDERS} - FOLDERS[folder] - {folder}
+    for path in (ROOT / folder).rglob("*.py"):
+        if path.relative_to(ROOT).as_posix() == "benchmarks/tables.py":
+            continue  # TODO: the README's tables of other_tests are written there too
+        found = {name for name in imported(path) if name.split(".")[0] in others}
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 
 def test_a_training_needs_no_pictures():

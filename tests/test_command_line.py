@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data import write_idx
 
 import diffusion_lib
 from diffusion_lib import compare, config, data, evaluation, runs
@@ -24,6 +23,7 @@ from diffusion_lib.__main__ import _message, main
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig
+from tests.test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

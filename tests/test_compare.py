@@ -7,10 +7,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import processes
 import pytest
 import torch
-from test_data import write_idx
 
 from diffusion_lib import compare, config, data, predictions, runs, schedules
 from diffusion_lib.__main__ import main
@@ -20,6 +18,8 @@ from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
+from tests import processes
+from tests.test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

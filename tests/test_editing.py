@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
-from test_labels import ASKED, small
 
 from diffusion_lib import data, rng, samplers, schedules
 from diffusion_lib.editing import edit, inpaint, interpolate, invert, reconstruct, slerp
 from diffusion_lib.guidance import guided
+from diffusion_lib.oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
 from diffusion_lib.samplers import final
+from tests.test_labels import ASKED, small
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
 SCHEDULES = [schedules.linear, schedules.cosine]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_data import write_idx
 
 from diffusion_lib import config, data, features, rng
 from other_tests.editing import curves, measure
+from tests.test_data import write_idx
 
 
 def bar(width: float, degrees: float, length: float = 16, fine: int = 8) -> torch.Tensor:

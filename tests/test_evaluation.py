@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data import write_idx
 
 from diffusion_lib import data, evaluation, features, runs
 from diffusion_lib.__main__ import main
 from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.system import files
+from tests.test_data import write_idx
 
 pytestmark = pytest.mark.usefixtures("small_preset")
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]

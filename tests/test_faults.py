@@ -1,4 +1,4 @@
-"""Real faults, each a few times; `benchmarks.faults` does them more often, for the README."""
+"""Real faults, each a few times; `tests.faults` does them more often, for the README."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
-from benchmarks import faults
 from diffusion_lib import data, runs
+from tests import faults
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and locks")
 

@@ -11,7 +11,6 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -19,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from diffusion_lib import data, decoding
 from diffusion_lib import pictures as picture_files
 from diffusion_lib.system import files
+from tests import processes
 
 ROOT = Path(__file__).parent.parent
 

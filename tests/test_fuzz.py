@@ -24,7 +24,6 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
-from test_properties import is_own
 
 from diffusion_lib import compare, config, data, evaluation, schedules
 from diffusion_lib.config import Experiment
@@ -32,6 +31,7 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
+from tests.test_properties import is_own
 
 N = 1000
 ROOM = 2**30  # bytes

@@ -6,8 +6,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from test_data import write_idx
-from test_training import assert_same, weights
 
 from diffusion_lib import (
     config,
@@ -26,6 +24,8 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided, with_labels
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.training import TrainConfig, Trainer
+from tests.test_data import write_idx
+from tests.test_training import assert_same, weights
 
 CPU = torch.device("cpu")
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]

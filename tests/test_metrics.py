@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from oracles import gaussian, mixture
 from torch import nn
 
 from diffusion_lib import (
@@ -18,6 +17,7 @@ from diffusion_lib import (
 )
 from diffusion_lib.denoiser import Denoised, Denoiser
 from diffusion_lib.features import Described
+from diffusion_lib.oracles import gaussian, mixture
 
 MEAN, STD = 0.1, 0.25
 SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]

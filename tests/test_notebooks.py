@@ -10,7 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from test_data import write_idx
+
+from tests.test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
 OTHERS = [ROOT / "other_tests" / name for name in ("mnist/guidance.ipynb", "editing/editing.ipynb")]

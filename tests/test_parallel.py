@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data import write_idx
 
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs import _read_log
 from diffusion_lib.system import files, parallel
+from tests.test_data import write_idx
 
 ROOT = Path(__file__).parent.parent
 STATE = "diffusion_lib training state 1"

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from test_data import write_idx
 
 from diffusion_lib import (
     compare,
@@ -30,6 +29,7 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system.device import overridden
+from tests.test_data import write_idx
 
 PINNED = Path(__file__).parent / "pinned"
 CPU = torch.device("cpu")

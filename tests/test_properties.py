@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import gaussian
 
 import diffusion_lib
 from diffusion_lib import config, data, losses, predictions, samplers, schedules
@@ -20,6 +19,7 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.networks.unet import UNet, UNetConfig, blank
+from diffusion_lib.oracles import gaussian
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer
 

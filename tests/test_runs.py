@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data import write_idx
 
 from diffusion_lib import config, data, metrics, predictions, runs, samplers, schedules
 from diffusion_lib.__main__ import _write_npz, main
@@ -27,6 +26,7 @@ from diffusion_lib.guidance import check_labels
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.training import Trainer
+from tests.test_data import write_idx
 
 EXPERIMENT = replace(
     config.MNIST,

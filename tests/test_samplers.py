@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from oracles import gaussian, mixture
 from torch import nn
 
 from diffusion_lib import predictions, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
+from diffusion_lib.oracles import gaussian, mixture
 from diffusion_lib.samplers import ddim, ddpm, dpm_solver, final, heun
 
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]

@@ -13,8 +13,8 @@ import torch
 from matplotlib.figure import Figure
 
 from diffusion_lib import editing, rng, samplers, schedules
+from diffusion_lib.oracles import gaussian, gaussian_flow
 from diffusion_lib.samplers import final
-from tests.oracles import gaussian, gaussian_flow
 
 PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-order.png"
 T, MEAN, STD = 4000, 0.1, 0.2

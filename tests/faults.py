@@ -1,11 +1,11 @@
 """What is lost when a training is killed, its disk fills up, or its files are damaged?
 
-    python -m benchmarks.faults
+    python -m tests.faults
 
 Real faults, done to a training of a tiny network that takes a second: processes are killed, a
-disk is filled, signals are sent, a notebook's kernel is interrupted.  Each try ends with the run
-gone on with to its end, which must be that of one that nothing happened to, bit for bit.  Writes
-faults.json beside itself; `tests/test_faults.py` does the same with fewer tries.
+disk is filled, signals are sent, a notebook's kernel is interrupted.  After each try the run
+resumes to its end, which must equal that of an undisturbed run, bit for bit.  Writes
+benchmarks/faults.json; `tests/test_faults.py` does the same with fewer tries.
 """
 
 import multiprocessing
@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
 
 # A process that has imported everything, and of which the ones that are killed are copies.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["benchmarks.faults"])
+_PROCESSES.set_forkserver_preload(["tests.faults"])
 
 
 @dataclass
@@ -563,7 +563,7 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
         for n, draw in _draws(tries):
             folder = place / f"notebook-{n}"
             # A rest in the middle, so that the button comes in time on a busy machine too.
-            cell = "import time\nfrom pathlib import Path\nfrom benchmarks import faults\n"
+            cell = "import time\nfrom pathlib import Path\nfrom tests import faults\n"
             cell += "with faults.Progress().follow(15, lambda: time.sleep(0.5)):\n"
             cell += f"    faults.train(Path({str(folder)!r}))\nprint('whole')"
             client.execute(cell)

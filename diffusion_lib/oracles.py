@@ -1,6 +1,11 @@
-"""Data whose best denoiser is known in closed form, expressed in any prediction type."""
+"""Data whose best denoiser is known in closed form, expressed in any prediction type.
+
+The exact E[x_0 | x_t] takes the place of a trained network: what is left of an error is a sampler's
+own, and a test can compare with a formula instead of a shape.
+"""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +22,25 @@ class MixtureNetwork(nn.Module):
     gain_k = signal s_k^2 / (signal^2 s_k^2 + noise^2)
 
     Args:
-        means, stds, weights: of the components, each [K].
-        prediction: the form in which the answer is given.
+        schedule: the forward process.
+        prediction: what the output stands for, see `predictions`.
+        means, stds, weights: mu_k, s_k and p(k) of the components, each [K].
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, means, stds, weights):
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        means: Sequence[float],
+        stds: Sequence[float],
+        weights: Sequence[float],
+    ) -> None:
         super().__init__()
         self.schedule, self.prediction = schedule, prediction
         self.means, self.stds, self.weights = (torch.tensor(x) for x in (means, stds, weights))
 
     def forward(self, x_t: Tensor, index: Tensor) -> Tensor:
+        """Compute the target's mean [B, C, H, W] for x_t [B, C, H, W] and index = t - 1 [B]."""
         alpha_bar = self.schedule.alpha_bar[index + 1][:, None, None, None, None]
         signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         x = x_t.double()[..., None]  # [B, C, H, W, 1] against K components
@@ -36,19 +50,18 @@ class MixtureNetwork(nn.Module):
         gain = signal * self.stds**2 / variance
         x_0 = (p * (self.means + gain * (x - signal * self.means))).sum(-1)
         signal, noise = signal[..., 0], noise[..., 0]
-        e = (x_t - signal * x_0) / noise
         c_x, c_eps = self.prediction(signal, noise)
-        return c_x * x_0 + c_eps * e
+        return c_x * x_0 + c_eps * (x_t - signal * x_0) / noise
 
 
 def mixture(
     schedule: NoiseSchedule,
-    means: tuple[float, ...],
-    stds: tuple[float, ...],
-    weights: tuple[float, ...],
+    means: Sequence[float],
+    stds: Sequence[float],
+    weights: Sequence[float],
     prediction: Prediction = eps,
 ) -> Denoiser:
-    """The exact denoiser of a mixture, unclipped."""
+    """Make the exact denoiser of a mixture, see `MixtureNetwork`; it does not clip."""
     network = MixtureNetwork(schedule, prediction, means, stds, weights)
     return Denoiser(network, schedule, prediction, clip=None)
 
@@ -56,32 +69,37 @@ def mixture(
 def gaussian(
     schedule: NoiseSchedule, mean: float, std: float, prediction: Prediction = eps
 ) -> Denoiser:
-    """The exact denoiser of pixels from N(mean, std^2), unclipped."""
+    """Make the exact denoiser of independent pixels from N(mean, std^2); it does not clip."""
     return mixture(schedule, (mean,), (std,), (1.0,), prediction)
 
 
 def gaussian_flow(schedule: NoiseSchedule, mean: float, std: float, x_0: Tensor, t: int) -> Tensor:
-    """Where the probability flow of N(mean, std^2) carries x_0: away from the mean."""
+    """Follow the probability flow of N(mean, std^2) from x_0 [B, C, H, W] to x_t.
+
+    x_t = signal mean + sqrt(signal^2 std^2 + noise^2) / std (x_0 - mean)
+    """
     alpha_bar = float(schedule.alpha_bar[t])
     spread = math.sqrt(alpha_bar * std**2 + 1 - alpha_bar) / std
     return math.sqrt(alpha_bar) * mean + spread * (x_0 - mean)
 
 
 class CorrelatedGaussian:
-    """The exact denoiser of images whose pixels are jointly normal, unclipped.
+    """The exact denoiser of images whose D = C H W pixels are jointly normal; it does not clip.
 
-    E[x_0 | x_t] = mean + signal C (signal^2 C + noise^2 I)^-1 (x_t - signal mean)
+    E[x_0 | x_t] = mean + signal K (signal^2 K + noise^2 I)^-1 (x_t - signal mean)
 
     Args:
-        mean: of the pixels, [D].
-        covariance: C, [D, D].
+        schedule: the forward process.
+        mean: mean of the pixels, float64 [D].
+        covariance: K, float64 [D, D].
     """
 
-    def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor):
+    def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor) -> None:
         self.schedule, self.mean, self.covariance = schedule, mean, covariance
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
-        alpha_bar = self.schedule.alpha_bar[t[0]]  # one time for all
+        """Denoise images [B, C, H, W] that are all of one time, t [B]."""
+        alpha_bar = self.schedule.alpha_bar[t[0]]
         signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         x = x_t.flatten(1).double()
         total = signal**2 * self.covariance + noise**2 * torch.eye(len(self.mean)).double()
@@ -91,8 +109,13 @@ class CorrelatedGaussian:
         return Denoised(x_0.view_as(x_t).to(x_t.dtype), eps.view_as(x_t).to(x_t.dtype))
 
     def conditional(self, known: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the other pixels, given those where `known` [D] is True."""
-        C, unknown = self.covariance, ~known
-        gain = torch.linalg.solve(C[known][:, known], C[known][:, unknown]).T
+        """Compute mean and covariance of the other pixels given `values` where `known` is True.
+
+        Args:
+            known: which pixels are given, bool [D].
+            values: their values, float64, as many as `known` has True.
+        """
+        K, unknown = self.covariance, ~known
+        gain = torch.linalg.solve(K[known][:, known], K[known][:, unknown]).T
         mean = self.mean[unknown] + gain @ (values - self.mean[known])
-        return mean, C[unknown][:, unknown] - gain @ C[known][:, unknown]
+        return mean, K[unknown][:, unknown] - gain @ K[known][:, unknown]
