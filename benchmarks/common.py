@@ -6,7 +6,6 @@ same function, but for the last bits.
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -229,12 +228,12 @@ def machine(device: torch.device) -> dict[str, Any]:
     return told
 
 
-def write(name: str, device: torch.device, record: Mapping[str, Any]) -> None:
+def write(name: str, device: torch.device, record: dict[str, Any]) -> None:
     """Print a record and put it beside the benchmarks, under another name if it is of a GPU."""
     name = name if device.type == "cpu" else f"{name}-gpu"
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    files.write_text(FOLDER / f"{name}.json", text)
+    path = FOLDER / f"{name}.json"
+    files.write_json(path, record)
+    print(path.read_text())
 
 
 def kind(device: torch.device) -> str:

@@ -7,13 +7,12 @@ Measures 10,000 MNIST training images as if they were samples, the floor and the
 """
 
 import argparse
-import json
 import resource
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks import common
 from diffusion_lib import config, data, evaluation, features
 from diffusion_lib.system import device as hardware
 
@@ -36,8 +35,7 @@ def main() -> None:
         "device": hardware.name(torch.device("cpu")),
         "torch": torch.__version__,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    common.write("evaluate", torch.device("cpu"), record)
 
 
 if __name__ == "__main__":

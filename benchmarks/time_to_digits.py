@@ -66,7 +66,7 @@ def main() -> None:
             found = record.setdefault("ways", {}).setdefault(name, {})
             if str(seed) not in found:
                 found[str(seed)] = way(seed, options.minutes * 60, train, held_out)
-                files.write_text(OUT, json.dumps(record, indent=1) + "\n")
+                files.write_json(OUT, record)
                 print(name, found[str(seed)], flush=True)
 
 

@@ -1,9 +1,12 @@
 import errno
+import json
 import os
 import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diffusion_lib import schedules
@@ -45,6 +48,52 @@ def test_an_interrupt_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_record_has_one_measurement_on_a_line(tmp_path):
+    record = {
+        "device": "CPU",
+        "distance": {"value": 1.5, "low": 1, "high": 2},
+        "curves": {"label": [[0.5, 0.25, 1.0]] * 20, "slant": [-1.0] * 40},
+        "rows": [{"sampler": "ddim", "steps": 5, "note": "x" * 80}] * 2,
+        "none": [],
+    }
+    files.write_json(tmp_path / "record.json", record)
+    text = (tmp_path / "record.json").read_text()
+    assert json.loads(text) == record
+    lines = text.splitlines()
+    assert lines[:4] == [
+        "{",
+        ' "device": "CPU",',
+        ' "distance": {"value": 1.5, "low": 1, "high": 2},',
+        ' "curves": {',
+    ]
+    assert sum('"label"' in line and line.count("[") == 21 for line in lines) == 1
+    assert sum('"sampler"' in line for line in lines) == 2
+    assert lines[-2:] == [' "none": []', "}"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # Surrogates are no text in UTF-8.
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_a_record_is_read_as_it_was_written(record):
+    assert json.loads(files._json(record, 0)) == record
+
+
+def test_a_record_with_a_number_that_json_cannot_hold_is_not_written(tmp_path):
+    files.write_json(tmp_path / "record.json", {"value": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "record.json", {"value": float("nan")})
+    assert json.loads((tmp_path / "record.json").read_text()) == {"value": 1.0}
 
 
 def test_a_new_folder_is_whole_or_absent(tmp_path):

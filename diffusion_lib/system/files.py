@@ -6,6 +6,7 @@ the file as readable as before.
 """
 
 import errno
+import json
 import os
 import shutil
 import warnings
@@ -184,6 +185,35 @@ def write_text(path: str | Path, text: str) -> None:
     """Replace `path` by `text`, or leave it as it was."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def write_json(path: str | Path, record: dict[str, Any]) -> None:
+    """Replace `path` by a JSON file with one measurement on a line, or leave it as it was.
+
+    A list without objects in it is one measurement, and so is all that has at most 100 characters.
+
+    Args:
+        path: file to write.
+        record: object of which every number is finite.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
+        OSError: the file could not be written.
+    """
+    write_text(path, _json(record, 0) + "\n")
+
+
+def _json(value: Any, depth: int) -> str:
+    line = json.dumps(value, allow_nan=False)
+    is_object = isinstance(value, dict)
+    is_open = is_object or (isinstance(value, list | tuple) and "{" in line)
+    if not value or not is_open or (depth > 0 and len(line) <= 100):
+        return line
+    names = [f"{json.dumps(name)}: " for name in value] if is_object else [""] * len(value)
+    entries = zip(names, value.values() if is_object else value, strict=True)
+    margin = "\n" + " " * depth
+    lines = ",".join(f"{margin} {name}{_json(entry, depth + 1)}" for name, entry in entries)
+    return f"{line[0]}{lines}{margin}{line[-1]}"
 
 
 def write_tensors(

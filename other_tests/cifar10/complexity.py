@@ -113,7 +113,7 @@ def main() -> None:
         print(
             f"{config.label(dataset)}: {bits} bits an image, {bits / images[0].numel():.3f} a dim"
         )
-    files.write_text(BITS, json.dumps({"images": IMAGES, "bits": found}, indent=1) + "\n")
+    files.write_json(BITS, {"images": IMAGES, "bits": found})
 
 
 if __name__ == "__main__":

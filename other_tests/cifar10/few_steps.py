@@ -57,7 +57,7 @@ def main() -> None:
             del row["errors"]
         found[str(num_steps)] = study
     if os.environ.get("RANK", "0") == "0":  # all processes end with the same
-        files.write_text(RECORD, json.dumps(found, indent=1) + "\n")
+        files.write_json(RECORD, found)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ goes on when run again.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -380,7 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
-    files.write_text(OUT, json.dumps(measure(options.data), indent=1) + "\n")
+    files.write_json(OUT, measure(options.data))
     draw(options.data)
 
 

@@ -7,7 +7,6 @@ so that a run can be held against the whole of what real digits score.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from diffusion_lib import config, data, evaluation, features, metrics
@@ -36,7 +35,7 @@ def main() -> None:
         "features sha256": features.released("mnist")[1],
         "floors": found,
     }
-    files.write_text(OUT, json.dumps(told, indent=1) + "\n")
+    files.write_json(OUT, told)
 
 
 if __name__ == "__main__":

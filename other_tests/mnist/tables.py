@@ -172,7 +172,7 @@ def measure_named(
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
     if options.run:
-        files.write_text(out, json.dumps(measure(options.run, options.data), indent=1) + "\n")
+        files.write_json(out, measure(options.run, options.data))
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
