@@ -19,15 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import (
-    _torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
     compare,
     config,
     interop,
     schedules,
 )
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.system import device as hardware
-from diffusion_lib.system import files
+from diffusion_lib.system import (
+    device as hardware,
+)
+from diffusion_lib.system import (
+    files,
+    torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
+)
 
 FOLDER = Path(__file__).parent
 IMAGE_SHAPE = (3, 32, 32)

@@ -13,7 +13,8 @@ import time
 import torch
 
 from benchmarks import common
-from diffusion_lib import config, data, evaluation, features
+from diffusion_lib import config, data, evaluation
+from diffusion_lib.metrics import features
 from diffusion_lib.system import device as hardware
 
 

@@ -21,8 +21,8 @@ WAYS = {
     "torch, diffusion_lib": "import torch, diffusion_lib",
     "torch, the library's core": "from diffusion_lib import denoiser, losses, samplers, training",
     "torch, all that a notebook imports": NOTEBOOK,
-    "torch, diffusers' network and pipeline": "import torch; from diffusion_lib import "
-    "_torchvision; from diffusers import DDPMPipeline, UNet2DModel",
+    "torch, diffusers' network and pipeline": "import torch; from diffusion_lib."
+    "system import torchvision; from diffusers import DDPMPipeline, UNet2DModel",
 }
 
 

@@ -24,9 +24,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks import common
-from diffusion_lib import config, data, features, metrics, rng, runs, samplers
+from diffusion_lib import config, data, metrics, rng, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
+from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 
 OUT = common.FOLDER / "time_to_digits.json"

@@ -183,7 +183,7 @@ def _diffusers() -> ModuleType:
     try:
         import diffusers
 
-        from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports it too)
+        from diffusion_lib.system import torchvision  # noqa: F401  (first: diffusers imports it too)
 
         _ = diffusers.DDPMPipeline  # pyright: ignore[reportPrivateImportUsage]  # imports the rest
     except (ImportError, RuntimeError) as error:  # RuntimeError: of a package that it imports

@@ -38,7 +38,7 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
         raise ValueError(f"grid shows images [N, 1 or 3, H, W], N >= 1; got {list(images.shape)}")
     if images.dtype != torch.uint8:
         images = data.to_uint8(images)
-    from diffusion_lib._torchvision import utils  # takes seconds to import
+    from diffusion_lib.system.torchvision import utils  # takes seconds to import
 
     tiles = utils.make_grid(images.cpu(), nrow=min(columns, len(images)), padding=1, pad_value=64)
     if images.shape[1] == 1:

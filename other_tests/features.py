@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_lib import config, data, rng
-from diffusion_lib.features import ASSETS, Classifier
+from diffusion_lib.metrics.features import ASSETS, Classifier
 from diffusion_lib.system.progress import Bar
 
 SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3

@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from diffusion_lib import _torchvision  # noqa: F401  (first: diffusers imports torchvision too)
+from diffusion_lib.system import torchvision  # noqa: F401  (first: diffusers imports torchvision too)
 
 # Reading notebooks imports jsonschema, and that a grammar of web addresses if it is there: 5 s.
 sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
@@ -48,10 +48,9 @@ def small_preset():
 def no_waiting():
     """No preview for TensorBoard, which takes longer than a training of a few steps; no disk that
     is waited for, as nothing here has to survive a power cut."""
-    from diffusion_lib import runs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "find_spec", lambda name: None)
+        patch.setattr("diffusion_lib.runs.driver.find_spec", lambda name: None)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
@@ -82,6 +81,5 @@ def bars_are_drawn():
 @pytest.fixture
 def tensorboard(monkeypatch):
     """TensorBoard as users have it."""
-    from diffusion_lib import runs
 
-    monkeypatch.setattr(runs, "find_spec", importlib.util.find_spec)
+    monkeypatch.setattr("diffusion_lib.runs.driver.find_spec", importlib.util.find_spec)

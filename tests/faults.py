@@ -32,12 +32,14 @@ import torch._dynamo  # an optimizer imports it: here once, and not in every pro
 from safetensors.torch import save_file
 
 from benchmarks import common
-from diffusion_lib import __main__ as command_line
+from diffusion_lib import cli as command_line
 from diffusion_lib import config, rng, runs, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNetConfig
+from diffusion_lib.runs import driver
+from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 
@@ -107,13 +109,13 @@ def demand(held: bool, otherwise: str) -> None:
 
 def train(folder: Path, between_saves: float = _LONG, experiment: Experiment = EXPERIMENT) -> None:
     """Train in a folder, or go on there."""
-    usual, runs.SECONDS_BETWEEN_SAVES = runs.SECONDS_BETWEEN_SAVES, between_saves
+    usual, driver.SECONDS_BETWEEN_SAVES = driver.SECONDS_BETWEEN_SAVES, between_saves
     try:
         images, held_out = (pictures("", part).images for part in (True, False))
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             runs.train(experiment, images, held_out, folder, CPU)
     finally:
-        runs.SECONDS_BETWEEN_SAVES = usual
+        driver.SECONDS_BETWEEN_SAVES = usual
 
 
 class Progress:
@@ -184,7 +186,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
     logs = [
         [
             {name: value for name, value in record.items() if name != "seconds"}
-            for record in runs._read_log(place)
+            for record in run_folder._read_log(place)
             if "loss" in record
         ]
         for place in (folder, undisturbed)
@@ -194,7 +196,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
     demand(
         left == {"experiment.json", "ema.safetensors", STATE, "log.jsonl"}, f"files left: {left}"
     )
-    clocks = [record["seconds"] for record in runs._read_log(folder) if "seconds" in record]
+    clocks = [record["seconds"] for record in run_folder._read_log(folder) if "seconds" in record]
     demand(clocks == sorted(clocks), f"the seconds of the log go back: {clocks}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 CONTEXT = multiprocessing.get_context("forkserver")
 # Without effect where a test has started the server before: with `tests.faults`, which imports
 # as much.
-CONTEXT.set_forkserver_preload(["diffusion_lib.__main__"])
+CONTEXT.set_forkserver_preload(["diffusion_lib.cli"])
 
 
 def command(arguments: Sequence[str], output: Path, **environment: str) -> ForkServerProcess:
@@ -26,7 +26,7 @@ def _main(
 ) -> None:
     import torch
 
-    from diffusion_lib.__main__ import main
+    from diffusion_lib.cli import main
 
     torch.set_num_threads(1)
     os.chdir(folder)

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 import diffusion_lib
-from diffusion_lib import compare, config, data, evaluation, runs
-from diffusion_lib.__main__ import _message, main
+from diffusion_lib import compare, config, data, evaluation, runs, samplers
+from diffusion_lib.cli import _message, main
 from diffusion_lib.networks.unet import UNetConfig
+from diffusion_lib.runs import sampling
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig
 from tests.test_data import write_idx
@@ -56,7 +57,7 @@ def photos(root, train):
 @pytest.fixture(autouse=True, scope="module")
 def no_tensorboard():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "find_spec", lambda name: None)
+        patch.setattr("diffusion_lib.runs.driver.find_spec", lambda name: None)
         yield
 
 
@@ -294,7 +295,7 @@ def test_a_start_that_does_not_fit_is_one_line(place, arguments, words, capsys):
 def no_work(monkeypatch):
     """Fails where anything is sampled, measured, trained or decoded."""
     for module, name in (
-        (runs, "_stream"),
+        (sampling, "_stream"),
         (runs, "train"),
         (evaluation, "splits"),
         (evaluation, "evaluate"),
@@ -334,7 +335,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(place, no_work, monkeyp
     ],
 )
 def test_impossible_requests_are_refused_first(place, monkeypatch, arguments, words, capsys):
-    monkeypatch.setattr(runs.samplers, "final", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(samplers, "final", lambda *_: pytest.fail("sampled"))
     before = tree()
     assert main(arguments) == 2
     assert re.search(words, capsys.readouterr().err)

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from diffusion_lib import compare, config, data, predictions, runs, schedules
-from diffusion_lib.__main__ import main
+from diffusion_lib.cli import main
 from diffusion_lib.compare import paired
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.networks.unet import UNetConfig
+from diffusion_lib.runs import driver
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
@@ -295,7 +296,7 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
     """The k-th attempt dies at its k-th write of a file; each goes on from what is there."""
     Path("study.json").write_text(json.dumps(STUDY))
     study, cpu = compare.read_study("study.json"), torch.device("cpu")
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0.0)
     writes, replace_file = [0, 0], os.replace  # so far, and at most
 
     def replace_or_die(*arguments):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lib import bound, compare, config, data, denoiser, losses, predictions, schedules
-from diffusion_lib.config import Experiment
+from diffusion_lib import bound, config, data, denoiser, losses, predictions, schedules
+from diffusion_lib.compare import study
+from diffusion_lib.config import Experiment, presets
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.training import TrainConfig
 
@@ -224,15 +225,15 @@ def test_data_and_runs_are_in_the_working_folder_outside_of_the_checkout(monkeyp
     # A copy of the package that is installed has no checkout, wherever it is.
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "diffusion_lib" / "config.py"))
+    monkeypatch.setattr(presets, "__file__", str(tmp_path / "lib" / "config" / "presets.py"))
     assert (config.data_root(), config.runs_root()) == ("data", Path("runs"))
     (tmp_path / "pyproject.toml").touch()
     assert (config.data_root(), config.runs_root()) == ("../data", Path("../runs"))
 
 
 def test_a_study_trains_in_the_folder_of_the_runs(monkeypatch):
-    monkeypatch.setattr(compare, "_fingerprint", lambda *_: "0")
-    place = compare._Place("data", torch.device("cpu"))
+    monkeypatch.setattr(study, "_fingerprint", lambda *_: "0")
+    place = study._Place("data", torch.device("cpu"))
     monkeypatch.chdir(ROOT / "tests")
     assert place.folder(TINY).parent == Path("../runs")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_lib import data
-from diffusion_lib._torchvision import datasets
+from diffusion_lib.system.torchvision import datasets
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def offline(monkeypatch):
 
     for module in ("mnist", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", refuse)
-    monkeypatch.setattr(data, "_warned", False)
+    monkeypatch.setattr(data.sets, "_warned", False)
 
 
 def write_idx(folder, n_train=12, n_test=5, zipped=False):

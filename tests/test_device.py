@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lib.__main__ import main
+from diffusion_lib.cli import main
 from diffusion_lib.system import device
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_the_command_line_has_options_for_them(tmp_path, monkeypatch, capsys):
         seen.append(device.conditions(CPU))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("diffusion_lib.__main__._run_folder", stop)
+    monkeypatch.setattr("diffusion_lib.cli._run_folder", stop)
     arguments = ["sample", str(tmp_path)]
     options = ["--precision", "bfloat16", "--layout", "channels_last", "--threads", "1"]
     assert main([*arguments, *options]) == 2

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffusion_lib import config, data, features, rng
+from diffusion_lib import config, data, rng
+from diffusion_lib.metrics import features
 from other_tests.editing import curves, measure
 from tests.test_data import write_idx
 

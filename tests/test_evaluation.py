@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lib import data, evaluation, features, runs
-from diffusion_lib.__main__ import main
+from diffusion_lib import data, evaluation, runs
+from diffusion_lib.cli import main
 from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 from tests.test_data import write_idx
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
-from diffusion_lib import data, runs
+from diffusion_lib import data, losses
+from diffusion_lib.runs import folder as run_folder
 from tests import faults
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and locks")
@@ -97,7 +98,7 @@ def test_a_damaged_line_of_the_log_costs_no_other(undisturbed, tmp_path):
     lines[2] = b"\xff" + lines[2]
     log.write_bytes(b"".join(lines))
     faults.train(tmp_path / "run")
-    assert [r["step"] for r in runs._read_log(tmp_path / "run") if "step" in r] == [
+    assert [r["step"] for r in run_folder._read_log(tmp_path / "run") if "step" in r] == [
         10,
         30,
         40,
@@ -108,14 +109,14 @@ def test_a_damaged_line_of_the_log_costs_no_other(undisturbed, tmp_path):
 
 def test_an_interrupt_while_a_step_is_logged_leaves_no_gap(undisturbed, tmp_path, monkeypatch):
     """As it comes while the held-out loss is computed, which takes the longest."""
-    real = runs.losses.held_out_loss
+    real = losses.held_out_loss
 
     def held_out_loss(*arguments):
-        monkeypatch.setattr(runs.losses, "held_out_loss", real)
+        monkeypatch.setattr(losses, "held_out_loss", real)
         signal.raise_signal(signal.SIGINT)
         return real(*arguments)
 
-    monkeypatch.setattr(runs.losses, "held_out_loss", held_out_loss)
+    monkeypatch.setattr(losses, "held_out_loss", held_out_loss)
     with pytest.raises(KeyboardInterrupt):
         faults.train(tmp_path / "run")
     faults.demand_same_end(tmp_path / "run", undisturbed)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from diffusion_lib import features
-from diffusion_lib.features import Classifier
+from diffusion_lib.metrics import features
+from diffusion_lib.metrics.features import Classifier
 
 ACCURACY = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.8, "cifar10_jpeg": 0.8}
 

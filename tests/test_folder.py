@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from diffusion_lib import data, decoding
-from diffusion_lib import pictures as picture_files
+from diffusion_lib import data
+from diffusion_lib.data import decoding
+from diffusion_lib.data import pictures as picture_files
 from diffusion_lib.system import files
 from tests import processes
 
@@ -186,7 +187,7 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffusion_lib.pictures.decode", interrupt)
+    monkeypatch.setattr("diffusion_lib.data.pictures.decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         data.folder(pictures, 8)
     left = sorted(path.name for path in pictures.parent.iterdir())
@@ -297,7 +298,7 @@ def test_broken_must_be_a_function_and_is_checked_before_the_work(pictures):
 
 def test_a_result_that_cannot_be_read_again_is_an_error(pictures, monkeypatch):
     calls = []
-    monkeypatch.setattr("diffusion_lib.decoding._read", lambda *_: calls.append(1))
+    monkeypatch.setattr("diffusion_lib.data.decoding._read", lambda *_: calls.append(1))
     with pytest.raises(OSError, match="what was just decoded cannot be read again"):
         data.folder(pictures, 8)
     assert len(calls) < 5

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffusion_lib import config, interop, predictions, rng, runs, samplers, schedules
-from diffusion_lib.__main__ import main
+from diffusion_lib.cli import main
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files

@@ -18,7 +18,7 @@ from diffusion_lib import (
     schedules,
     training,
 )
-from diffusion_lib.__main__ import main
+from diffusion_lib.cli import main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided, with_labels
@@ -153,7 +153,8 @@ def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
             drawn.append(chosen.clone())
             yield chosen
 
-    monkeypatch.setattr(data, "indices", spy)
+    for place in ("data", "data.batching"):
+        monkeypatch.setattr(f"diffusion_lib.{place}.indices", spy)
     with monkeypatch.context() as patch:
         cpu = torch.randperm
         patch.setattr(

@@ -7,16 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lib import (
-    bound,
-    metrics,
-    posterior,
-    predictions,
-    rng,
-    schedules,
-)
+from diffusion_lib import bound, metrics, posterior, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
-from diffusion_lib.features import Described
+from diffusion_lib.metrics.features import Described
 from diffusion_lib.oracles import gaussian, mixture
 
 MEAN, STD = 0.1, 0.25

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from setuptools import build_meta
 
-from diffusion_lib import features
+from diffusion_lib.metrics import features
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lib"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.runs import _read_log
+from diffusion_lib.runs.folder import _read_log
 from diffusion_lib.system import files, parallel
 from tests.test_data import write_idx
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import tables as performance
-from diffusion_lib import evaluation, features
+from diffusion_lib import evaluation
+from diffusion_lib.metrics import features
 from other_tests import found
 from other_tests.mnist import tables
 

@@ -18,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lib import config, data, metrics, predictions, runs, samplers, schedules
-from diffusion_lib.__main__ import _write_npz, main
+from diffusion_lib import config, data, losses, metrics, predictions, runs, samplers, schedules
+from diffusion_lib.cli import _write_npz, main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import check_labels
+from diffusion_lib.runs import driver
+from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.training import Trainer
@@ -178,7 +180,10 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     before = contents(tmp_path)
-    with runs._alone(tmp_path), pytest.raises(ValueError, match="another process is training in"):
+    with (
+        run_folder._alone(tmp_path),
+        pytest.raises(ValueError, match="another process is training in"),
+    ):
         train(tmp_path)
     assert contents(tmp_path) == before
 
@@ -215,7 +220,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     before = contents(tmp_path)["training.safetensors"]
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0.0)
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -291,7 +296,7 @@ def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
 
 @pytest.mark.usefixtures("tensorboard")
 def test_where_warnings_are_errors_what_only_looks_still_costs_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs._Board, "_open", None)
+    monkeypatch.setattr(driver._Board, "_open", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         train(tmp_path)
@@ -304,7 +309,7 @@ def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_pat
     def fail(*_):
         raise torch.OutOfMemoryError("too large")
 
-    monkeypatch.setattr(runs.losses, "held_out_loss", fail)
+    monkeypatch.setattr(losses, "held_out_loss", fail)
     with pytest.warns(UserWarning, match="the held-out loss failed .*too large"):
         run = train(tmp_path)
     assert same_weights(tmp_path, finished)
@@ -654,15 +659,15 @@ def test_a_state_from_before_the_compiler_was_free_to_change_is_continued(tmp_pa
     """Its name depends on the compiler."""
     compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
     monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
-    monkeypatch.setattr(runs, "_identities", lambda folder: identities(folder)[::-1])
+    monkeypatch.setattr(driver, "_identities", lambda folder: identities(folder)[::-1])
     Stops(monkeypatch, 3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, compiled)
-    monkeypatch.setattr(runs, "_identities", identities)
+    monkeypatch.setattr(driver, "_identities", identities)
     assert train(tmp_path, compiled).describe()["steps"] == "30"
 
 
-identities = runs._identities
+identities = run_folder._identities
 
 
 # ---- what is taken for images -----------------------------------------------------------------
@@ -977,7 +982,7 @@ def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     folder = tmp_path / "run"
     train(folder)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    log = [record for record in runs._read_log(folder) if "loss" in record]
+    log = [record for record in run_folder._read_log(folder) if "loss" in record]
     for name in ("loss", "held_out"):
         told = [(record["step"], record[name]) for record in log if name in record]
         seen = [(event.step, event.value) for event in events.Scalars(name)]
@@ -991,7 +996,7 @@ def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
 
 
 def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    monkeypatch.setattr(driver, "find_spec", lambda name: None)
     run = train(tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
     assert run.series("held_out")[0] == [30]

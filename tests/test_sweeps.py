@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from diffusion_lib.metrics.features import Described
 
 from diffusion_lib import data, features, metrics, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised
-from diffusion_lib.features import Described
 from other_tests.mnist import few_steps, guidance
 
 

@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from diffusion_lib import config, runs, training
-from diffusion_lib.__main__ import main
+from diffusion_lib.cli import main
 from diffusion_lib.system import parallel
 
 STEPS = 12

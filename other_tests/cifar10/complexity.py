@@ -29,8 +29,8 @@ from scipy import stats
 from torch import Tensor
 
 from diffusion_lib import compare, config, data, evaluation
-from diffusion_lib._torchvision import utils
 from diffusion_lib.system import files
+from diffusion_lib.system.torchvision import utils
 
 DATASETS = (data.mnist, data.fashion_mnist, data.cifar10_jpeg_grey, data.cifar10_jpeg)
 BITS = Path(__file__).with_name("complexity.bits.json")

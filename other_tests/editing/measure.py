@@ -25,11 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lib import config, data, editing, features, metrics, rng, runs, schedules, viz
+from diffusion_lib import config, data, editing, metrics, rng, runs, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.features import Classifier, Described
 from diffusion_lib.guidance import guided
+from diffusion_lib.metrics import features
+from diffusion_lib.metrics.features import Classifier, Described
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import final
 from diffusion_lib.schedules import NoiseSchedule

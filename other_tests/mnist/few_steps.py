@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_lib import data, features, metrics, rng, runs, samplers, viz
+from diffusion_lib import data, metrics, rng, runs, samplers, viz
 from diffusion_lib.denoiser import Denoised
-from diffusion_lib.features import Classifier, Described
-from diffusion_lib.metrics import Estimate
+from diffusion_lib.metrics import Estimate, features
+from diffusion_lib.metrics.features import Classifier, Described
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 from other_tests.mnist import tables
 

@@ -9,7 +9,8 @@ so that a run can be held against the whole of what real digits score.
 import argparse
 from pathlib import Path
 
-from diffusion_lib import config, data, evaluation, features, metrics
+from diffusion_lib import config, data, evaluation, metrics
+from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
 

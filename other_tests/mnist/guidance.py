@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lib import data, features, metrics, runs, samplers, viz
-from diffusion_lib.features import Classifier, Described
-from diffusion_lib.metrics import Estimate
+from diffusion_lib import data, metrics, runs, samplers, viz
+from diffusion_lib.metrics import Estimate, features
+from diffusion_lib.metrics.features import Classifier, Described
 from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("guidance.json")

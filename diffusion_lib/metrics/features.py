@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffusion_lib import data
 from diffusion_lib.system import files
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 

@@ -3,37 +3,27 @@
     experiment = replace(config.MNIST, schedule=schedules.cosine, prediction=predictions.x_0)
 
 A choice among functions (data set, schedule, prediction, weight) is the function itself; in JSON
-and on the command line it goes by its `__name__`.  A budget is a function from an experiment to one
-that takes less time.
+and on the command line it goes by its `__name__`."""
 
-To add a preset, write one `Experiment` and list it in `PRESETS`.
-"""
-
-import difflib
 import hashlib
 import json
-import os
 import re
-import warnings
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lib import bound, data, losses, predictions, rng, schedules
-from diffusion_lib.data import Dataset
+from diffusion_lib import bound, losses, predictions, rng, schedules
+from diffusion_lib.config.registry import choose, label, resolve
+from diffusion_lib.data import Dataset, sets
 from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
 from diffusion_lib.networks.unet import UNet, UNetConfig, blank
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
-from diffusion_lib.system.device import default_device as device
 from diffusion_lib.system.device import machine_memory
 from diffusion_lib.training import TrainConfig, Trainer
 
@@ -53,8 +43,6 @@ _LATER = (
 
 # What may change while a run goes on: it changes speed and rounding, or nothing that is trained.
 _NOT_TRAINED = ("sample_steps", "train.accumulate")
-
-_CPU_SPEED = 2e11  # FLOP/s that a training step reaches on two cores of a server processor
 
 
 @dataclass(frozen=True)
@@ -181,7 +169,7 @@ class Experiment:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
         try:
             return cls(
-                dataset=resolve(record["dataset"], data, "dataset"),
+                dataset=resolve(record["dataset"], sets, "dataset"),
                 network=UNetConfig(**record["network"]),
                 schedule=resolve(record["schedule"], schedules, "schedule"),
                 T=record["T"],
@@ -281,171 +269,6 @@ class Experiment:
     def _loss_of_fixed_images(self) -> Tensor:
         images = rng.normal((8, *self.network.image_shape), rng.generator(0))
         return self.loss(self.build(), images, self.weight, rng.generator(1)).reshape(1)
-
-
-MNIST = Experiment(
-    dataset=data.mnist,
-    # The paper's network scaled down to what two CPU cores train within minutes.
-    network=UNetConfig((1, 28, 28), 16, (1, 2, 4), num_blocks=1, attention=(7,), dropout=0.0),
-    train=TrainConfig(
-        num_steps=10_000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.9995
-    ),
-)
-# With one number of groups in every GroupNorm, which is all that diffusers' network can hold: its
-# runs can be exported.
-MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
-FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
-CIFAR10 = Experiment(
-    dataset=data.cifar10,
-    network=UNetConfig(),
-    train=TrainConfig(mirror=0.5),
-)
-
-
-def smoke(experiment: Experiment) -> Experiment:
-    """Seconds: proves that everything runs, learns nothing."""
-    train = replace(shorten(experiment.train, 4), batch_size=8)
-    return replace(experiment, train=train, sample_steps=4)
-
-
-def quick(experiment: Experiment) -> Experiment:
-    """Minutes on two CPU cores, for MNIST: digits that a person reads.
-
-    At most 3,000 steps.  What is left as the MNIST preset has it becomes what suits so few: a
-    learning rate twice as high that falls in the end, and a network without the first level, which
-    takes more than half of the time: 2 x 2 pixels become one.
-
-    Warns of experiments that take hours on a CPU all the same.
-    """
-    network, train = experiment.network, experiment.train
-    train = shorten(train, min(3000, train.num_steps))
-    if network == replace(MNIST.network, outputs=network.outputs):
-        network = replace(network, width=32, multipliers=(1, 2), patch=2)
-    elif device().type == "cpu" and (hours := _hours(network, train)) > 1:
-        warnings.warn(
-            "the quick budget takes minutes for the network of the MNIST presets; for this one it "
-            f"takes about {hours:.0f} hours of two CPU cores. Use a GPU, a smaller network, or "
-            "fewer steps (TrainConfig.num_steps, --steps)",
-            stacklevel=2,
-        )
-    if experiment.train == replace(MNIST.train, seed=train.seed):
-        train = replace(train, learning_rate=2e-3, cooldown=0.5, ema_decay=0.995)
-    return replace(experiment, network=network, train=train)
-
-
-def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
-    """Cut the settings to fewer steps, of which at most a tenth are warm-up."""
-    if num_steps >= train.num_steps:
-        return train
-    warmup_steps = min(train.warmup_steps, num_steps // 10)
-    return replace(train, num_steps=num_steps, warmup_steps=warmup_steps)
-
-
-def _hours(network: UNetConfig, train: TrainConfig) -> float:
-    """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        blank(network)(torch.empty(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
-    operations = 3 * counter.get_total_flops() * train.batch_size * train.num_steps
-    return operations / _CPU_SPEED / 3600
-
-
-def full(experiment: Experiment) -> Experiment:
-    """The preset as it is: a GPU, or for MNIST about an hour of CPU."""
-    return experiment
-
-
-# Of what was tried without labels, this gave the most digits that a classifier is sure of after
-# eight minutes on two CPU cores (`benchmarks.time_to_digits`).  It was chosen after half of that:
-# of 500 samples (DDPM, 100 steps; give or take 3.5 %) it was sure of 78 % with eps and the linear
-# schedule, of 79 % with v and the cosine one, of 76 % at twice the learning rate, and of 83 % with
-# the weight `uniform`, which looks less at nearly clean pictures.  Training twice as long (82 %),
-# or a width of 48 in the same time (76 %), brought no more.
-MNIST_FAST = replace(
-    quick(MNIST), schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
-)
-
-# The same with labels: ten digits to ask for.  This is what gives the most real digits in eight
-# minutes, by far.  After half of that, of 500 digits asked for in turn (seed 0, DDPM, 100 steps)
-# the classifier was sure of 94 % without guidance, of 98 % at scale 1.5 and of all of them at 2.
-MNIST_LABELS = replace(MNIST_FAST, network=replace(MNIST_FAST.network, classes=10))
-
-PRESETS = {
-    "mnist": MNIST,
-    "mnist_fast": MNIST_FAST,
-    "mnist_labels": MNIST_LABELS,
-    "mnist_diffusers": MNIST_DIFFUSERS,
-    "fashion_mnist": FASHION_MNIST,
-    "cifar10": CIFAR10,
-}
-
-BUDGETS = {"smoke": smoke, "quick": quick, "full": full}
-
-
-def budget() -> Callable[[Experiment], Experiment]:
-    """`full` on a GPU, `quick` elsewhere, or what the environment variable DIFFUSION_BUDGET names.
-
-    Raises:
-        ValueError: it names no budget.
-    """
-    name = os.environ.get("DIFFUSION_BUDGET") or ("quick" if device().type == "cpu" else "full")
-    return choose(name, BUDGETS, "DIFFUSION_BUDGET")
-
-
-def data_root() -> str:
-    """Folder of the data sets: the environment variable DIFFUSION_DATA, or "data".
-
-    Anywhere in a checkout of the repository that is the one in its root.
-    """
-    return os.environ.get("DIFFUSION_DATA") or _in_root("data")
-
-
-def runs_root() -> Path:
-    """Folder of the runs: the environment variable DIFFUSION_RUNS, or "runs", as `data_root`."""
-    return Path(os.environ.get("DIFFUSION_RUNS") or _in_root("runs"))
-
-
-def _in_root(name: str) -> str:
-    """A path from the working folder to that name in the checkout around it, if it is in one."""
-    root = Path(__file__).resolve().parent.parent
-    checkout = (root / "pyproject.toml").exists()  # and no installed copy
-    return os.path.relpath(root / name) if checkout and Path.cwd().is_relative_to(root) else name
-
-
-def label(function: Callable[..., Any] | None) -> str:
-    """Its name, "none" for None; with the arguments that a `functools.partial` was given."""
-    if function is None:
-        return "none"
-    if isinstance(function, partial):
-        given = [*map(str, function.args), *(f"{k}={v}" for k, v in function.keywords.items())]
-        return f"{label(function.func)}({', '.join(given)})"
-    return function.__name__
-
-
-def choose(name: str, choices: dict[str, Any], what: str) -> Any:
-    """The choice of that name.
-
-    Raises:
-        ValueError: there is none; the message has the close matches and all choices.
-    """
-    if not isinstance(name, str) or name not in choices:
-        raise ValueError(f"{what} {name!r:.99} is unknown{_suggest(str(name)[:99], choices)}")
-    return choices[name]
-
-
-def resolve(name: str, module: ModuleType, what: str) -> Any:
-    """The function of that name in a module's `__all__`; an error calls it `what`.
-
-    Raises:
-        ValueError: it lists none; the message has the close matches and all choices.
-    """
-    return choose(name, {choice: getattr(module, choice) for choice in module.__all__}, what)
-
-
-def _suggest(name: str, choices: Collection[str]) -> str:
-    lower = name.lower()
-    close = [lower] if lower in choices else difflib.get_close_matches(lower, choices, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    return f"{hint} Choose one of: {', '.join(choices)}."
 
 
 def trained(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

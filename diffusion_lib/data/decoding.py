@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import pictures, rng
+from diffusion_lib import rng
+from diffusion_lib.data import pictures
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
 

@@ -1,0 +1,507 @@
+"""The command line: python -m diffusion_lib train | sample | evaluate | compare | export.
+
+python -m diffusion_lib train mnist --budget quick --out runs/a
+python -m diffusion_lib train mnist_diffusers --budget quick --out runs/b
+python -m diffusion_lib train mnist --budget full --steps 20000 --start runs/full --out runs/longer
+python -m diffusion_lib sample runs/a --n 64 --out a.png
+python -m diffusion_lib evaluate runs/a runs/b
+python -m diffusion_lib compare other_tests/mnist/small_backbone.json
+python -m diffusion_lib export runs/b --format diffusers --out exported/b
+
+Many processes, GPUs or machines train, sample and evaluate together under torchrun:
+
+torchrun --nproc-per-node 8 -m diffusion_lib train cifar10 --out runs/c
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
+
+from diffusion_lib import (
+    compare,
+    config,
+    data,
+    evaluation,
+    interop,
+    losses,
+    predictions,
+    runs,
+    samplers,
+    schedules,
+)
+from diffusion_lib.config import Experiment
+from diffusion_lib.data import Dataset, Images
+from diffusion_lib.evaluation import Conditions
+from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files, parallel
+
+_MOST_IN_A_GRID = 10_000
+
+# Texts of errors that are bare RuntimeErrors: of too small a memory; of a device, a driver or
+# another process.
+_MEMORY = re.compile(r"out of memory|can('|no)t allocate|not enough memory|ALLOC_FAILED", re.I)
+_OUTSIDE = re.compile(
+    r"(CUDA|HIP|XPU|cuDNN) (error|driver)|_STATUS_|MPS (backend|device)|NCCL|gloo|NVIDIA driver"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status.
+
+    0, 2 for bad input, 130 when interrupted, 143 when told to end by SIGTERM, as schedulers of
+    clusters do: it saves as an interrupt does; 141 when no one reads the output any more.
+    """
+    options = _parser().parse_args(arguments)
+    status = 128 + signal.SIGINT
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters stops no command
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    before, format_warning = signal.getsignal(signal.SIGTERM), warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if threading.current_thread() is threading.main_thread():  # no other may set a handler
+        signal.signal(signal.SIGTERM, end)
+    try:
+        with hardware.overridden(options.precision, options.layout, options.threads):
+            options.command(options)
+        _flush()
+    except KeyboardInterrupt as interrupt:
+        notes = [
+            f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
+        ]
+        print("\ninterrupted.", *notes, file=sys.stderr)
+        return status
+    except BrokenPipeError:  # such as `| head`; Python would complain of it once more at its end
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141  # what a shell shows of a command that SIGPIPE has ended
+    except Exception as error:
+        message = _message(error, options.memory)
+        if message is None:
+            raise
+        notes = " ".join(getattr(error, "__notes__", []))
+        print(f"error: {message} {notes}".rstrip(), file=sys.stderr)
+        return 2
+    finally:
+        warnings.formatwarning = format_warning
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _flush() -> None:
+    """Write what was printed while an error of that can still be told; there may be no stdout."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(f"what was printed could not be written ({error})") from error
+
+
+def _message(error: Exception, memory: str) -> str | None:
+    """What to tell of an error that a user can do something about; None for a bug.
+
+    Args:
+        memory: advice for where there is too little of it.
+    """
+    text = str(error) or type(error).__name__
+    first = text.splitlines()[0]
+    raised_outside = isinstance(error, RuntimeError | OSError)
+    if isinstance(error, MemoryError) or (raised_outside and _MEMORY.search(text)):
+        return f"out of memory ({first}). {memory}"
+    if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError):
+        return text
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return (
+            f"the network could not be compiled ({' '.join(text.split())[:300]}). Install what is "
+            "missing, or do without: set the environment variable TORCHDYNAMO_DISABLE=1"
+        )
+    foreseeable = isinstance(error, torch.AcceleratorError | DistError)
+    return first if foreseeable or (raised_outside and _OUTSIDE.search(first)) else None
+
+
+@parallel.group()
+def train(options: argparse.Namespace) -> None:
+    """Train a preset into a run folder, or go on with it."""
+    experiment = _preset(options.preset)
+    budget = (
+        config.choose(options.budget, config.BUDGETS, "--budget")
+        if options.budget
+        else config.budget()
+    )
+    experiment = budget(experiment)
+    for name, module in (("schedule", schedules), ("prediction", predictions), ("weight", losses)):
+        if given := getattr(options, name):
+            experiment = replace(experiment, **{name: config.resolve(given, module, f"--{name}")})
+    if options.loss:
+        loss = config.choose(options.loss, config.LOSSES, "--loss")
+        # Only these two losses teach a variance, and need an output for it.
+        outputs = 1 if loss is losses.diffusion_loss else 2
+        experiment = replace(
+            experiment, loss=loss, network=replace(experiment.network, outputs=outputs)
+        )
+    settings = {
+        "num_steps": options.steps,
+        "batch_size": options.batch_size,
+        "accumulate": options.accumulate,
+        "seed": options.seed,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    experiment = replace(experiment, train=replace(experiment.train, **given))
+    device = _device(options.device)
+    start = options.start and _run_folder(options.start)
+    out = options.out
+    if out.is_file():
+        if not (out.parent / "experiment.json").is_file():
+            raise FileExistsError(f"--out {out} is a file: give a folder for the run")
+        out = out.parent
+    if not (out / "experiment.json").is_file():  # a finished run needs not be writable
+        _try_to_write(out)
+    train, test = evaluation.splits(experiment.dataset, options.data)
+    run = runs.train(experiment, train, test.images, out, device, start)
+    if parallel.rank() == 0:
+        for name, value in run.describe().items():
+            print(f"{name}: {value}")
+
+
+@parallel.group()
+def sample(options: argparse.Namespace) -> None:
+    """Sample images from a run into an .npz or .png file."""
+    sampler = config.resolve(options.sampler, samplers, "--sampler")
+    out = options.out or Path("samples.png")
+    out = out / "samples.png" if out.is_dir() else out
+    kind = out.suffix.lower()
+    if kind not in (".npz", ".png"):
+        raise ValueError(
+            f"--out {out}: the name must end in .npz (an array) or .png (a grid), or be a folder's"
+        )
+    folder = _run_folder(options.run)
+    out = out if options.out else folder / out
+    _try_to_write(out)
+    run = runs.load(folder, _device(options.device))
+    c, h, w = run.image_shape
+    if kind == ".png" and options.n > _MOST_IN_A_GRID:
+        raise ValueError(f"--out {out}: no one looks at {options.n:,} images; give a name in .npz")
+    if kind == ".png" and c not in (1, 3):
+        raise ValueError(f"--out {out}: no .png shows images of {c} channels; give a name in .npz")
+    if options.labels:
+        run = run.guided(options.labels, options.guidance)
+    elif options.guidance != 1:
+        raise ValueError(f"--guidance {options.guidance} needs --labels to guide to")
+    batches = runs.stream(run, options.n, options.seed, sampler, options.steps)
+    if parallel.rank() > 0:
+        for _ in batches:
+            pass  # the first process gets them too, and writes them
+        return
+    with files.replacing(out) as temporary, temporary.open("wb") as file:
+        if kind == ".npz":
+            _write_npz(file, batches, (options.n, h, w, c))
+        else:
+            from diffusion_lib import viz  # matplotlib, which a training alone does not need
+
+            asked = len(options.labels or [0])  # whole turns of the labels in a row
+            columns = asked * math.ceil(8 / asked)
+            viz.grid(torch.cat(list(batches)), columns).save(file, format="PNG")
+    print(out)
+
+
+def _write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
+    """arr_0, uint8 [N, H, W, C], written batch by batch, so that N may be large."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, header)
+        for images in batches:
+            array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+
+
+@parallel.group()
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure runs, write metrics.json into each, and print them side by side."""
+    conditions = Conditions(**{f.name: getattr(options, f.name) for f in fields(Conditions)})
+    device = _device(options.device)
+    trained = [runs.load(_run_folder(path), device) for path in options.runs]
+    samples = None
+    if options.samples:
+        if len(trained) > 1:
+            raise ValueError(f"--samples is of one run, but {len(trained)} were named")
+        samples = evaluation.read_samples(options.samples, trained[0].image_shape)
+    jobs = [
+        (run, conditions, options.data, samples, options.images and _pictures(options.images, run))
+        for run in trained
+    ]
+    # Whether the runs can be measured and compared is known before anything is measured.
+    plans = [evaluation.measured_under(*job) for job in jobs]
+    evaluation.check_alike(
+        [
+            {"run": run.folder.name, "conditions": plan}
+            for run, plan in zip(trained, plans, strict=True)
+        ]
+    )
+    records = []
+    try:
+        for job in jobs:
+            records.append(evaluation.evaluate(*job))
+    finally:  # whatever stops the others
+        if records and parallel.rank() == 0:
+            from diffusion_lib import viz
+
+            print(viz.table(evaluation.table(records)).data)
+
+
+def _pictures(folder: Path, run: Run) -> Dataset:
+    """The pictures of a folder as test images for a run."""
+    c, h, w = run.image_shape
+
+    def pictures(root: str | Path, train: bool) -> Images:
+        size: Any = h if h == w else (h, w)
+        return data.folder(folder, size, c)
+
+    return pictures
+
+
+def compare_arms(options: argparse.Namespace) -> None:
+    """Run a study from a file, or go on with it; write its record and print what it found."""
+    study = compare.read_study(options.study)
+    usual = options.study.with_suffix(".record.json")
+    out = options.out or usual
+    out = out / usual.name if out.is_dir() else out
+    if out.exists():  # a record replaces nothing but a record
+        try:
+            compare.load(out)
+        except ValueError as error:
+            raise ValueError(f"{error}. It is not replaced: give another --out") from error
+    _try_to_write(out)
+    rank, processes = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+    gpus = torch.cuda.device_count()
+    if options.device is None and processes == 1 and gpus > 1:
+        arguments = ["compare", str(options.study), "--out", str(out), "--data", str(options.data)]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
+        status = subprocess.run([*launch, "-m", "diffusion_lib", *arguments]).returncode
+        if status:  # the processes have told why
+            sys.exit(status)
+        return
+    device = _device(options.device)
+    if options.device is None and gpus > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % gpus)
+    record = compare.compare(*study, options.data, device)
+    if rank > 0:
+        return  # all processes end with the same record
+    try:
+        files.write_text(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    finally:  # shown also where it cannot be written
+        _print_study(record)
+    print(f"\n{out}")
+
+
+def _print_study(record: dict[str, Any]) -> None:
+    from diffusion_lib import viz
+
+    sets: dict[str, list[str]] = {}
+    for arm, described in record["arms"].items():
+        sets.setdefault(described["dataset"], []).append(arm)
+    baselines = {dataset: arms[0] for dataset, arms in sets.items() if len(arms) > 1}
+    seeds = len(record["seeds"])
+    for measure in record["measured"][0]["measures"]:
+        for steps in record["steps"]:
+            for dataset, baseline in baselines.items():
+                print(f"\n{measure} on {dataset} after {steps} steps, {seeds} seeds")
+                print(viz.table(compare.differences(record, measure, steps, baseline)).data)
+    print(f"\nWhat sharing seeds was worth, after {record['steps'][-1]} steps")
+    print(viz.table(compare.pairing(record, record["steps"][-1])).data)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a run's averaged weights into a folder that another library loads."""
+    write = config.choose(options.format, interop.FORMATS, "--format")
+    write(runs.load(_run_folder(options.run), torch.device("cpu")).denoiser, options.out)
+    print(options.out)
+
+
+def _add_hardware(add: Callable[..., object], devices: str) -> None:
+    add("--device", help=devices)
+    default = "(default: the faster one)"
+    add("--precision", choices=hardware.PRECISIONS, help=f"of the network's numbers {default}")
+    add("--layout", choices=hardware.LAYOUTS, help=f"of its weights in memory {default}")
+    add("--threads", type=int, help="of a CPU (default: all cores)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
+    parser.set_defaults(precision=None, layout=None, threads=None)
+    names = "train | sample | evaluate | compare | export"
+    commands = parser.add_subparsers(required=True, metavar=names)
+    root = {"default": config.data_root(), "type": _path, "help": "folder of the data sets"}
+    gpu = "cpu, cuda, cuda:1, ... (default: the GPU if there is one)"
+
+    command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
+    parts = "--accumulate 4 computes the same batch in 4 parts; --batch-size takes a smaller one."
+    command.set_defaults(command=train, memory=parts)
+    add = command.add_argument
+    add("preset", help=", ".join(config.PRESETS))
+    add("--out", required=True, type=_path, help="run folder, such as runs/a")
+    add("--start", type=_path, help="finished run to continue with more --steps in a new --out")
+    add("--data", **root)
+    add("--budget", help=f"training length: {', '.join(config.BUDGETS)}")
+    add("--steps", type=int, help="optimizer updates (default: those of the budget)")
+    add("--batch-size", type=int, help="images per optimizer update, over all processes")
+    add("--accumulate", type=int, help="gradient accumulation steps")
+    add("--seed", type=int, help="random seed")
+    add("--schedule", help=", ".join(schedules.__all__))
+    add("--prediction", help=", ".join(predictions.__all__))
+    add("--weight", help=f"loss weight: {', '.join(losses.__all__)}")
+    add("--loss", help=", ".join(config.LOSSES))
+    _add_hardware(add, gpu)
+
+    command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)
+    command.set_defaults(command=sample, memory="--n below 64 makes smaller batches.")
+    add = command.add_argument
+    add("run", type=_path, help="run folder")
+    add("--n", type=int, default=64, help="number of images (default: 64)")
+    add("--sampler", default="ddpm", help=f"{', '.join(samplers.__all__)} (default: ddpm)")
+    add("--steps", type=int, help="sampler steps (default: T)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    cycled = "class labels, cycled over the images (default: unconditional)"
+    add("--labels", type=int, nargs="+", help=cycled)
+    add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
+    add("--out", type=_path, help=".npz, .png or a folder (default: RUN/samples.png)")
+    _add_hardware(add, gpu)
+
+    command = commands.add_parser("evaluate", help=evaluate.__doc__, allow_abbrev=False)
+    command.set_defaults(command=evaluate, memory="Smaller --n and --n-likelihood need less.")
+    command.set_defaults(**asdict(Conditions()))
+    add = command.add_argument
+    add("runs", nargs="+", type=_path, metavar="run", help="run folders")
+    add("--n", type=int, help="samples per run, 0 for none (default: %(default)s)")
+    add("--sampler", help=f"{', '.join(samplers.__all__)} (default: %(default)s)")
+    add("--steps", type=int, help="sampler steps (default: %(default)s)")
+    add("--seed", type=int, help="random seed (default: %(default)s)")
+    add("--samples", type=_path, help=".npz of images to measure instead of new samples")
+    add("--images", type=_path, help="folder of test pictures, for a data set of your own")
+    bound = "test images for the likelihood bound (default: %(default)s)"
+    add("--n-likelihood", type=int, help=bound)
+    add("--num-times", type=int, help="network evaluations for each (default: %(default)s)")
+    add("--data", **root)
+    _add_hardware(add, gpu)
+
+    command = commands.add_parser("compare", help=compare_arms.__doc__, allow_abbrev=False)
+    parts = 'In the study, {"all": {"train": {"accumulate": 4}}} computes a batch in 4 parts.'
+    command.set_defaults(command=compare_arms, memory=parts)
+    add = command.add_argument
+    add("study", type=_path, help="JSON file: see compare.read_study")
+    add("--out", type=_path, help="record (default: STUDY.record.json beside the study)")
+    add("--data", **root)
+    _add_hardware(add, "cpu, cuda, cuda:1, ... (default: all GPUs if there are any)")
+
+    command = commands.add_parser("export", help=export.__doc__, allow_abbrev=False)
+    command.set_defaults(command=export, memory="")
+    add = command.add_argument
+    add("run", type=_path, help="run folder")
+    add("--format", required=True, help=", ".join(interop.FORMATS))
+    add("--out", required=True, type=_path, help="new folder, such as exported/a")
+    return parser
+
+
+def _path(text: str) -> Path:
+    if not text.strip():  # a variable of the shell that is not set
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text).expanduser() if text.startswith(("~/", "~\\")) else Path(text)
+
+
+def _preset(given: str) -> Experiment:
+    """The preset of that name; a path that was meant to be trained on gets the way to do that."""
+    path, choices = Path(given), ", ".join(config.PRESETS)
+    if given in config.PRESETS or not path.exists():
+        return config.choose(given, config.PRESETS, "preset")
+    if (path / "experiment.json").is_file() or path.name == "experiment.json":
+        hint = "a run already: to go on with it, repeat the command that began it, with its --out"
+    elif path.is_dir():
+        hint = (
+            "a folder: 'Your own pictures' in the README has the few lines of Python that train "
+            "on one"
+        )
+    else:
+        hint = "a file: a study is run by `compare`, pictures are trained on from a folder"
+    raise ValueError(f"{given} is no preset ({choices}), but {hint}")
+
+
+def _run_folder(path: Path) -> Path:
+    """The folder of a run; whatever lies in it stands for it.
+
+    Raises:
+        FileNotFoundError: there is no run; the message has what is there.
+    """
+    folder = path.parent if path.is_file() or path.name == "tensorboard" else path
+    if (folder / "ema.safetensors").is_file():
+        return folder if folder.name not in ("", "..") else folder.resolve()
+    place = path if path.is_dir() else path.parent
+    known = sorted(str(file.parent) for file in place.glob("*/ema.safetensors"))
+    hint = "Train one: python -m diffusion_lib train mnist --out runs/a"
+    if (folder / "experiment.json").is_file():
+        hint = "Its training has saved nothing yet: the command that began it goes on with it"
+    elif path.is_file():
+        hint = "It is a file, but a run is a folder; `compare` takes the file of a study"
+    elif known:
+        more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+        hint = f"Name a run: {place} holds {', '.join(known[:5])}{more}"
+    raise FileNotFoundError(f"{path} holds no trained run (ema.safetensors is missing). {hint}")
+
+
+def _try_to_write(path: Path) -> None:
+    """Refuse a place where nothing can be written, before any work; leaves nothing there."""
+    place = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if path.is_dir():
+        place = path
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}): give another place with --out"
+        ) from error
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return config.device()
+    if parallel.size() > 1 and ":" in name:
+        raise ValueError(f"--device {name} under torchrun: each process takes a GPU of its own")
+    try:
+        device = torch.device(name.lower())
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}). cpu always can.") from error
+    return device

@@ -1,0 +1,58 @@
+"""Paired comparisons: arms over seeds, intervals, verdicts.
+
+    record = compare({"eps": config.MNIST, "x_0": other}, seeds=(0, 1, 2), steps=(500, 1000))
+    viz.table(differences(record, "Frechet distance", 1000))
+
+An arm is an `Experiment`.  All arms of a seed start from the same weights (where their networks
+have the same shapes) and see the same batches, times and noise; all of them are measured on the
+same test images with the same noise, and their samples start from the same x_T.  So what arms have
+in common cancels in their difference d_s at seed s, and
+
+    mean(d) +- t_{n-1}(0.975) * sd(d) / sqrt(n)
+
+is a 95 % interval for what another seed would have given [Student 1908].  One comparison in twenty
+leaves 0 out by chance: where there are many rows, a few verdicts are luck.
+
+Every training and every measurement is a file under "runs", named after the experiment that made
+it.  A study that was stopped goes on, and an added arm, seed or number of steps costs only itself.
+Processes share a study by locking what they work on: several of them, started by torchrun or by
+hand in one folder, do it together.
+"""
+
+from diffusion_lib.compare.record import Study, described, load, read_study
+from diffusion_lib.compare.study import ERRORS, compare
+from diffusion_lib.compare.tables import (
+    Difference,
+    contrasts,
+    difference,
+    differences,
+    errors,
+    interval,
+    paired,
+    pairing,
+    series,
+    shown,
+    table,
+    values,
+)
+
+__all__ = [
+    "Difference",
+    "ERRORS",
+    "Study",
+    "compare",
+    "contrasts",
+    "described",
+    "difference",
+    "differences",
+    "errors",
+    "interval",
+    "load",
+    "paired",
+    "pairing",
+    "read_study",
+    "series",
+    "shown",
+    "table",
+    "values",
+]

@@ -1,0 +1,345 @@
+"""Train and measure the arms of a study over shared seeds."""
+
+import base64
+import hashlib
+import io
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion_lib import config, data, evaluation, metrics, runs, samplers
+from diffusion_lib.compare.record import _FORMAT, Study, described
+from diffusion_lib.config import Experiment
+from diffusion_lib.data import Dataset, Images
+from diffusion_lib.evaluation import Conditions
+from diffusion_lib.metrics import features
+from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
+
+_SHOWN = 8  # samples of each run that its record keeps
+
+_PATIENCE = 1.0  # seconds between looks at what other processes have done
+
+ERRORS = ("x_0 error", "eps error", "v error")
+"""Held-out mean squared errors a pixel, averaged over t: those of every arm on one yardstick."""
+
+
+def compare(
+    arms: Mapping[str, Experiment],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    conditions: Conditions,
+    root: str | Path | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Train and measure what is missing of a study; returns its record.
+
+    Shows a progress bar over the whole study.  Stopped at any moment and called again, it goes on,
+    and ends with the same record.
+
+    Args:
+        arms: by name; `train.seed` and `train.num_steps` of an arm are replaced by the study's.
+        seeds: of trainings, at least 2.
+        steps: numbers of training steps at which every arm is measured.  A longer training goes on
+            from a shorter one.
+        conditions: how to measure; n = 0 samples nothing, for data sets without features.
+        root: folder of the data sets, None for `config.data_root()`.
+        device: None takes the GPU if there is one.
+
+    Returns:
+        {"arms", "seeds", "steps", "conditions", "devices", "floor", "measured": one for each arm,
+        seed and number of steps, in this order}: plain values, for JSON.
+
+    Raises:
+        ValueError: fewer than 2 arms or seeds, a seed or number of steps twice; conditions that an
+            arm cannot be measured under (all before anything is trained); what `runs.train`
+            refuses.
+        FloatingPointError: an arm diverged; the message names it.
+    """
+    study = Study(dict(arms), tuple(seeds), tuple(sorted(steps)), conditions)
+    place = _Place(str(root or config.data_root()), device or config.device())
+    _check(study, place)
+    jobs = [(name, seed) for seed in study.seeds for name in study.arms]
+    measured = {job: found for job in jobs if (found := _found(*job, study, place))}
+    longest = study.steps[-1]
+    total, done = len(jobs) * longest, len(measured) * longest
+    # The rate is that of the whole time, as arms differ; what was done before is not part of it.
+    with Bar(None, "study", total, done, " steps", smoothing=0) as bar:
+        while len(measured) < len(jobs):
+            for name, seed in [job for job in jobs if job not in measured]:
+                bar.note(f"{name}, seed {seed}")
+                with _claim(name, seed, study, place) as mine:
+                    # Of what another process holds, it may just have written the last measure.
+                    found = (_work if mine else _found)(name, seed, study, place)
+                if found:
+                    measured[name, seed] = found
+                    bar.update(longest)
+                    break  # look first at what other processes have finished meanwhile
+            else:
+                time.sleep(_PATIENCE)  # they hold all that is left
+    return _record(study, measured, place)
+
+
+class _Place(NamedTuple):
+    """Where a study runs."""
+
+    root: str
+    device: torch.device
+
+    def folder(self, experiment: Experiment) -> Path:
+        return config.runs_root() / experiment.name(_fingerprint(experiment.dataset, self.root))
+
+
+def _check(study: Study, place: _Place) -> None:
+    """Refuse what cannot be trained or measured before hours are spent on the rest."""
+    if len(study.arms) < 2:
+        raise ValueError(f"a comparison needs at least 2 arms; got {list(study.arms)}")
+    for what, given, least in (("seeds", study.seeds, 2), ("steps", study.steps, 1)):
+        if len(given) < least or len(set(given)) < len(given):
+            raise ValueError(f"{what} must be at least {least} and all different; got {[*given]}")
+    for name, arm in study.arms.items():
+        try:
+            for seed in study.seeds:
+                _at(arm, seed, study.steps[0]).build()
+            _check_conditions(arm, study.conditions, place)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"arm {name!r}: {error}") from error
+
+
+def _check_conditions(arm: Experiment, asked: Conditions, place: _Place) -> None:
+    train, test = (_split(arm.dataset, place.root, part) for part in (True, False))
+    for images in (train, test):
+        data.check(images, arm.network.image_shape)
+    evaluation.check_enough(test, asked.n_likelihood, "test images for the likelihood")
+    if asked.n:
+        name = config.label(arm.dataset)
+        if name not in features.RELEASED:
+            raise ValueError(
+                f"no feature network is released for the data set {name!r}, so that samples of it "
+                'cannot be measured: use the conditions {"n": 0}'
+            )
+        network = features.load(name)
+        metrics.check_count(asked.n, network.classify.in_features, "samples")
+        evaluation.check_enough(train, asked.n, "training images for the floor")
+        schedule = arm.schedule(arm.T)
+        schedule.timesteps(asked.steps or arm.T)  # refuses more sampling steps than T
+
+
+def _at(arm: Experiment, seed: int, steps: int) -> Experiment:
+    """One arm with one seed, at one number of steps."""
+    return replace(arm, train=replace(arm.train, seed=seed, num_steps=steps))
+
+
+def _chain(name: str, seed: int, study: Study) -> list[Experiment]:
+    """One arm with one seed, at every number of steps."""
+    return [_at(study.arms[name], seed, steps) for steps in study.steps]
+
+
+def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]] | None:
+    """The measures of one arm with one seed, if all are there."""
+    found = []
+    for experiment in _chain(name, seed, study):
+        measures = _read_measures(experiment, study, place)
+        if measures is None:
+            return None
+        found.append(measures)
+    return found
+
+
+@contextmanager
+def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
+    """Whether this process may work on one arm with one seed, at whatever number of steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a warm-up longer than 1 step, which nothing trains
+        folder = place.folder(_at(study.arms[name], seed, 1))
+    claim = folder.with_name(f".{folder.name}.lock")
+    try:
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        claim.touch()
+    except OSError as error:
+        raise files.not_written(claim, error) from error
+    with files.lock(claim) as mine:
+        yield mine
+
+
+def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]]:
+    """Train and measure one arm with one seed, at every number of steps."""
+    dataset = study.arms[name].dataset
+    train, test = (_labelled(dataset, place.root, part) for part in (True, False))
+    found, start = [], None
+    for experiment in _chain(name, seed, study):
+        folder = place.folder(experiment)
+        measures = _read_measures(experiment, study, place)
+        if measures is None:
+            try:
+                run = runs.train(experiment, train, test, folder, place.device, start)
+                measures = _measure(run, experiment, study, place)
+            except (ValueError, FloatingPointError) as error:
+                error.add_note(f"This was arm {name!r}, seed {seed}.")
+                raise
+        found.append(measures)
+        # A learning rate that has fallen at the end is not gone on from: that trains from step 0.
+        start = folder if experiment.train.cooldown == 0 else None
+    return found
+
+
+def _split(dataset: Dataset, root: str, train: bool) -> Tensor:
+    return _labelled(dataset, root, train).images
+
+
+@cache
+def _labelled(dataset: Dataset, root: str, train: bool) -> Images:
+    return data.load(dataset, root, train)
+
+
+@cache
+def _fingerprint(dataset: Dataset, root: str, train: bool = True) -> str:
+    return runs.fingerprint(_split(dataset, root, train))
+
+
+def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
+    """All that the measures of a run depend on, apart from the run and the device."""
+    dataset = experiment.dataset
+    found: dict[str, Any] = {"test images": _fingerprint(dataset, place.root, False)}
+    if study.conditions.n:
+        found["features sha256"] = features.released(config.label(dataset))[1]
+    return asdict(study.conditions) | found
+
+
+def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
+    """What was measured of a run under the study's conditions, if anything was."""
+    path = _measures_file(experiment, study, place)
+    conditions = _conditions(experiment, study, place)
+    try:
+        found = json.loads(path.read_text())
+        return found if found["conditions"] == conditions else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a damaged one is measured again
+
+
+def _measures_file(experiment: Experiment, study: Study, place: _Place) -> Path:
+    """In the folder of the run; studies that measure differently share the run."""
+    told = json.dumps(_conditions(experiment, study, place), sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    return place.folder(experiment) / f"compared-{digest}.json"
+
+
+def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
+    """The measures of a run, which are written into its folder, or returned with a warning."""
+    asked, train = study.conditions, experiment.train
+    test = _split(experiment.dataset, place.root, False)
+    images = evaluation.some(test, asked.n_likelihood, "test images for the likelihood")
+    times = min(asked.num_times, experiment.T)
+    bound = metrics.bits_per_dim(run.denoiser, images, times, seed=asked.seed)
+    errors = metrics.errors_per_t(run.denoiser, images, seed=asked.seed)
+    found = {"bits per dim": bound.total.mean, "L_0": bound.L_0}
+    for name, values in zip(ERRORS, (errors.x_0, errors.eps, errors.v), strict=True):
+        # Of the evenly spaced times: t = 1 stands beside them, for plots.
+        found[name] = fmean(values[1:] or values)
+    record: dict[str, Any] = {
+        "conditions": _conditions(experiment, study, place),
+        "device": _devices(run, place.device),
+        "images seen": train.num_steps * train.batch_size,
+        "errors": {
+            name: [_short(value) for value in values] for name, values in errors._asdict().items()
+        },
+    }
+    if asked.n:
+        sampler = config.resolve(asked.sampler, samplers, "sampler")
+        samples = runs.sample(run, asked.n, asked.seed, sampler, asked.steps)
+        found |= _quality(samples, experiment.dataset, place)
+        record["samples"] = _to_png(samples[:_SHOWN])
+    record["measures"] = {name: _short(value) for name, value in found.items()}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    try:
+        files.write_text(_measures_file(experiment, study, place), text)
+    except OSError as error:
+        warnings.warn(
+            f"the measures of {run.folder} are in the study's record, but not kept beside the run: "
+            f"a study that is stopped measures it again ({error})",
+            stacklevel=2,
+        )
+    return record
+
+
+def _devices(run: Run, device: torch.device) -> str:
+    """Where a run was trained and, if that is another place, measured."""
+    described = run.describe()
+    trained = ", ".join(described[name] for name in ("device", "precision", "memory layout"))
+    measured = f"{hardware.name(device)}, {hardware.precision(device)}, {hardware.layout(device)}"
+    return trained if trained == measured else f"{trained}; measured on {measured}"
+
+
+def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
+    """How images compare with the test split; no intervals, as a study has its seeds for those."""
+    network = features.load(config.label(dataset))
+    return metrics.values(network.describe_images(images), _reference(dataset, place.root))
+
+
+@cache
+def _reference(dataset: Dataset, root: str) -> Tensor:
+    network = features.load(config.label(dataset))
+    return network.describe_images(_split(dataset, root, False)).features
+
+
+def _floor(dataset: Dataset, n: int, place: _Place) -> dict[str, float]:
+    """What n real training images score in the place of samples."""
+    train = _split(dataset, place.root, True)
+    images = evaluation.some(train, n, "training images for the floor")
+    return {name: _short(value) for name, value in _quality(images, dataset, place).items()}
+
+
+def _to_png(images: Tensor) -> str:
+    """Images side by side as a PNG, in text."""
+    row = torch.cat(list(images), dim=2).permute(1, 2, 0).squeeze(-1)
+    file = io.BytesIO()
+    Image.fromarray(row.numpy()).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _record(
+    study: Study, measured: Mapping[tuple[str, int], list[dict[str, Any]]], place: _Place
+) -> dict[str, Any]:
+    rows, devices = [], set()
+    for name in study.arms:
+        for seed in study.seeds:
+            for steps, found in zip(study.steps, measured[name, seed], strict=True):
+                row = {"arm": name, "seed": seed, "steps": steps, **found}
+                del row["conditions"]
+                if seed != study.seeds[0]:
+                    row.pop("samples", None)  # pictures of one seed are enough
+                devices.add(row.pop("device"))
+                rows.append(row)
+    sets = {config.label(arm.dataset): arm for arm in study.arms.values()}
+    floors = {}
+    if study.conditions.n:
+        floors = {
+            label: _floor(arm.dataset, study.conditions.n, place) for label, arm in sets.items()
+        }
+    return {
+        "format": _FORMAT,
+        "arms": {name: described(arm) for name, arm in study.arms.items()},
+        "seeds": list(study.seeds),
+        "steps": list(study.steps),
+        "conditions": {label: _conditions(arm, study, place) for label, arm in sets.items()},
+        "devices": sorted(devices),
+        "floor": floors,
+        "measured": rows,
+    }

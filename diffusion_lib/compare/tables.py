@@ -1,0 +1,254 @@
+"""Tables and series from the record of a study; nothing is trained."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import special
+from torch import Tensor
+
+from diffusion_lib import config
+
+
+class Difference(NamedTuple):
+    """What one arm has that another has not, over n seeds."""
+
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+    standard_error: float  # of the paired difference
+    unpaired_standard_error: float  # had the arms not shared their seeds
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """ "lower", "higher" or "not distinguishable"."""
+        if self.low <= 0 <= self.high:
+            return "not distinguishable"
+        return "lower" if self.value < 0 else "higher"
+
+
+def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
+    """A measure of an arm after so many steps, one for each seed.
+
+    Raises:
+        ValueError: no such arm, steps or measure.
+    """
+    found = _rows(record, arm, steps)
+    for row in found:
+        config.choose(measure, row["measures"], "measure")
+    return [row["measures"][measure] for row in found]
+
+
+def difference(
+    record: Mapping[str, Any],
+    measure: str,
+    steps: int,
+    arm: str | Sequence[str],
+    other: str | Sequence[str],
+) -> Difference:
+    """A measure of one arm less that of another, paired by seed.
+
+    Args:
+        arm, other: names; several on a side stand for their mean, so that the effect of one choice
+            can be averaged over the others that a study crosses with it.
+
+    Raises:
+        ValueError: no such arms, steps or measure; arms of different data sets, whose measures
+            are not of one kind.
+    """
+    named = [[names] if isinstance(names, str) else list(names) for names in (arm, other)]
+    sides = []
+    for names in named:
+        found = [values(record, measure, name, steps) for name in names]
+        sides.append([fmean(of_seed) for of_seed in zip(*found, strict=True)])
+    if len(sets := {record["arms"][name]["dataset"] for names in named for name in names}) > 1:
+        raise ValueError(
+            f"arms of different data sets cannot be compared: {', '.join(sorted(sets))}"
+        )
+    return paired(*sides)
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """The mean of one - other with its t interval; entries of one index share a seed.
+
+    Raises:
+        ValueError: different lengths, or fewer than 2 entries.
+    """
+    n = len(one)
+    if n != len(other) or n < 2:
+        raise ValueError(
+            f"pairs need two equally long lists, at least 2 each; got {n}, {len(other)}"
+        )
+    gaps = [a - b for a, b in zip(one, other, strict=True)]
+    standard_error = stdev(gaps) / math.sqrt(n)
+    margin = float(special.stdtrit(n - 1, 0.975)) * standard_error
+    unpaired = math.hypot(stdev(one), stdev(other)) / math.sqrt(n)
+    value = fmean(gaps)
+    return Difference(value, value - margin, value + margin, standard_error, unpaired, n)
+
+
+def differences(
+    record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
+) -> list[dict[str, str]]:
+    """Rows for `viz.table`: the arms of a data set against one of them, by default the first arm.
+
+    Raises:
+        ValueError: no such arm, steps or measure; a baseline alone with its data set.
+    """
+    baseline = baseline or next(iter(record["arms"]))
+    config.choose(baseline, record["arms"], "arm")
+    dataset = record["arms"][baseline]["dataset"]
+    alike = [arm for arm, told in record["arms"].items() if told["dataset"] == dataset]
+    pairs = [(arm, baseline) for arm in alike if arm != baseline]
+    if not pairs:
+        raise ValueError(f"no other arm is trained on {dataset}, the data set of {baseline!r}")
+    rows = []
+    for row, (arm, _) in zip(contrasts(record, measure, steps, pairs), pairs, strict=True):
+        mean = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
+        del row["images seen"], row["arm"], row["less"]
+        rows.append(mean | row)
+    mean = fmean(values(record, measure, baseline, steps))
+    first = dict.fromkeys(rows[0], "")
+    return [first | {"arm": f"{baseline} (baseline)", measure: f"{mean:.4g}"}, *rows]
+
+
+def contrasts(
+    record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, str]]:
+    """Rows for `viz.table`: the difference of each pair of arms, with what pairing was worth.
+
+    Raises:
+        ValueError: no such arms, steps or measure.
+    """
+    rows = []
+    for arm, other in pairs:
+        told = difference(record, measure, steps, arm, other)
+        seen = f"{_rows(record, arm, steps)[0]['images seen']:,}"
+        row = {"images seen": seen, "arm": arm, "less": other}
+        row |= {"difference": interval(told), "verdict": told.verdict}
+        row["standard error"] = f"{told.standard_error:.2g}"
+        row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
+        rows.append(row)
+    return rows
+
+
+def pairing(record: Mapping[str, Any], steps: int) -> list[dict[str, str]]:
+    """Rows for `viz.table`: what sharing seeds was worth, for each measure.
+
+    The standard errors of the differences of all pairs of arms of one data set, as they are and as
+    they would have been unpaired: the square root of their mean squares, and their ratio.  Below
+    1, pairing has helped.
+
+    Raises:
+        ValueError: no such steps.
+    """
+    arms = record["arms"]
+    pairs = [
+        pair
+        for pair in combinations(arms, 2)
+        if arms[pair[0]]["dataset"] == arms[pair[1]]["dataset"]
+    ]
+    rows = []
+    for measure in record["measured"][0]["measures"]:
+        told = [difference(record, measure, steps, *pair) for pair in pairs]
+        paired_error = math.sqrt(fmean(d.standard_error**2 for d in told))
+        unpaired_error = math.sqrt(fmean(d.unpaired_standard_error**2 for d in told))
+        rows.append(
+            {
+                "measure": measure,
+                "pairs of arms": str(len(pairs)),
+                "standard error": f"{paired_error:.3g}",
+                "if unpaired": f"{unpaired_error:.3g}",
+                "ratio": f"{paired_error / unpaired_error:.2f}" if unpaired_error else "",
+            }
+        )
+    return rows
+
+
+def interval(told: Difference) -> str:
+    """`value [low, high]`, to three digits."""
+    return f"{told.value:.3g} [{told.low:.3g}, {told.high:.3g}]"
+
+
+def series(
+    record: Mapping[str, Any], measure: str, arm: str
+) -> tuple[list[int], list[float], list[float]]:
+    """Images seen, mean over seeds and its 95 % margin, for a plot of quality against budget.
+
+    Raises:
+        ValueError: no such arm or measure.
+    """
+    seen, means, margins = [], [], []
+    for steps in record["steps"]:
+        mean, margin = _mean(values(record, measure, arm, steps))
+        seen.append(_rows(record, arm, steps)[0]["images seen"])
+        means.append(mean)
+        margins.append(margin)
+    return seen, means, margins
+
+
+def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> list[dict[str, str]]:
+    """Rows for `viz.table`: measures of every arm, mean over seeds +- 95 % margin; then the floor.
+
+    Raises:
+        ValueError: no such steps or measure.
+    """
+    rows = []
+    for arm in record["arms"]:
+        row = {"arm": arm}
+        for measure in measures:
+            mean, margin = _mean(values(record, measure, arm, steps))
+            row[measure] = f"{mean:.3g} ± {margin:.2g}"
+        rows.append(row)
+    for dataset, floor in record["floor"].items():
+        told = {name: f"{floor[name]:.3g}" if name in floor else "" for name in measures}
+        rows.append({"arm": f"floor: {dataset} training images"} | told)
+    return rows
+
+
+def _mean(found: Sequence[float]) -> tuple[float, float]:
+    """Mean over seeds and the margin of its 95 % interval."""
+    n = len(found)
+    return fmean(found), float(special.stdtrit(n - 1, 0.975)) * stdev(found) / math.sqrt(n)
+
+
+def errors(
+    record: Mapping[str, Any], kind: str, arm: str, steps: int
+) -> tuple[list[int], list[float]]:
+    """Times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
+    rows = _rows(record, arm, steps)
+    config.choose(kind, rows[0]["errors"], "error")
+    columns = zip(*(row["errors"][kind] for row in rows), strict=True)
+    return rows[0]["errors"]["t"], [fmean(column) for column in columns]
+
+
+def shown(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
+    """The first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
+
+    Image i starts from the same x_T in all arms.
+
+    Raises:
+        ValueError: no such arm or steps; a study that sampled nothing.
+    """
+    row = _rows(record, arm, steps)[0]
+    if "samples" not in row:
+        raise ValueError("this study sampled nothing: its conditions have n = 0")
+    with Image.open(io.BytesIO(base64.b64decode(row["samples"]))) as picture:
+        pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    width = record["arms"][arm]["network"]["image_shape"][2]
+    return torch.stack(pixels.permute(2, 0, 1).split(width, dim=2))
+
+
+def _rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]]:
+    config.choose(arm, record["arms"], "arm")
+    config.choose(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
+    return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]

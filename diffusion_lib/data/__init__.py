@@ -1,0 +1,36 @@
+"""Data sets as uint8 tensors, pictures of a folder, and batches in [-1, 1]."""
+
+from diffusion_lib.data.batching import batches, indices
+from diffusion_lib.data.folders import folder, refuse_broken, warn_of_broken
+from diffusion_lib.data.images import (
+    Dataset,
+    Images,
+    as_tensor,
+    check,
+    images_and_labels,
+    load,
+    to_float,
+    to_uint8,
+)
+from diffusion_lib.data.sets import cifar10, cifar10_jpeg, cifar10_jpeg_grey, fashion_mnist, mnist
+
+__all__ = [
+    "Dataset",
+    "Images",
+    "as_tensor",
+    "batches",
+    "check",
+    "cifar10",
+    "cifar10_jpeg",
+    "cifar10_jpeg_grey",
+    "fashion_mnist",
+    "folder",
+    "images_and_labels",
+    "indices",
+    "load",
+    "mnist",
+    "refuse_broken",
+    "to_float",
+    "to_uint8",
+    "warn_of_broken",
+]

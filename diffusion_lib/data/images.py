@@ -1,0 +1,167 @@
+"""Images as one uint8 tensor [N, C, H, W], and the scale [-1, 1] that networks work in."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class _Pair(NamedTuple):
+    images: Tensor  # uint8, [N, C, H, W]
+    labels: Tensor  # int64, [N]
+
+
+class Images(_Pair):
+    """A data set in memory: a pair of images and labels, with the names of the classes."""
+
+    classes: tuple[str, ...] = ()  # class k has the name classes[k]; () for one without names
+
+
+Dataset = Callable[[str | Path, bool], Images]
+
+
+def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
+    """Return a part of a data set, also of one whose function returns a plain pair.
+
+    Raises:
+        TypeError: it returns something else.
+    """
+    part = dataset(root, train)
+    if not isinstance(part, tuple) or len(part) != 2:
+        raise TypeError(
+            f"the data set {dataset!r:.99} must return data.Images(images, labels), also for "
+            f"train=False; got {type(part).__name__}"
+        )
+    images = Images(*images_and_labels(part))
+    images.classes = getattr(part, "classes", ())
+    return images
+
+
+def images_and_labels(images: Any) -> tuple[Tensor, Any]:
+    """Return a tensor of images and their labels, or None, from whatever holds both.
+
+    Args:
+        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
+
+    Raises:
+        TypeError: anything else; the message says how to make a tensor of it.
+    """
+    return as_tensor(images), images[1] if _is_pair(images) else None
+
+
+def _is_pair(images: Any) -> bool:
+    """Tell images with labels from images: a DataLoader's batch is a list of both."""
+    batch = isinstance(images, list) and len(images) == 2 and getattr(images[0], "ndim", 0) == 4
+    return batch or (isinstance(images, tuple) and len(images) == 2)
+
+
+def as_tensor(images: Any) -> Tensor:
+    """Return images as a tensor that shares their memory where it can.
+
+    Args:
+        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
+
+    Raises:
+        TypeError: anything else; the message says how to make a tensor of it.
+    """
+    if _is_pair(images):
+        images, _ = images
+    if isinstance(images, Tensor):
+        return images
+    if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
+        with warnings.catch_warnings():  # an array that may not be written: nothing here writes
+            warnings.simplefilter("ignore", UserWarning)
+            native = images.dtype.newbyteorder("=")
+            return torch.from_numpy(np.ascontiguousarray(images, native))
+    kind = type(images).__name__
+    if isinstance(images, str | Path):
+        way = f"a path; data.folder({str(images)!r}, size=32) reads the pictures of a folder"
+    elif isinstance(images, torch.utils.data.DataLoader):
+        way = (
+            "a DataLoader; give all images at once, training shuffles them itself: "
+            "data.to_uint8(torch.cat([x for x, _ in loader])) for images in [-1, 1]"
+        )
+    elif isinstance(images, torch.utils.data.Dataset):
+        way = (
+            f"the Dataset {kind}; give its images at once, such as "
+            "data.Images(torch.as_tensor(dataset.data)[:, None], dataset.targets) for "
+            "torchvision's MNIST, or use the functions of data"
+        )
+    elif isinstance(images, list | tuple):
+        first = images[0] if images else None
+        call = "np.stack(images)" if isinstance(first, np.ndarray) else "torch.stack(images)"
+        if isinstance(first, list | tuple):
+            call = "data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])"
+        way = f"a {kind} of {len(images)}; {call} makes one of equal ones"
+    elif isinstance(images, np.lib.npyio.NpzFile):
+        way = f"an .npz file of {', '.join(images.files)}; give one of its arrays: file[NAME]"
+    else:
+        way = f"{images!r:.60} of the type {kind}"
+    raise TypeError(
+        f"images must be one tensor or array, uint8 [N, C, H, W], or a pair of it and its labels; "
+        f"got {way}"
+    )
+
+
+def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
+    """Return images as a uint8 tensor [N, C, H, W], N >= 1, or refuse them.
+
+    Args:
+        images: what `as_tensor` takes.
+        shape: (C, H, W) that they must have; None for any.
+
+    Raises:
+        TypeError: no tensor or array, or not uint8.
+        ValueError: empty, or of another shape.
+    """
+    images = as_tensor(images)
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"images must be uint8 in 0..255; got {images.dtype}. "
+            + (
+                "data.to_uint8 turns float images in [-1, 1] into that."
+                if images.is_floating_point()
+                else "images.to(torch.uint8) makes that of values in 0..255."
+            )
+        )
+    if shape is None and images.ndim != 4:
+        raise ValueError(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        c, h, w = shape
+        way = "Give other images, or another image_shape."
+        if images.ndim == 4 and tuple(images.shape[1:]) == (h, w, c):
+            way = "Their channels come last: images.permute(0, 3, 1, 2) puts them first."
+        elif images.ndim == 3 and tuple(images.shape) == (len(images), h, w) and c == 1:
+            way = "Their channel is missing: images[:, None] adds it."
+        raise ValueError(
+            f"images must have the shape [N, {', '.join(map(str, shape))}] that the network was "
+            f"built for; got {list(images.shape)}. {way}"
+        )
+    if len(images) == 0:
+        raise ValueError(f"there are no images: the tensor has shape {list(images.shape)}")
+    return images
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 [-1, 1]: the scale that every network and sampler works in."""
+    return as_tensor(images).float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float [-1, 1] to uint8 0..255, rounded; values outside are clipped.  Undoes `to_float`.
+
+    Raises:
+        ValueError: NaN or infinite pixels, which no number stands for.
+    """
+    x = as_tensor(x)
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{bad} of {len(x)} images hold NaN or infinity: the training of their denoiser has "
+            "diverged, or its weights are damaged"
+        )
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

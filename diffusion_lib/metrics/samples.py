@@ -1,0 +1,344 @@
+"""Quality of a set of samples beside a reference, in the features of a classifier."""
+
+import torch
+from torch import Tensor
+
+from diffusion_lib import data, rng
+from diffusion_lib.metrics.features import Described
+from diffusion_lib.metrics.intervals import (
+    _RESAMPLES,
+    Estimate,
+    _around,
+    _estimate,
+    _resample,
+    _share,
+)
+from diffusion_lib.metrics.likelihood import _BATCH
+from diffusion_lib.rng import MeasurementStream
+from diffusion_lib.system.progress import Bar
+
+CONFIDENT = 0.9
+"""Probability above which a classifier counts as sure of a class."""
+
+_ROWS = 1000  # of a matrix of pairs held at a time
+
+_HALVES = 40  # of both sets, for the spread of precision and recall
+
+_NEIGHBOURS = 3  # [Kynkaanniemi 2019]
+
+
+def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str, Estimate]:
+    """How alike two sets of images are, in a classifier's features.
+
+    Returns:
+        "Frechet distance": of the normal distributions fitted to both [Heusel 2017].
+        "kernel distance": squared, with the kernel (x y / D + 1)^3, without bias [Binkowski 2018].
+        "precision": share of the samples within the reference's neighbourhoods, and "recall":
+            share of the reference within the samples' [Kynkaanniemi 2019, k = 3].
+        "confidence > 0.9": share of the samples of which the classifier is so sure.
+        "class 0", ...: share of the samples in each class.
+
+    Raises:
+        ValueError: features of other dimensions or not finite; no more images than dimensions.
+    """
+    _check(samples.features, reference.features)
+    n, m = len(samples.features), len(reference.features)
+    mine = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 0))
+    theirs = _resample(m, rng.generator(seed, MeasurementStream.RESAMPLE, 1))
+    sure = (samples.probabilities.max(1).values > CONFIDENT).double()
+    classes = samples.probabilities.argmax(1)
+    distances = {
+        "Frechet distance": _frechet(samples.features, reference.features, mine, theirs),
+        "kernel distance": _kernel(samples.features, reference.features, mine, theirs),
+    }
+    shares = {f"confidence > {CONFIDENT}": mine @ sure / n}
+    for k in range(samples.probabilities.shape[1]):
+        shares[f"class {k}"] = mine @ (classes == k).double() / n
+    found = {name: _around(values) for name, values in distances.items()}
+    precision, recall = _halves(samples.features, reference.features, seed)
+    found |= {"precision": _share(precision, n), "recall": _share(recall, m)}
+    return found | {name: _share(_estimate(values), n) for name, values in shares.items()}
+
+
+def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[str, Estimate]:
+    """Do samples show what they were asked for, and does that cost diversity?
+
+    Args:
+        labels: what each sample was asked to show, int64 [N].
+        reference: real images, at least 2 of each label.
+
+    Returns:
+        "accuracy": share of the samples that the classifier takes for what was asked for.
+        "spread": mean squared distance of the features from their mean within a label, averaged
+            over the labels, as a share of that of the real images, each in the class that the
+            classifier sees: 1 is as diverse as they are.
+
+    Raises:
+        ValueError: not one label for each sample; a label with fewer than 2 samples.
+    """
+    n = len(samples.features)
+    if labels.shape != (n,) or (labels.bincount() == 1).any():
+        raise ValueError(
+            f"{n} samples need one label each, and each label 2 samples or more; got labels of "
+            f"shape {list(labels.shape)}, of {labels.bincount().tolist()} samples"
+        )
+    seen = reference.probabilities.argmax(1)
+    right = (samples.probabilities.argmax(1) == labels).double()
+    accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64, device="cpu")
+    for label in labels.unique().tolist():  # drawn again within each, so that none is left out
+        own = labels == label
+        counts = _resample(int(own.sum()), rng.generator(0, MeasurementStream.RESAMPLE, label))
+        real = reference.features[seen == label].double().var(0).sum()
+        accuracy += counts @ right[own] / n
+        spread += _variance(samples.features[own].double(), counts) / real
+    found = _estimate(spread / len(labels.unique()))
+    return {"accuracy": _share(_estimate(accuracy), n), "spread": found}
+
+
+def _variance(x: Tensor, counts: Tensor) -> Tensor:
+    """Sum over the dimensions of the variance of x [N, D], row i taken counts[:, i] times: [R]."""
+    n = counts.sum(1)
+    mean = counts @ x / n[:, None]
+    total = counts @ x.square().sum(1) - n * mean.square().sum(1)
+    # Without bias: rows drawn once more have once more (N - 1) / N of the variance.
+    unbiased = torch.full_like(n, len(x) / (len(x) - 1)).square()
+    unbiased[0] = unbiased[0].sqrt()
+    return total / n * unbiased
+
+
+def values(samples: Described, reference: Tensor) -> dict[str, float]:
+    """The numbers of `quality` without intervals, for those who repeat the whole measurement.
+
+    Args:
+        reference: features of the reference, [M, D].
+    """
+    precision, recall = precision_recall(samples.features, reference)
+    sure = samples.probabilities.max(1).values > CONFIDENT
+    return {
+        "Frechet distance": frechet_distance(samples.features, reference),
+        "kernel distance": kernel_distance(samples.features, reference),
+        "precision": precision,
+        "recall": recall,
+        f"confidence > {CONFIDENT}": sure.double().mean().item(),
+    }
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two sets of features, [N, D] and [M, D].
+
+    Raises:
+        ValueError: features of other dimensions or not finite; no more images than dimensions.
+    """
+    _check(features, reference)
+    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    return _frechet(features.double(), reference.double(), *ones)[0].item()
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias.
+
+    Raises:
+        ValueError: as `frechet_distance`.
+    """
+    _check(features, reference)
+    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
+    return _kernel(features.double(), reference.double(), *ones)[0].item()
+
+
+def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Share of each set that lies within the other's k-nearest-neighbour balls, k = 3.
+
+    Raises:
+        ValueError: as `frechet_distance`.
+    """
+    _check(features, reference)
+    inside, covered = _precision_recall(features.double(), reference.double())
+    return inside.mean().item(), covered.mean().item()
+
+
+def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
+    """Distance of each image to the nearest training image, root mean square a pixel: [N].
+
+    Of samples it shows memorisation where it is smaller than that of images that were held out.
+
+    Args:
+        images, training: uint8 [N, C, H, W] and [M, C, H, W]; distances are of pixels in 0..255.
+
+    Raises:
+        TypeError, ValueError: images of another dtype or shape.
+    """
+    training = data.check(training)
+    images = data.check(images, training.shape[1:])
+    x, y = (batch.flatten(1).float() for batch in (images, training))
+    nearest = [torch.cdist(rows, y).min(1).values for rows in x.split(_ROWS)]
+    return torch.cat(nearest).double() / x.shape[1] ** 0.5
+
+
+def memorisation(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Estimate]:
+    """How near images are to the training images, against images that were held out.
+
+    Args:
+        distances, held_out: `nearest_distances` of the images and of held-out ones, [N] and [M].
+
+    Returns:
+        "nearest training image": the median distance.
+        "copies": share that is nearer than 99 % of the held-out images are, so 0.01 without
+            memorisation; a few copies among many samples leave the median where it is.
+    """
+    n = len(distances)
+    counts = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 2))
+    near = (distances < held_out.quantile(0.01)).double()
+    order = distances.argsort()
+    # The median of each resampling is where its counts, in this order, reach one half.
+    middle = (counts[:, order].cumsum(1) < n / 2).sum(1)
+    return {
+        "nearest training image": _estimate(distances[order][middle]),
+        "copies": _share(_estimate(counts @ near / n), n),
+    }
+
+
+def inception_fid(samples: Tensor, reference: Tensor) -> float:
+    """The usual FID, on Inception features, through torchmetrics; needs a download once.
+
+    Args:
+        samples, reference: uint8 [N, C, H, W] and [M, C, H, W], more than 2048 of each.
+
+    Raises:
+        ValueError: too few images for a covariance of 2048 dimensions.
+        RuntimeError: torchmetrics or the Inception weights are not to be had here.
+    """
+    for images in (samples, reference):
+        data.check(images, samples.shape[1:])
+        if len(images) <= 2048:
+            raise ValueError(
+                f"Inception features have 2048 dimensions: more images are needed; got "
+                f"{len(images)}"
+            )
+    try:
+        from torchmetrics.image.fid import (  # pyright: ignore[reportMissingImports]
+            FrechetInceptionDistance,
+        )
+
+        fid = FrechetInceptionDistance().set_dtype(torch.float64)
+    except (ImportError, OSError) as error:  # a failed download is an OSError
+        raise RuntimeError(
+            f"Inception FID cannot be had here ({type(error).__name__}: {error}). It needs "
+            '`pip install "torchmetrics[image]"` and, once, a network to fetch the Inception '
+            "weights. metrics.quality needs neither."
+        ) from error
+    for images, real in ((samples, False), (reference, True)):
+        for batch in Bar(images.split(_BATCH), "Inception"):
+            fid.update(batch.expand(-1, 3, -1, -1), real=real)
+    return fid.compute().item()
+
+
+def check_count(n: int, dims: int, name: str) -> None:
+    """Refuse too few images for a covariance.
+
+    Raises:
+        ValueError: n is not above the features' dimension.
+    """
+    if n <= dims:
+        raise ValueError(
+            f"{n} {name}, but the features have {dims} dimensions: a covariance needs more images "
+            "than dimensions"
+        )
+
+
+def _check(features: Tensor, reference: Tensor) -> None:
+    for name, x in (("samples", features), ("reference", reference)):
+        if x.ndim != 2 or x.shape[1] != reference.shape[-1]:
+            raise ValueError(
+                f"features must be [N, D] and [M, D]; got {list(features.shape)} and "
+                f"{list(reference.shape)}"
+            )
+        if not x.isfinite().all():
+            raise ValueError(f"the features of the {name} are not all finite: NaN images?")
+        check_count(len(x), x.shape[1], name)
+
+
+def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    """For each row of counts [R, N] and [R, M]: [R]."""
+    found = []
+    for counts, other in zip(x_counts, y_counts, strict=True):
+        (mean, cov), (other_mean, other_cov) = _moments(x, counts), _moments(y, other)
+        values, vectors = torch.linalg.eigh(cov)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        # tr (C C')^(1/2) is that of the symmetric C^(1/2) C' C^(1/2): no complex numbers.
+        product = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
+        distance = (mean - other_mean).square().sum() + cov.trace() + other_cov.trace()
+        found.append((distance - 2 * product).clamp(min=0))
+    return torch.stack(found)
+
+
+def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    n = counts.sum()
+    mean = counts @ x / n
+    centred = x - mean
+    return mean, (centred * counts[:, None]).T @ centred / (n - 1)
+
+
+def _kernel(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    """For each row of counts [R, N] and [R, M]: [R]."""
+    within = _within(x, x_counts) + _within(y, y_counts)
+    across = _pair_sum(x, y, x_counts, y_counts) / (x_counts.sum(1) * y_counts.sum(1))
+    return within - 2 * across
+
+
+def _within(x: Tensor, counts: Tensor) -> Tensor:
+    """Mean kernel of the pairs of different images."""
+    itself = counts.square() @ (x.square().mean(1) + 1) ** 3
+    pairs = counts.sum(1).square() - counts.square().sum(1)
+    return (_pair_sum(x, x, counts, counts) - itself) / pairs
+
+
+def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    total = x_counts.new_zeros(len(x_counts))
+    for rows, counts in zip(x.split(_ROWS), x_counts.split(_ROWS, 1), strict=True):
+        kernel = (rows @ y.T / x.shape[1] + 1) ** 3
+        total += ((counts @ kernel) * y_counts).sum(1)
+    return total
+
+
+def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
+    """Precision and recall, with the spread of those of random halves laid around them.
+
+    The variance between halves drawn without replacement is that of the whole [Politis 1994].
+    """
+    found = []
+    for k in range(_HALVES):
+        # float32: these give a spread alone.
+        halves = [
+            z[rng.permutation(len(z), seed, MeasurementStream.HALVES, k, side)[: len(z) // 2]]
+            for side, z in enumerate((x.float(), y.float()))
+        ]
+        found.append([share.mean() for share in _precision_recall(*halves)])
+    margins = 1.96 * torch.tensor(found, dtype=torch.float64, device="cpu").std(0)
+    values = [share.mean().item() for share in _precision_recall(x, y)]
+    precision, recall = (
+        Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
+        for value, margin in zip(values, margins.tolist(), strict=True)
+    )
+    return precision, recall
+
+
+def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
+    x_radii, y_radii = _radii(x), _radii(y)
+    inside = x.new_zeros(len(x), dtype=torch.bool)
+    covered = y.new_zeros(len(y), dtype=torch.bool)
+    for first in range(0, len(x), _ROWS):
+        rows = slice(first, first + _ROWS)
+        distances = torch.cdist(x[rows], y)
+        inside[rows] = (distances <= y_radii).any(1)
+        covered |= (distances <= x_radii[rows, None]).any(0)
+    return inside.double(), covered.double()
+
+
+def _radii(x: Tensor) -> Tensor:
+    """Distance of each row to its k-th nearest other one."""
+    nearest = [
+        torch.cdist(rows, x).topk(min(_NEIGHBOURS + 1, len(x)), largest=False).values[:, -1]
+        for rows in x.split(_ROWS)
+    ]
+    return torch.cat(nearest)

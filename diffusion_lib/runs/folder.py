@@ -1,0 +1,217 @@
+"""The files of a run: who owns the folder, what it was trained on, its log."""
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from diffusion_lib import config
+from diffusion_lib.config import Experiment
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.system import files
+
+if TYPE_CHECKING:
+    pass
+
+_CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
+
+
+def fingerprint(images: Tensor) -> str:
+    """Number and hash of images, [N, C, H, W]: other images make another run."""
+    digest = hashlib.sha256()
+    for part in images.split(1000):  # a mapped file may be larger than the memory
+        digest.update(part.cpu().numpy().tobytes())
+    return f"{len(images)} images, sha256 {digest.hexdigest()[:16]}"
+
+
+def _ema_step(folder: Path) -> int:
+    """Read the training steps behind averaged weights, 0 where none can be read.
+
+    They know their steps themselves; of those from before they did, the log tells.
+    """
+    try:
+        step = Denoiser.read_step(folder / "ema.safetensors")
+    except (OSError, ValueError):
+        return 0
+    if step is None:
+        return max((record.get("step", 0) for record in _read_log(folder)), default=0)
+    return step
+
+
+def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
+    """Write experiment.json, or make sure that the one in the folder is this experiment's.
+
+    Once written it is never replaced, so that all processes lock the same file (see `_alone`).
+    """
+    path = folder / "experiment.json"
+    if os.path.exists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose another name for the folder of the run")
+    present = {entry for entry in folder.glob("*") if not files.is_system(entry.name)}
+    present -= files.litter(folder)
+    if present and not path.exists():  # in this order: another process may claim it meanwhile
+        names = sorted(entry.name for entry in present)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ValueError(
+            f"{folder} is not empty and holds no run (it holds {', '.join(names[:5])}{more}): "
+            "choose another folder"
+        )
+    while not path.exists():
+        claim = folder / _CLAIM
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim.touch()
+        except OSError as error:
+            raise files.not_written(path, error) from error
+        with suppress(FileNotFoundError), files.lock(claim) as mine:
+            if mine and not path.exists():  # another process may have been faster
+                record = json.loads(experiment.to_json()) | {"images": fingerprint}
+                files.write_text(path, json.dumps(record, indent=2) + "\n")
+        if path.exists():
+            claim.unlink(missing_ok=True)
+        else:
+            time.sleep(0.01)  # until the process that holds it has written
+    if different := _differences(path, experiment, fingerprint):
+        raise ValueError(
+            f"{folder} belongs to another experiment ({'; '.join(different)}). Choose another "
+            f"folder, or the settings of the run that is there.{_way(folder, different)}"
+        )
+
+
+def _way(folder: Path, different: Sequence[str]) -> str:
+    """Name a further way out of a folder of another experiment, where there is one."""
+    if not any((folder / name).exists() for name in ("training.safetensors", "ema.safetensors")):
+        return " Nothing has been saved there yet, so it can also be deleted."
+    if [name.partition(":")[0] for name in different] != ["train.num_steps"]:
+        return ""
+    return (
+        " To train it for more steps, give a new folder and start=FOLDER (--start on the command "
+        "line); a learning rate that has fallen at the end (cooldown) needs a new training."
+    )
+
+
+def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[str]:
+    """What the run of an experiment.json trains differently."""
+    try:
+        record = json.loads(path.read_text())
+        images = record.pop("images")
+        different = experiment.differences(json.dumps(record))
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
+    if images != fingerprint:
+        different.append(f"training images: {images} there, {fingerprint} here")
+    return different
+
+
+def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
+    for name in ("experiment.json", "training.safetensors", "log.jsonl"):
+        if not (start / name).is_file():
+            raise FileNotFoundError(
+                f"{start} cannot be gone on from: {name} is missing there. Give the folder of a "
+                "whole run, as runs.train leaves it."
+            )
+    different = [
+        told
+        for told in _differences(start / "experiment.json", experiment, fingerprint)
+        if not told.startswith("train.num_steps: ")
+    ]
+    if different:
+        raise ValueError(
+            f"{start} cannot be gone on from: it belongs to another experiment "
+            f"({'; '.join(different)}); only the number of steps may differ"
+        )
+    if experiment.train.cooldown > 0:
+        raise ValueError(
+            f"{start} cannot be gone on from: its learning rate has already fallen at the end "
+            "(cooldown), so more steps would not end as if they had begun at step 0"
+        )
+    steps = json.loads((start / "experiment.json").read_text())["train"]["num_steps"]
+    if steps >= experiment.train.num_steps:
+        raise ValueError(
+            f"{start} has {steps} steps, not fewer than the {experiment.train.num_steps} asked for"
+        )
+
+
+def _check_final(folder: Path, num_steps: int) -> None:
+    """Refuse averaged weights that are not final, where there is no training state to go on from.
+
+    Raises:
+        ValueError: they are not, or they are damaged.
+    """
+    Denoiser.read_step(folder / "ema.safetensors")  # refuses damaged ones
+    step = _ema_step(folder)
+    if step != num_steps:
+        known = f"those of step {step} of {num_steps}" if step else "of a step that nothing tells"
+        raise ValueError(
+            f"{folder} holds averaged weights (ema.safetensors), {known}, and no training state "
+            "(training.safetensors) to go on from. Training from step 0 would replace them, so "
+            "nothing was done: copy training.safetensors there too, load the weights as they are "
+            "with runs.load, choose another folder, or move ema.safetensors away to train from "
+            "step 0."
+        )
+
+
+def _identities(folder: Path) -> list[str]:
+    """Digests of what is trained in a folder, whatever the number of steps.
+
+    A training state holds the first, so that one copied from another run is noticed; in older
+    states it depends on `compile`, which may change now.
+    """
+    record = config.trained(json.loads((folder / "experiment.json").read_text()))
+    del record["train"]["num_steps"]
+    digests = []
+    for compiled in (False, True):
+        record["train"]["compile"] = compiled
+        text = json.dumps(record, sort_keys=True)
+        digests.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return digests
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
+    with files.lock(folder / "experiment.json") as mine:
+        if not mine:
+            raise ValueError(
+                f"another process is training in {folder}: wait for it, or choose another folder"
+            )
+        yield
+
+
+def _write_log(folder: Path, record: dict[str, Any]) -> None:
+    path = folder / "log.jsonl"
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            line = json.dumps(record).encode() + b"\n"
+            if file.write(line) != len(line):  # a full disk takes a part
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise files.not_written(path, error, "The last checkpoint is whole. ") from error
+
+
+def _read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of the log; a line that a kill cut short, or that is damaged, is left out."""
+    path = folder / "log.jsonl"
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            if isinstance(record := json.loads(line), dict):
+                records.append(record)
+    return records
+
+
+def _cut_log(folder: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint at `step`: those steps are trained again."""
+    path = folder / "log.jsonl"
+    records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if path.exists() and path.read_bytes() != text.encode():
+        files.write_text(path, text)
