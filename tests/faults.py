@@ -581,7 +581,8 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
             demand(0 < step < 60, f"interrupted at step {step}")
             fault.add(0, 0)
             client.execute(cell)
-            demand(client.get_shell_msg(timeout=60)["content"]["status"] == "ok", "it failed")
+            reply = client.get_shell_msg(timeout=60)["content"]
+            demand(reply["status"] == "ok", f"the second cell ended with {reply}")
             demand(saved_step(folder) == 60, "the second cell did not go on to the end")
             demand_same_end(folder, undisturbed)
     finally:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from diffusion_lib.metrics.features import Described
 
-from diffusion_lib import data, features, metrics, rng, samplers, schedules
+from diffusion_lib import data, metrics, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised
+from diffusion_lib.metrics import features
+from diffusion_lib.metrics.features import Described
 from other_tests.mnist import few_steps, guidance
 
 
