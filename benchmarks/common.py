@@ -18,16 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import (
-    compare,
-    config,
-    interop,
-    schedules,
-)
+from diffusion_lib import compare, config, interop, schedules
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.system import (
-    device as hardware,
-)
+from diffusion_lib.system import device as hardware
 from diffusion_lib.system import (
     files,
     torchvision,  # noqa: F401  (first: diffusers imports torchvision too)

@@ -187,10 +187,7 @@ class Trainer:
         self._parameters: list[Tensor] = list(denoiser.parameters())
         self.device = self._parameters[0].device
         self.optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         network = denoiser.network
         self._classes = network.config.classes if isinstance(network, UNet) else 0
@@ -345,10 +342,7 @@ class Trainer:
             generator = rng.Rows(generator, part.first, self.config.batch_size)
         dropout = (seed, TrainingStream.DROPOUT, step, *([part.first] if part.first else []))
         cuda = device.type == "cuda"
-        with (
-            torch.random.fork_rng(devices=[device] if cuda else []),
-            autocast(self.denoiser),
-        ):
+        with torch.random.fork_rng(devices=[device] if cuda else []), autocast(self.denoiser):
             torch.manual_seed(rng.seed(*dropout))  # dropout draws from torch's global generator
             return self.loss(denoiser, part.x_0, generator=generator)
 

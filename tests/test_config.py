@@ -343,9 +343,7 @@ def test_a_function_of_the_library_is_known_after_its_module_was_reloaded(module
     experiments = [
         *config.PRESETS.values(),
         replace(
-            config.MNIST,
-            loss=bound.hybrid_loss,
-            network=replace(config.MNIST.network, outputs=2),
+            config.MNIST, loss=bound.hybrid_loss, network=replace(config.MNIST.network, outputs=2)
         ),
     ]
     before = [(e.name("x"), e.to_json()) for e in experiments]

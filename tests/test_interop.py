@@ -306,10 +306,7 @@ def test_a_name_is_downloaded_without_pickles(bare, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert_is_theirs(interop.from_diffusers("google/ddpm-cifar10-32"))
-    assert asked == [
-        "google/ddpm-cifar10-32",
-        ["*.json", "*diffusion_pytorch_model.safetensors"],
-    ]
+    assert asked == ["google/ddpm-cifar10-32", ["*.json", "*diffusion_pytorch_model.safetensors"]]
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "no/such/folder", "/no/such/folder"])

@@ -35,24 +35,3 @@ from diffusion_lib.compare.tables import (
     table,
     values,
 )
-
-__all__ = [
-    "Difference",
-    "ERRORS",
-    "Study",
-    "compare",
-    "contrasts",
-    "described",
-    "difference",
-    "differences",
-    "errors",
-    "interval",
-    "load",
-    "paired",
-    "pairing",
-    "read_study",
-    "series",
-    "shown",
-    "table",
-    "values",
-]

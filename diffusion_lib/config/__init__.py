@@ -20,28 +20,3 @@ from diffusion_lib.config.presets import (
 )
 from diffusion_lib.config.registry import choose, label, resolve
 from diffusion_lib.system.device import default_device as device
-
-__all__ = [
-    "BUDGETS",
-    "CIFAR10",
-    "FASHION_MNIST",
-    "LOSSES",
-    "MNIST",
-    "MNIST_DIFFUSERS",
-    "MNIST_FAST",
-    "MNIST_LABELS",
-    "PRESETS",
-    "Experiment",
-    "budget",
-    "choose",
-    "data_root",
-    "device",
-    "full",
-    "label",
-    "quick",
-    "resolve",
-    "runs_root",
-    "shorten",
-    "smoke",
-    "trained",
-]

@@ -35,11 +35,7 @@ MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
 
-CIFAR10 = Experiment(
-    dataset=data.cifar10,
-    network=UNetConfig(),
-    train=TrainConfig(mirror=0.5),
-)
+CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
 
 
 def smoke(experiment: Experiment) -> Experiment:

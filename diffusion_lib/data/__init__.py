@@ -13,24 +13,3 @@ from diffusion_lib.data.images import (
     to_uint8,
 )
 from diffusion_lib.data.sets import cifar10, cifar10_jpeg, cifar10_jpeg_grey, fashion_mnist, mnist
-
-__all__ = [
-    "Dataset",
-    "Images",
-    "as_tensor",
-    "batches",
-    "check",
-    "cifar10",
-    "cifar10_jpeg",
-    "cifar10_jpeg_grey",
-    "fashion_mnist",
-    "folder",
-    "images_and_labels",
-    "indices",
-    "load",
-    "mnist",
-    "refuse_broken",
-    "to_float",
-    "to_uint8",
-    "warn_of_broken",
-]

@@ -23,21 +23,3 @@ from diffusion_lib.evaluation.record import (
     titles,
     verdicts,
 )
-
-__all__ = [
-    "BUDGETS",
-    "Conditions",
-    "check_alike",
-    "check_enough",
-    "evaluate",
-    "interval",
-    "load",
-    "measure_samples",
-    "measured_under",
-    "read_samples",
-    "some",
-    "splits",
-    "table",
-    "titles",
-    "verdicts",
-]

@@ -213,11 +213,7 @@ def _weights_digest(denoiser: Denoiser) -> str:
 
 
 def measure_samples(
-    samples: Tensor,
-    train: Tensor,
-    test: Tensor,
-    network: features.Classifier,
-    seed: int = 0,
+    samples: Tensor, train: Tensor, test: Tensor, network: features.Classifier, seed: int = 0
 ) -> dict[str, Any]:
     """Quality of samples beside the test split, and the floor: the same of real images.
 

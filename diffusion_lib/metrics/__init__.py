@@ -42,24 +42,3 @@ from diffusion_lib.metrics.samples import (
     quality,
     values,
 )
-
-__all__ = [
-    "Bits",
-    "Bound",
-    "CONFIDENT",
-    "Errors",
-    "Estimate",
-    "bits_per_dim",
-    "check_count",
-    "errors_per_t",
-    "frechet_distance",
-    "inception_fid",
-    "kernel_distance",
-    "memorisation",
-    "nearest_distances",
-    "obedience",
-    "ode_bits_per_dim",
-    "precision_recall",
-    "quality",
-    "values",
-]

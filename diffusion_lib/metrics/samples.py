@@ -215,9 +215,7 @@ def inception_fid(samples: Tensor, reference: Tensor) -> float:
                 f"{len(images)}"
             )
     try:
-        from torchmetrics.image.fid import (  # pyright: ignore[reportMissingImports]
-            FrechetInceptionDistance,
-        )
+        from torchmetrics.image.fid import FrechetInceptionDistance  # pyright: ignore[reportMissingImports]
 
         fid = FrechetInceptionDistance().set_dtype(torch.float64)
     except (ImportError, OSError) as error:  # a failed download is an OSError

@@ -4,5 +4,3 @@ from diffusion_lib.runs.driver import train
 from diffusion_lib.runs.folder import fingerprint
 from diffusion_lib.runs.run import Run, load
 from diffusion_lib.runs.sampling import sample, stream
-
-__all__ = ["Run", "fingerprint", "load", "sample", "stream", "train"]

@@ -25,10 +25,7 @@ class Guard:
         self.failed = False
 
     def __call__(
-        self,
-        look: Callable[Arguments, Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
+        self, look: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result | None:
         """Return what `look` returns, or None where it or an earlier call failed."""
         if self.failed:

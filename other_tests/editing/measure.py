@@ -240,11 +240,7 @@ def falls_below(curve: Tensor, level: float, times: Sequence[int]) -> Tensor:
 
 
 def measure_way(
-    images: Tensor,
-    inputs: data.Images,
-    asked: Tensor,
-    network: Classifier,
-    reference: Described,
+    images: Tensor, inputs: data.Images, asked: Tensor, network: Classifier, reference: Described
 ) -> dict[str, Any]:
     """Every measure at each of TIMES, and the time until which the label is kept.
 

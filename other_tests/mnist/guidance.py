@@ -68,12 +68,7 @@ def measure(folder: str, root: str) -> dict[str, Any]:
 
     rows = sweep(sample, SCALES, torch.arange(N) % 10, network, reference)
     viz.grid(sample(2.0)[:100], columns=10).save(ROWS)
-    return {
-        "n": N,
-        "sampler": f"ddpm, {STEPS} steps",
-        **tables.made_with(run),
-        "rows": rows,
-    }
+    return {"n": N, "sampler": f"ddpm, {STEPS} steps", **tables.made_with(run), "rows": rows}
 
 
 def load() -> dict[str, Any]:
