@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lib import posterior, predictions, rng
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.losses import Weight, draw, weighted_error
+from diffusion_lib.losses import Weight, draw, trains, weighted_error
 from diffusion_lib.posterior import Variance
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -113,6 +113,7 @@ def hybrid_at(
     return weighted_error(denoiser, output, x_0, t, eps, weight) + HYBRID * bound
 
 
+@trains(outputs=2)
 def vlb_loss(
     denoiser: Denoiser,
     x_0: Tensor,
@@ -126,6 +127,7 @@ def vlb_loss(
     return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
 
 
+@trains(outputs=2)
 def hybrid_loss(
     denoiser: Denoiser,
     x_0: Tensor,

@@ -20,6 +20,7 @@ that draws by `rng.normal` and `rng.integers` can be divided among processes.
 """
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +33,32 @@ from diffusion_lib.schedules import NoiseSchedule
 __all__ = ["uniform", "snr", "truncated_snr", "snr_plus_1", "min_snr"]
 
 Weight = Callable[[Tensor], Tensor]
+
+
+class Loss(Protocol):
+    """A loss at random times and noise, shape []."""
+
+    __name__: str
+    outputs: int  # how many outputs of the network it trains: 2 with a learned variance
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x_0: Tensor,
+        weight: Weight | None = None,
+        generator: torch.Generator | rng.Rows | None = None,
+    ) -> Tensor: ...
+
+
+def trains(outputs: int) -> Callable[[Callable[..., Tensor]], Loss]:
+    """Decorate a loss with the number of network outputs that it trains."""
+
+    def decorate(loss: Callable[..., Tensor]) -> Loss:
+        marked = cast(Loss, loss)
+        marked.outputs = outputs
+        return marked
+
+    return decorate
 
 
 # ---- weights: functions of the signal-to-noise ratio, on the error of x_0_hat ----------------
@@ -106,6 +133,7 @@ def loss_at(
 # ---- losses of random times and noise: [] ----------------------------------------------------
 
 
+@trains(outputs=1)
 def diffusion_loss(
     denoiser: Denoiser,
     x_0: Tensor,

@@ -249,3 +249,8 @@ def test_loss_per_t_is_one_number_for_each_time():
     eps = rng.normal(x_0.shape, rng.generator(0))
     expected = [losses.loss_at(denoiser, x_0, torch.full((5,), t), eps).mean() for t in times]
     torch.testing.assert_close(losses.loss_per_t(denoiser, x_0, times), torch.stack(expected))
+
+
+def test_a_loss_says_how_many_outputs_it_trains():
+    assert losses.diffusion_loss.outputs == 1
+    assert bound.hybrid_loss.outputs == bound.vlb_loss.outputs == 2
