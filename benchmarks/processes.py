@@ -65,7 +65,7 @@ def work(out: Path) -> None:
     experiment = replace(experiment, train=replace(experiment.train, num_steps=STEPS))
     trainer = experiment.trainer("cpu")
     clock = 0.0
-    train, _ = evaluation.splits(data.mnist, config.data_root())
+    train, _ = evaluation.load_splits(data.mnist, config.data_root())
     for step in trainer.run(train):
         if step.step == WARM:
             clock = time.perf_counter()

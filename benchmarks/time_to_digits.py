@@ -144,7 +144,7 @@ def diffusers(seed: int, seconds: float, train: Images, held_out: Tensor) -> dic
 
 def judged(images: Tensor) -> list[float]:
     """Share of the images of which the classifier is sure, with its 95 % interval."""
-    described = features.load("mnist").describe_images(images)
+    described = features.load("mnist").extract_features(images)
     sure = int((described.probabilities.max(1).values > metrics.CONFIDENT).sum())
     interval = stats.binomtest(sure, len(images)).proportion_ci(method="wilson")
     return common.rounded([sure / len(images), interval.low, interval.high])

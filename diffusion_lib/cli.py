@@ -187,7 +187,7 @@ def train(options: argparse.Namespace) -> None:
         out = out.parent
     if not (out / "experiment.json").is_file():  # a finished run needs not be writable
         _try_to_write(out)
-    train, test = evaluation.splits(experiment.dataset, options.data)
+    train, test = evaluation.load_splits(experiment.dataset, options.data)
     run = runs.train(experiment, train, test.images, out, device, start)
     if parallel.rank() == 0:
         for name, value in run.describe().items():
@@ -263,8 +263,8 @@ def evaluate(options: argparse.Namespace) -> None:
         for run in trained
     ]
     # Whether the runs can be measured and compared is known before anything is measured.
-    plans = [evaluation.measured_under(*job) for job in jobs]
-    evaluation.check_alike(
+    plans = [evaluation.resolve_conditions(*job) for job in jobs]
+    evaluation.check_same_conditions(
         [
             {"run": run.folder.name, "conditions": plan}
             for run, plan in zip(trained, plans, strict=True)
@@ -340,7 +340,7 @@ def _print_study(record: dict[str, Any]) -> None:
                 print(f"\n{measure} on {dataset} after {steps} steps, {seeds} seeds")
                 print(viz.table(compare.differences(record, measure, steps, baseline)).data)
     print(f"\nWhat sharing seeds was worth, after {record['steps'][-1]} steps")
-    print(viz.table(compare.pairing(record, record["steps"][-1])).data)
+    print(viz.table(compare.variance_reduction(record, record["steps"][-1])).data)
 
 
 def export(options: argparse.Namespace) -> None:

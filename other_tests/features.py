@@ -65,8 +65,8 @@ def main() -> None:
         optimizer.step()
         schedule.step()
 
-    network.normalise(train.images)
-    found = network.describe_images(test.images).probabilities.argmax(1)
+    network.normalize(train.images)
+    found = network.extract_features(test.images).probabilities.argmax(1)
     accuracy = (found == test.labels).double().mean().item()
     about = {
         "test_accuracy": f"{accuracy:.4f}",

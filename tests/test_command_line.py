@@ -297,7 +297,7 @@ def no_work(monkeypatch):
     for module, name in (
         (sampling, "_stream"),
         (runs, "train"),
-        (evaluation, "splits"),
+        (evaluation, "load_splits"),
         (evaluation, "evaluate"),
         (compare, "compare"),
     ):

@@ -142,7 +142,7 @@ def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
 
 def test_a_study_without_samples_shows_none(record):
     with pytest.raises(ValueError, match="sampled nothing"):
-        compare.shown(record, "eps", 2)
+        compare.stored_samples(record, "eps", 2)
 
 
 def test_several_arms_on_a_side_stand_for_their_mean(record):
@@ -159,12 +159,12 @@ def test_tables_name_the_baseline_and_both_standard_errors(record):
     assert rows[1]["verdict"] == "not distinguishable"
     assert rows[1]["standard error"] == "0"
     assert float(rows[1]["if unpaired"]) > 0
-    (row,) = compare.contrasts(record, "v error", 2, [("broken", "again")])
+    (row,) = compare.pairwise_differences(record, "v error", 2, [("broken", "again")])
     assert row["difference"] == rows[2]["difference"]
 
 
 def test_what_pairing_was_worth_is_told_for_each_measure(record):
-    rows = {row["measure"]: row for row in compare.pairing(record, 2)}
+    rows = {row["measure"]: row for row in compare.variance_reduction(record, 2)}
     assert rows.keys() == record["measured"][0]["measures"].keys()
     told = [
         compare.difference(record, "v error", 2, *pair)
@@ -343,7 +343,7 @@ def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsy
         assert words in printed
     record = compare.load("study.record.json")
     assert record["floor"]["mnist"].keys() < record["measured"][0]["measures"].keys()
-    images = compare.shown(record, "x_0", 3)
+    images = compare.stored_samples(record, "x_0", 3)
     assert images.shape == (8, 1, 28, 28)
     assert images.dtype == torch.uint8
     seen, means, margins = compare.series(record, "eps error", "eps")

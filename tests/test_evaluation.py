@@ -208,7 +208,7 @@ def test_a_damaged_record_is_measured_again(run, root):
 
 def test_equal_experiments_stay_apart_in_a_table(run, root):
     one = evaluation.evaluate(run, FEW, root)
-    assert len(set(evaluation.titles([one, one, one]))) == 3
+    assert len(set(evaluation.distinguishing_labels([one, one, one]))) == 3
     rows = evaluation.table([one, one])
     assert len(rows[0]) == 4  # the metric, two runs, the floor
 
@@ -295,7 +295,7 @@ def test_records_without_samples_are_tabulated_and_compared(own):
     assert rows[0] == "bits per dim (bound)"
     assert "seconds to evaluate" in rows
     assert [row[""] for row in evaluation.verdicts(record, record)] == ["bits per dim"]
-    assert len(evaluation.titles([record, record])) == 2
+    assert len(evaluation.distinguishing_labels([record, record])) == 2
 
 
 def test_other_pictures_under_the_same_name_are_measured_anew(own):

@@ -11,7 +11,7 @@ ACCURACY = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.8, "cifar10_jpeg"
 @pytest.mark.parametrize("dataset", features.RELEASED)
 def test_what_is_released_has_the_hash_it_should_have(dataset):
     classifier = features.load(dataset)
-    found = classifier.describe_images(torch.zeros(3, *classifier.image_shape, dtype=torch.uint8))
+    found = classifier.extract_features(torch.zeros(3, *classifier.image_shape, dtype=torch.uint8))
     assert found.features.shape == (3, 64)
     assert found.features.dtype == torch.float64
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(3).double())
@@ -35,7 +35,7 @@ def test_a_saved_classifier_describes_as_before(tmp_path):
         tmp_path / "a.safetensors", classifier.save(tmp_path / "a.safetensors", {})
     )
     images = torch.randint(0, 256, (1030, 3, 8, 8), dtype=torch.uint8)
-    one, other = classifier.describe_images(images), again.describe_images(images)
+    one, other = classifier.extract_features(images), again.extract_features(images)
     assert torch.equal(one.features, other.features)
     assert one.features.shape == (1030, 5)
     assert one.probabilities.shape == (1030, 4)
@@ -48,16 +48,16 @@ def test_a_deeper_classifier_is_read_as_it_was_saved(tmp_path):
     assert again.state_dict().keys() == classifier.state_dict().keys()
     assert again.describe.in_features == 7 * 2 * 2
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    one, other = classifier.describe_images(images), again.describe_images(images)
+    one, other = classifier.extract_features(images), again.extract_features(images)
     assert torch.equal(one.features, other.features)
 
 
 def test_normalised_features_have_variance_1():
     images = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
     classifier = Classifier((1, 8, 8))
-    before = classifier.describe_images(images)
-    classifier.normalise(images)
-    after = classifier.describe_images(images)
+    before = classifier.extract_features(images)
+    classifier.normalize(images)
+    after = classifier.extract_features(images)
     assert after.features.var(0).mean().item() == pytest.approx(1, rel=1e-5)
     ratio = after.features / before.features
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
@@ -66,9 +66,9 @@ def test_normalised_features_have_variance_1():
 
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="28"):
-        Classifier((1, 28, 28)).describe_images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+        Classifier((1, 28, 28)).extract_features(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(TypeError, match="uint8"):
-        Classifier((1, 28, 28)).describe_images(torch.zeros(2, 1, 28, 28))
+        Classifier((1, 28, 28)).extract_features(torch.zeros(2, 1, 28, 28))
 
 
 def test_a_data_set_without_features_is_named():

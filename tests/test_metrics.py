@@ -9,7 +9,7 @@ from torch import nn
 
 from diffusion_lib import bound, metrics, posterior, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
-from diffusion_lib.metrics.features import Described
+from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.oracles import gaussian, mixture
 
 MEAN, STD = 0.1, 0.25
@@ -265,7 +265,7 @@ def test_the_bound_of_errors_per_t_is_that_of_bits_per_dim():
 def described(features, classes=10):
     p = torch.zeros(len(features), classes, dtype=torch.float64)
     p[torch.arange(len(p)), torch.arange(len(p)) % classes] = 1.0
-    return Described(features.double(), p)
+    return ClassifierOutput(features.double(), p)
 
 
 def normal(n, d, seed, scale=1.0, shift=0.0):
@@ -403,9 +403,9 @@ def test_a_copied_training_image_is_at_distance_0():
     assert found[1].item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-def test_memorisation_has_an_interval_and_a_floor():
+def test_memorization_has_an_interval_and_a_floor():
     distances = torch.arange(1001).double()[torch.randperm(1001, generator=rng.generator(0))]
-    found = metrics.memorisation(distances, distances)
+    found = metrics.memorization(distances, distances)
     value, low, high = found["nearest training image"]
     assert value == 500
     assert low < 500 < high
@@ -415,7 +415,7 @@ def test_memorisation_has_an_interval_and_a_floor():
     # A twentieth of copies leaves the median nearly where it was.
     copied = distances.clone()
     copied[:50] = 0.0
-    found = metrics.memorisation(copied, distances)
+    found = metrics.memorization(copied, distances)
     assert found["nearest training image"].value == pytest.approx(500, abs=40)
     assert found["copies"].low > 0.03
 
@@ -443,10 +443,10 @@ def test_the_vlb_loss_estimates_the_bound():
 
 
 def seen_by_a_classifier(features, classes, n_classes):
-    return Described(features, torch.nn.functional.one_hot(classes, n_classes).double())
+    return ClassifierOutput(features, torch.nn.functional.one_hot(classes, n_classes).double())
 
 
-def test_obedience_counts_what_was_asked_for_and_finds_the_spread_that_is_there():
+def test_label_accuracy_counts_right_labels_and_the_spread_is_that_of_the_data():
     """Normal features around the middle of each class; the samples have half the deviation."""
     g = torch.Generator().manual_seed(0)
     middles = torch.randn(3, 5, generator=g).double() * 10
@@ -455,7 +455,7 @@ def test_obedience_counts_what_was_asked_for_and_finds_the_spread_that_is_there(
     narrow = middles[labels] + torch.randn(1200, 5, generator=g).double() / 2
     shown = labels.clone()
     shown[:120] = (labels[:120] + 1) % 3  # a tenth shows something else
-    found = metrics.obedience(
+    found = metrics.label_accuracy_and_diversity(
         seen_by_a_classifier(narrow, shown, 3), labels, seen_by_a_classifier(wide, real, 3)
     )
     assert found["accuracy"].value == pytest.approx(0.9)
@@ -472,7 +472,7 @@ def test_the_spread_of_few_samples_is_not_too_small():
     reference = seen_by_a_classifier(torch.randn(2000, 4, generator=g).double(), real, 2)
     labels = torch.arange(10) % 2
     found = [
-        metrics.obedience(
+        metrics.label_accuracy_and_diversity(
             seen_by_a_classifier(torch.randn(10, 4, generator=g).double(), labels, 2),
             labels,
             reference,
@@ -490,7 +490,7 @@ def test_two_samples_of_a_label_have_an_interval():
         seen_by_a_classifier(torch.randn(n, 4, generator=g).double(), k, 5)
         for n, k in ((10, labels), (100, real))
     ]
-    for estimate in metrics.obedience(seen[0], labels, seen[1]).values():
+    for estimate in metrics.label_accuracy_and_diversity(seen[0], labels, seen[1]).values():
         assert estimate.low <= estimate.value <= estimate.high
 
 
@@ -498,4 +498,4 @@ def test_two_samples_of_a_label_have_an_interval():
 def test_one_sample_of_a_label_has_no_spread(labels):
     seen = seen_by_a_classifier(torch.randn(6, 4).double(), torch.tensor([0, 0, 2, 2, 2, 1]), 3)
     with pytest.raises(ValueError, match=r"6 samples need one label each.*got labels of shape"):
-        metrics.obedience(seen, labels, seen)
+        metrics.label_accuracy_and_diversity(seen, labels, seen)

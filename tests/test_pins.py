@@ -190,7 +190,9 @@ def test_a_study_keeps_its_record_and_the_names_of_its_files(tmp_path, root, mon
     for one, other in zip(found["measured"], pinned["measured"], strict=True):
         assert_near(one | {"samples": 0}, other | {"samples": 0})
     for arm, steps in (("eps", 2), ("x_0", 3)):
-        shown, before = (compare.shown(record, arm, steps).int() for record in (found, pinned))
+        shown, before = (
+            compare.stored_samples(record, arm, steps).int() for record in (found, pinned)
+        )
         assert (shown - before).abs().max() <= 1
     assert sorted(path.name for path in Path("runs").iterdir() if path.is_dir()) == [
         "mnist-linear-eps-2-403af118",

@@ -41,7 +41,7 @@ def test_a_record_is_of_the_study_beside_it(study):
 
 def test_the_records_are_of_the_released_features_and_of_one_budget():
     records = [evaluation.load(path) for path in tables.RECORDS.glob("*.json")]
-    evaluation.check_alike(records)
+    evaluation.check_same_conditions(records)
     conditions = records[0]["conditions"]
     assert conditions["features sha256"] == features.RELEASED["mnist"][1]
     assert conditions["training images"] == 60_000

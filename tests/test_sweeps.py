@@ -6,17 +6,17 @@ import torch
 from diffusion_lib import data, metrics, rng, samplers, schedules
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.metrics import features
-from diffusion_lib.metrics.features import Described
+from diffusion_lib.metrics.features import ClassifierOutput
 from other_tests.mnist import few_steps, guidance
 
 
 class Greys(torch.nn.Module):
     """Describe an image by its mean and a pixel, and be sure of what is bright."""
 
-    def describe_images(self, images):
+    def extract_features(self, images):
         x = images.double().flatten(1) / 255
         probabilities = torch.stack([x.mean(1), 1 - x.mean(1)], 1)
-        return Described(torch.stack([x.mean(1), x[:, 0]], 1), probabilities)
+        return ClassifierOutput(torch.stack([x.mean(1), x[:, 0]], 1), probabilities)
 
 
 class Half:
@@ -40,14 +40,14 @@ def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
         drawn.append(data.to_uint8(torch.cat(parts)))
         return drawn[-1]
 
-    reference = Greys().describe_images(data.to_uint8(rng.normal((40, 1, 4, 4), rng.generator(5))))
+    reference = Greys().extract_features(data.to_uint8(rng.normal((40, 1, 4, 4), rng.generator(5))))
     ways = {"few": samplers.ddim, "many": samplers.heun}
     rows = few_steps.sweep(sample, ways, [2, 5], Greys(), reference)
     costs = [(row["sampler"], row["steps"], row["evaluations"]) for row in rows]
     assert costs == [("few", 2, 2), ("few", 5, 5), ("many", 2, 3), ("many", 5, 9)]
     assert all(row["seconds"] > 0 for row in rows)
     for row, images in zip(rows, drawn, strict=True):
-        expected = metrics.quality(Greys().describe_images(images), reference)
+        expected = metrics.quality(Greys().extract_features(images), reference)
         assert expected.items() <= row.items()
 
 
@@ -63,9 +63,9 @@ def test_a_sweep_of_guidance_has_a_row_for_each_scale():
         return images
 
     classes = torch.nn.functional.one_hot(torch.arange(200) % 10, 10).double()
-    reference = Described(torch.randn(200, 64, generator=g).double(), classes)
+    reference = ClassifierOutput(torch.randn(200, 64, generator=g).double(), classes)
     rows = guidance.sweep(sample, [1.0, 3.0], labels, network, reference)
     assert scales == [row["scale"] for row in rows] == [1.0, 3.0]
-    right = network.describe_images(images).probabilities.argmax(1) == labels
+    right = network.extract_features(images).probabilities.argmax(1) == labels
     assert rows[0]["accuracy"].value == pytest.approx(float(right.double().mean()))
     assert {"accuracy", "spread", "recall", "Frechet distance"} <= rows[0].keys()

@@ -23,15 +23,15 @@ from diffusion_lib.compare.record import Study, described, load, read_study
 from diffusion_lib.compare.study import ERRORS, compare
 from diffusion_lib.compare.tables import (
     Difference,
-    contrasts,
     difference,
     differences,
     errors,
     interval,
     paired,
-    pairing,
+    pairwise_differences,
     series,
-    shown,
+    stored_samples,
     table,
     values,
+    variance_reduction,
 )

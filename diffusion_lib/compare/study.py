@@ -241,7 +241,7 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
     """The measures of a run, which are written into its folder, or returned with a warning."""
     asked, train = study.conditions, experiment.train
     test = _split(experiment.dataset, place.root, False)
-    images = evaluation.some(test, asked.n_likelihood, "test images for the likelihood")
+    images = evaluation.random_subset(test, asked.n_likelihood, "test images for the likelihood")
     times = min(asked.num_times, experiment.T)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=asked.seed)
     errors = metrics.errors_per_t(run.denoiser, images, seed=asked.seed)
@@ -286,19 +286,21 @@ def _devices(run: Run, device: torch.device) -> str:
 def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
     """How images compare with the test split; no intervals, as a study has its seeds for those."""
     network = features.load(config.label(dataset))
-    return metrics.values(network.describe_images(images), _reference(dataset, place.root))
+    return metrics.point_estimates(
+        network.extract_features(images), _reference(dataset, place.root)
+    )
 
 
 @cache
 def _reference(dataset: Dataset, root: str) -> Tensor:
     network = features.load(config.label(dataset))
-    return network.describe_images(_split(dataset, root, False)).features
+    return network.extract_features(_split(dataset, root, False)).features
 
 
 def _floor(dataset: Dataset, n: int, place: _Place) -> dict[str, float]:
     """What n real training images score in the place of samples."""
     train = _split(dataset, place.root, True)
-    images = evaluation.some(train, n, "training images for the floor")
+    images = evaluation.random_subset(train, n, "training images for the floor")
     return {name: _short(value) for name, value in _quality(images, dataset, place).items()}
 
 

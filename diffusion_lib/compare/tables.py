@@ -111,16 +111,18 @@ def differences(
     if not pairs:
         raise ValueError(f"no other arm is trained on {dataset}, the data set of {baseline!r}")
     rows = []
-    for row, (arm, _) in zip(contrasts(record, measure, steps, pairs), pairs, strict=True):
+    for row, (arm, _) in zip(
+        pairwise_differences(record, measure, steps, pairs), pairs, strict=True
+    ):
         mean = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
-        del row["images seen"], row["arm"], row["less"]
+        del row["images seen"], row["arm"], row["minus"]
         rows.append(mean | row)
     mean = fmean(values(record, measure, baseline, steps))
     first = dict.fromkeys(rows[0], "")
     return [first | {"arm": f"{baseline} (baseline)", measure: f"{mean:.4g}"}, *rows]
 
 
-def contrasts(
+def pairwise_differences(
     record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, str]]:
     """Rows for `viz.table`: the difference of each pair of arms, with what pairing was worth.
@@ -132,7 +134,7 @@ def contrasts(
     for arm, other in pairs:
         told = difference(record, measure, steps, arm, other)
         seen = f"{_rows(record, arm, steps)[0]['images seen']:,}"
-        row = {"images seen": seen, "arm": arm, "less": other}
+        row = {"images seen": seen, "arm": arm, "minus": other}
         row |= {"difference": interval(told), "verdict": told.verdict}
         row["standard error"] = f"{told.standard_error:.2g}"
         row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
@@ -140,7 +142,7 @@ def contrasts(
     return rows
 
 
-def pairing(record: Mapping[str, Any], steps: int) -> list[dict[str, str]]:
+def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, str]]:
     """Rows for `viz.table`: what sharing seeds was worth, for each measure.
 
     The standard errors of the differences of all pairs of arms of one data set, as they are and as
@@ -230,7 +232,7 @@ def errors(
     return rows[0]["errors"]["t"], [fmean(column) for column in columns]
 
 
-def shown(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
+def stored_samples(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
     """The first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
 
     Image i starts from the same x_T in all arms.

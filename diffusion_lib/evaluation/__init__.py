@@ -8,18 +8,18 @@ from diffusion_lib.evaluation.measurement import (
     BUDGETS,
     Conditions,
     check_enough,
+    load_splits,
     measure_samples,
-    measured_under,
+    random_subset,
     read_samples,
-    some,
-    splits,
+    resolve_conditions,
 )
 from diffusion_lib.evaluation.record import (
-    check_alike,
+    check_same_conditions,
+    distinguishing_labels,
     evaluate,
     interval,
     load,
     table,
-    titles,
     verdicts,
 )

@@ -82,7 +82,7 @@ BUDGETS = {
 }
 
 
-def measured_under(
+def resolve_conditions(
     run: Run,
     conditions: Conditions,
     root: str | Path | None = None,
@@ -101,7 +101,7 @@ def measured_under(
     dataset = dataset or _dataset(run)
     name, T = config.label(dataset), run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
-    train, test = (part.images for part in splits(dataset, root or config.data_root()))
+    train, test = (part.images for part in load_splits(dataset, root or config.data_root()))
     data.check(test, run.image_shape)
     n = conditions.n if name in features.RELEASED else 0
     n = n if samples is None else len(samples)
@@ -186,7 +186,7 @@ def _dataset(run: Run) -> Dataset:
         ) from error
 
 
-def splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
+def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
     """The images to train and to test on; of several processes the first may download them.
 
     Raises:
@@ -231,15 +231,15 @@ def measure_samples(
     samples, train, test = map(data.check, (samples, train, test))
     n = len(samples)
     # Drawn at random: in MNIST's order the first writers differ from the last.
-    real = some(train, n, "training images for the floor")
-    held_out = some(test, n, "test images for the distances to the training images")
-    reference = network.describe_images(test)
+    real = random_subset(train, n, "training images for the floor")
+    held_out = random_subset(test, n, "test images for the distances to the training images")
+    reference = network.extract_features(test)
     usual = metrics.nearest_distances(held_out, train)
     distances = {"samples": metrics.nearest_distances(samples, train), "floor": usual}
     found = {}
     for name, images in (("samples", samples), ("floor", real)):
-        estimates = metrics.quality(network.describe_images(images), reference, seed)
-        estimates |= metrics.memorisation(distances[name], usual, seed)
+        estimates = metrics.quality(network.extract_features(images), reference, seed)
+        estimates |= metrics.memorization(distances[name], usual, seed)
         found[name] = {key: estimate._asdict() for key, estimate in estimates.items()}
     return found
 
@@ -281,7 +281,7 @@ def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def some(images: Tensor, n: int, what: str) -> Tensor:
+def random_subset(images: Tensor, n: int, what: str) -> Tensor:
     """n of the images, the same ones for every run.
 
     Raises:

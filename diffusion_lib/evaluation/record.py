@@ -22,10 +22,10 @@ from diffusion_lib.evaluation.measurement import (
     _experiment,
     _variance,
     _weights_digest,
+    load_splits,
     measure_samples,
-    measured_under,
-    some,
-    splits,
+    random_subset,
+    resolve_conditions,
 )
 from diffusion_lib.metrics import Estimate, features
 from diffusion_lib.runs import Run
@@ -72,7 +72,7 @@ def evaluate(
         "experiment": {name: described.get(name) for name in _TOLD},
         "weights sha256": _weights_digest(run.denoiser),
         "variance": _variance(run, conditions, samples),
-        "conditions": measured_under(run, conditions, root, samples, dataset),
+        "conditions": resolve_conditions(run, conditions, root, samples, dataset),
     }
     path = run.folder / "metrics.json"
     if run.labels is not None:
@@ -92,7 +92,7 @@ def evaluate(
         return found
     dataset = dataset or _dataset(run)
     name, n = config.label(dataset), record["conditions"]["n"]
-    train, test = (part.images for part in splits(dataset, root or config.data_root()))
+    train, test = (part.images for part in load_splits(dataset, root or config.data_root()))
     if conditions.n and not n and parallel.rank() == 0:
         warnings.warn(
             f"no feature network is released for the data set {name!r}: its samples are not "
@@ -107,7 +107,7 @@ def evaluate(
         clocks["sampling"] = time.monotonic()
         record |= measure_samples(samples, train, test, features.load(name), conditions.seed)
         clocks["metrics of samples"] = time.monotonic()
-    images = some(test, conditions.n_likelihood, "test images for the likelihood")
+    images = random_subset(test, conditions.n_likelihood, "test images for the likelihood")
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     record["likelihood"] = {
@@ -160,8 +160,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     Raises:
         ValueError: records made under different conditions.
     """
-    check_alike(records)
-    names = titles(records)
+    check_same_conditions(records)
+    names = distinguishing_labels(records)
     likelihood = [record["likelihood"] for record in records]
     rows = []
     for metric, floor in records[0].get("floor", {}).items():
@@ -189,8 +189,8 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     Raises:
         ValueError: records made under different conditions.
     """
-    check_alike([record, other])
-    here, there = titles([record, other])
+    check_same_conditions([record, other])
+    here, there = distinguishing_labels([record, other])
     rows = []
     compared = [name for name in _COMPARED if "samples" in record and "samples" in other]
     for metric in (*compared, "bits per dim"):
@@ -222,7 +222,7 @@ def _difference(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, value - below, value + above)
 
 
-def check_alike(records: Sequence[Mapping[str, Any]]) -> None:
+def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
     """Refuse records that say different things by the same name.
 
     Raises:
@@ -276,7 +276,7 @@ def _row(metric: str, names: Sequence[str], cells: Sequence[str], floor: str) ->
     return {"": metric, **dict(zip(names, cells, strict=True)), "floor": floor}
 
 
-def titles(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinguishing_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What sets each run apart: the parts of its experiment in which the records differ."""
     differ = [
         name

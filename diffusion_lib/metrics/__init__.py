@@ -4,9 +4,8 @@ Likelihood     `bits_per_dim`, the variational bound; `ode_bits_per_dim`, the pr
 Errors         `errors_per_t`: of x_0_hat, eps_hat and v_hat, on fixed draws
 Samples        `quality` of a set beside a reference, in the features of a small classifier:
                Frechet and kernel distance, precision and recall, classes, confidence
-Memorisation   `nearest_distances` to the training images
-Labels         `obedience`: how many samples show what they were asked for, and how diverse they
-               are
+Memorization   `nearest_distances` to the training images
+Labels         `label_accuracy_and_diversity` of samples that were drawn for labels
 
 An `Estimate` is a number with a 95 % interval.  For the bits it is 1.96 standard errors to each
 side.  For distances and shares it comes from a bootstrap: images are drawn again with replacement,
@@ -35,10 +34,10 @@ from diffusion_lib.metrics.samples import (
     frechet_distance,
     inception_fid,
     kernel_distance,
-    memorisation,
+    label_accuracy_and_diversity,
+    memorization,
     nearest_distances,
-    obedience,
+    point_estimates,
     precision_recall,
     quality,
-    values,
 )

@@ -46,7 +46,7 @@ RELEASED = {
 }
 
 
-class Described(NamedTuple):
+class ClassifierOutput(NamedTuple):
     """What a classifier sees in N images."""
 
     features: Tensor  # [N, D], float64
@@ -56,7 +56,7 @@ class Described(NamedTuple):
 class Classifier(nn.Module):
     """Convolutions, each followed by a pooling, a layer of `features` numbers, the classes.
 
-    `normalise` it when it is trained.
+    `normalize` it when it is trained.
 
     Args:
         image_shape: (C, H, W).
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         return features, self.classify(self.dropout(F.relu(features)))
 
     @torch.no_grad()
-    def describe_images(self, images: Tensor) -> Described:
+    def extract_features(self, images: Tensor) -> ClassifierOutput:
         """Describe uint8 images [N, C, H, W].
 
         Raises:
@@ -106,14 +106,14 @@ class Classifier(nn.Module):
         self.eval()
         parts = [self(data.to_float(batch).to(device)) for batch in images.split(_BATCH)]
         features, logits = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
-        return Described(features / self.scale.double().cpu(), logits.softmax(1))
+        return ClassifierOutput(features / self.scale.double().cpu(), logits.softmax(1))
 
-    def normalise(self, images: Tensor) -> None:
+    def normalize(self, images: Tensor) -> None:
         """Scale the features so that their variances over these images are 1 on average.
 
         Distances then do not depend on how large a classifier happens to make its numbers.
         """
-        features = self.describe_images(images).features
+        features = self.extract_features(images).features
         self.scale *= features.var(0).mean().sqrt().float()
 
     def save(self, path: str | Path, about: dict[str, str]) -> str:

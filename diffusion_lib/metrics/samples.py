@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import data, rng
-from diffusion_lib.metrics.features import Described
+from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.metrics.intervals import (
     _RESAMPLES,
     Estimate,
@@ -27,7 +27,9 @@ _HALVES = 40  # of both sets, for the spread of precision and recall
 _NEIGHBOURS = 3  # [Kynkaanniemi 2019]
 
 
-def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str, Estimate]:
+def quality(
+    samples: ClassifierOutput, reference: ClassifierOutput, seed: int = 0
+) -> dict[str, Estimate]:
     """How alike two sets of images are, in a classifier's features.
 
     Returns:
@@ -60,7 +62,9 @@ def quality(samples: Described, reference: Described, seed: int = 0) -> dict[str
     return found | {name: _share(_estimate(values), n) for name, values in shares.items()}
 
 
-def obedience(samples: Described, labels: Tensor, reference: Described) -> dict[str, Estimate]:
+def label_accuracy_and_diversity(
+    samples: ClassifierOutput, labels: Tensor, reference: ClassifierOutput
+) -> dict[str, Estimate]:
     """Do samples show what they were asked for, and does that cost diversity?
 
     Args:
@@ -106,7 +110,7 @@ def _variance(x: Tensor, counts: Tensor) -> Tensor:
     return total / n * unbiased
 
 
-def values(samples: Described, reference: Tensor) -> dict[str, float]:
+def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, float]:
     """The numbers of `quality` without intervals, for those who repeat the whole measurement.
 
     Args:
@@ -159,7 +163,7 @@ def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]
 def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
     """Distance of each image to the nearest training image, root mean square a pixel: [N].
 
-    Of samples it shows memorisation where it is smaller than that of images that were held out.
+    Of samples it shows memorization where it is smaller than that of images that were held out.
 
     Args:
         images, training: uint8 [N, C, H, W] and [M, C, H, W]; distances are of pixels in 0..255.
@@ -174,7 +178,7 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
     return torch.cat(nearest).double() / x.shape[1] ** 0.5
 
 
-def memorisation(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Estimate]:
+def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Estimate]:
     """How near images are to the training images, against images that were held out.
 
     Args:
@@ -183,7 +187,7 @@ def memorisation(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
     Returns:
         "nearest training image": the median distance.
         "copies": share that is nearer than 99 % of the held-out images are, so 0.01 without
-            memorisation; a few copies among many samples leave the median where it is.
+            memorization; a few copies among many samples leave the median where it is.
     """
     n = len(distances)
     counts = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 2))

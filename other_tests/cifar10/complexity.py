@@ -107,7 +107,7 @@ def main() -> None:
     found = {}
     for dataset in DATASETS:
         images = dataset(options.data, False).images
-        chosen = evaluation.some(images, IMAGES, "test images")
+        chosen = evaluation.random_subset(images, IMAGES, "test images")
         found[config.label(dataset)] = round(bits_per_image(chosen), 1)
         bits = found[config.label(dataset)]
         print(

@@ -30,7 +30,7 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
 from diffusion_lib.metrics import features
-from diffusion_lib.metrics.features import Classifier, Described
+from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import final
 from diffusion_lib.schedules import NoiseSchedule
@@ -240,7 +240,11 @@ def falls_below(curve: Tensor, level: float, times: Sequence[int]) -> Tensor:
 
 
 def measure_way(
-    images: Tensor, inputs: data.Images, asked: Tensor, network: Classifier, reference: Described
+    images: Tensor,
+    inputs: data.Images,
+    asked: Tensor,
+    network: Classifier,
+    reference: ClassifierOutput,
 ) -> dict[str, Any]:
     """Every measure at each of TIMES, and the time until which the label is kept.
 
@@ -253,12 +257,12 @@ def measure_way(
     n, labels = len(inputs.images), inputs.labels
     drawn = torch.randint(n, (_RESAMPLES, n), generator=rng.generator(0))
     drawn = torch.cat([torch.arange(n)[None], drawn])
-    before, seen_before = properties(inputs.images), network.describe_images(inputs.images)
+    before, seen_before = properties(inputs.images), network.extract_features(inputs.images)
     x_0 = data.to_float(inputs.images)
     shares: list[Tensor] = []
     told: dict[str, list[list[float]]] = {}
     for edited in images:
-        seen, after = network.describe_images(edited), properties(edited)
+        seen, after = network.extract_features(edited), properties(edited)
         each = {
             **distances(x_0, edited, seen_before, seen),
             "label": (seen.probabilities.argmax(1) == asked).double(),
@@ -274,7 +278,7 @@ def measure_way(
     # What remains of an input in another's edit, at the largest t: pairs that have nothing in
     # common but the data set.
     others = images[-1].roll(1, 0)
-    strangers = distances(x_0, others, seen_before, network.describe_images(others))
+    strangers = distances(x_0, others, seen_before, network.extract_features(others))
     return {
         "measures": told,
         "label until": _estimate(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
@@ -283,7 +287,7 @@ def measure_way(
 
 
 def distances(
-    x_0: Tensor, edited: Tensor, seen_before: Described, seen: Described
+    x_0: Tensor, edited: Tensor, seen_before: ClassifierOutput, seen: ClassifierOutput
 ) -> dict[str, Tensor]:
     """Mean squared distances of each image from its input: of pixels in [-1, 1], of features."""
     return {
@@ -292,7 +296,7 @@ def distances(
     }
 
 
-def _frechet(seen: Described, reference: Described, drawn: Tensor) -> list[float]:
+def _frechet(seen: ClassifierOutput, reference: ClassifierOutput, drawn: Tensor) -> list[float]:
     """Frechet distance from the reference, and what it is of images drawn again.
 
     Images drawn twice put it up, so the interval is moved back to where the distance is.
@@ -327,7 +331,7 @@ def split(test: data.Images) -> tuple[data.Images, list[Tensor]]:
 
 def floors(sets: list[Tensor], network: Classifier) -> list[float]:
     """Frechet distance of each set of real digits from all the others: what cannot be undercut."""
-    described = [network.describe_images(images).features for images in sets]
+    described = [network.extract_features(images).features for images in sets]
     return _short(
         metrics.frechet_distance(mine, torch.cat([*described[:k], *described[k + 1 :]]))
         for k, mine in enumerate(described)
@@ -338,7 +342,7 @@ def measure(root: str) -> dict[str, Any]:
     train, test = (data.mnist(root, part) for part in (True, False))
     inputs, sets = split(test)
     network = features.load("mnist")
-    reference = network.describe_images(torch.cat(sets[1:]))
+    reference = network.extract_features(torch.cat(sets[1:]))
     found = []
     for seed, schedule in product(SEEDS, SCHEDULES):
         run = runs.train(experiment(schedule, seed), train, test)

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffusion_lib import data, metrics, rng, runs, samplers, viz
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.metrics import Estimate, features
-from diffusion_lib.metrics.features import Classifier, Described
+from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 from other_tests.mnist import tables
 
@@ -67,7 +67,7 @@ def sweep(
     ways: Mapping[str, Sampler],
     steps: Sequence[int],
     network: Classifier,
-    reference: Described,
+    reference: ClassifierOutput,
 ) -> list[dict[str, Any]]:
     """Measure the quality and the cost of samplers in few steps.
 
@@ -100,13 +100,13 @@ def sweep(
                 "evaluations": sum(counting.counts) / len(images),
                 "seconds": seconds / len(images),
             }
-            rows.append(row | metrics.quality(network.describe_images(images), reference))
+            rows.append(row | metrics.quality(network.extract_features(images), reference))
     return rows
 
 
 def measure(folder: str, root: str) -> dict[str, Any]:
     run, network = runs.load(folder), features.load("mnist")
-    reference = network.describe_images(data.mnist(root, False).images)
+    reference = network.extract_features(data.mnist(root, False).images)
     sample = partial(runs.sample, run, N, batch_size=125)
     rows = sweep(sample, {"ddpm": samplers.ddpm}, [1000], network, reference)
     rows += sweep(sample, SAMPLERS, STEPS, network, reference)

@@ -24,11 +24,13 @@ def main() -> None:
     options = parser.parse_args()
     n, network = evaluation.Conditions().n, features.load("mnist")
     train, test = (data.mnist(options.data, part).images for part in (True, False))
-    reference = network.describe_images(test).features
-    chosen = evaluation.some(train, SETS * n, "training images")
+    reference = network.extract_features(test).features
+    chosen = evaluation.random_subset(train, SETS * n, "training images")
     found: dict[str, list[float]] = {}
     for images in Bar(chosen.split(n), "sets of real digits"):
-        for name, value in metrics.values(network.describe_images(images), reference).items():
+        for name, value in metrics.point_estimates(
+            network.extract_features(images), reference
+        ).items():
             found.setdefault(name, []).append(float(f"{value:.6g}"))
     told = {
         "n": n,

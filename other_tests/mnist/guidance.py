@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lib import data, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Estimate, features
-from diffusion_lib.metrics.features import Classifier, Described
+from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from other_tests.mnist import tables
 
 OUT = Path(__file__).with_name("guidance.json")
@@ -32,7 +32,7 @@ def sweep(
     scales: Sequence[float],
     labels: Tensor,
     network: Classifier,
-    reference: Described,
+    reference: ClassifierOutput,
 ) -> list[dict[str, Any]]:
     """Measure what guidance brings and what it costs.
 
@@ -44,23 +44,23 @@ def sweep(
         reference: features of the real images.
 
     Returns:
-        A row for each scale: "scale", and the estimates of `metrics.obedience` and
-        `metrics.quality`.
+        A row for each scale: "scale", and the estimates of
+        `metrics.label_accuracy_and_diversity` and `metrics.quality`.
 
     Raises:
         ValueError: too few images for either.
     """
     rows = []
     for scale in scales:
-        seen = network.describe_images(sample(scale))
-        label_estimates = metrics.obedience(seen, labels, reference)
+        seen = network.extract_features(sample(scale))
+        label_estimates = metrics.label_accuracy_and_diversity(seen, labels, reference)
         rows.append({"scale": scale, **label_estimates, **metrics.quality(seen, reference)})
     return rows
 
 
 def measure(folder: str, root: str) -> dict[str, Any]:
     run, network = runs.load(folder), features.load("mnist")
-    reference = network.describe_images(data.mnist(root, False).images)
+    reference = network.extract_features(data.mnist(root, False).images)
 
     def sample(scale: float) -> Tensor:
         asked = run.guided(range(10), scale)

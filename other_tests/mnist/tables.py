@@ -50,7 +50,7 @@ def commit(run: str | Path) -> None:
     others = {old: evaluation.load(old) for old in sorted(RECORDS.glob("*.json"))}
     same = [old for old, told in others.items() if told["experiment"] == record["experiment"]]
     kept = [told for old, told in others.items() if old not in same]
-    evaluation.check_alike([record, *kept])
+    evaluation.check_same_conditions([record, *kept])
     for old in same:
         old.unlink()
     RECORDS.mkdir(exist_ok=True)
