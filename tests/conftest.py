@@ -5,7 +5,6 @@ the tests.  TensorBoard only where it is tested."""
 import importlib.util
 import os
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -35,12 +34,10 @@ def pytest_collection_modifyitems(items):
 def small_preset():
     """The preset "mnist" with a network that takes a tenth of the time."""
     from diffusion_lib import config
+    from tests.helpers import tiny
 
-    network = replace(
-        config.MNIST.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=7
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(config.PRESETS, "mnist", replace(config.MNIST, network=network))
+        patch.setitem(config.PRESETS, "mnist", tiny(config.MNIST))
         yield
 
 

@@ -36,16 +36,15 @@ from diffusion_lib import cli as command_line
 from diffusion_lib import config, rng, runs, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.runs import driver
 from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
+from tests.helpers import STATE_FORMAT, assert_same_run, contents
 
 CPU = torch.device("cpu")
 STATE = "training.safetensors"
-FORMAT = "diffusion_lib training state 1"
 ENDED = "ends with the weights, averages and log of an undisturbed run, bit for bit"
 _LONG = 1e9  # seconds: no save before the end
 
@@ -155,24 +154,7 @@ class Progress:
 def saved_step(folder: Path) -> int:
     """The step of the training state in a folder, 0 without one."""
     path = folder / STATE
-    return int(files.read_tensors(path, FORMAT)[1]["step"]) if path.exists() else 0
-
-
-def demand_same_weights(folder: Path, other: Path) -> None:
-    """Both runs have the same state and the same averages.
-
-    Raises:
-        AssertionError: they have not.
-    """
-    (here, about_here), (there, about_there) = (
-        files.read_tensors(place / STATE, FORMAT) for place in (folder, other)
-    )
-    here |= Denoiser.load(folder / "ema.safetensors").state_dict()
-    there |= Denoiser.load(other / "ema.safetensors").state_dict()
-    demand(here.keys() == there.keys(), "other tensors")
-    different = [name for name in here if not torch.equal(here[name], there[name])]
-    demand(not different, f"{different} differ")
-    demand(about_here["step"] == about_there["step"], "other steps")
+    return int(files.read_tensors(path, STATE_FORMAT)[1]["step"]) if path.exists() else 0
 
 
 def demand_same_end(folder: Path, undisturbed: Path) -> None:
@@ -182,7 +164,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
         AssertionError: it is not.
     """
     train(folder)
-    demand_same_weights(folder, undisturbed)
+    assert_same_run(folder, undisturbed)
     logs = [
         [
             {name: value for name, value in record.items() if name != "seconds"}
@@ -355,10 +337,6 @@ def _train_limited(folder: Path, progress: Progress, step: int, limit: int, told
         told.put(_refusal(OSError, lambda: train(folder, 0.0)))
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
     """Checkpoints cut off, with a flipped bit, swapped, of another kind, and made to run code."""
     folder, canary = place / "damaged", place / "executed"
@@ -366,7 +344,7 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         train(folder)
     other = place / "other"
     train(other, experiment=replace(EXPERIMENT, train=replace(EXPERIMENT.train, seed=1)))
-    whole = _contents(folder)
+    whole = contents(folder)
     kept = "ValueError that names the file, which is kept; with a copy in its place the run "
     kinds: dict[str, Callable[[random.Random, str], bytes]] = {
         "checkpoint cut off": lambda draw, name: whole[name][: draw.randrange(len(whole[name]))],
@@ -386,10 +364,10 @@ def damaged(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         for _, draw in _draws(tries):
             name = draw.choice([STATE, "ema.safetensors"])
             (folder / name).write_bytes(damage(draw, name))
-            before = _contents(folder)
+            before = contents(folder)
             told = _refusal(ValueError, lambda name=name: _load(folder, name))
             demand(str(folder / name) in told, told)
-            after = _contents(folder)
+            after = contents(folder)
             demand(before == after, f"{kind}: files were changed")
             demand(not canary.exists(), f"{kind}: code was executed")
             (folder / name).write_bytes(whole[name])
@@ -421,8 +399,8 @@ def _flip(content: bytes, draw: random.Random) -> bytes:
 def _foreign(place: Path) -> list[bytes]:
     save_file({"x": torch.zeros(3)}, place / "x.safetensors")
     torch.save({"x": torch.zeros(3)}, place / "x.pt")
-    contents = [(place / name).read_bytes() for name in ("x.safetensors", "x.pt")]
-    return [*contents, b"", b"\x89PNG\r\n\x1a\n" + bytes(100), b"{}", b"\x00" * 1000]
+    written = [(place / name).read_bytes() for name in ("x.safetensors", "x.pt")]
+    return [*written, b"", b"\x89PNG\r\n\x1a\n" + bytes(100), b"{}", b"\x00" * 1000]
 
 
 class _Bomb:
@@ -471,7 +449,7 @@ def together(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
             else:
                 alone = place / f"alone-{winners[0]}"
                 train(alone, experiment=_seeded(winners[0]))
-                demand_same_weights(folder, alone)
+                assert_same_run(folder, alone)
             fault.add(0, 0)
         faults.append(fault)
     return faults

@@ -1,6 +1,7 @@
 """Rules of the house: imports point up the list, and functions take few parameters."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,13 @@ def test_folders_import_only_what_stands_below_them(folder):
             continue  # TODO: the README's tables of other_tests are written there too
         found = {name for name in imported(path) if name.split(".")[0] in others}
         assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_no_test_module_imports_another():
+    """What two of them need stands in `tests.helpers` or in a fixture."""
+    for path in (ROOT / "tests").glob("*.py"):
+        found = {name for name in imported(path) if re.search(r"\btest_", name)}
+        assert not found, f"{path.name} imports {found}"
 
 
 def test_a_training_needs_no_pictures():

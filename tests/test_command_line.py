@@ -24,7 +24,7 @@ from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.runs import sampling
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig
-from tests.test_data import write_idx
+from tests.helpers import write_idx
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from tests import processes
-from tests.test_data import write_idx
+from tests.helpers import write_idx
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -1,6 +1,5 @@
 import errno
 import gzip
-import struct
 import warnings
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from diffusion_lib import data
 from diffusion_lib.system.torchvision import datasets
+from tests.helpers import write_idx
 
 
 @pytest.fixture
@@ -22,22 +22,6 @@ def offline(monkeypatch):
     for module in ("mnist", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", refuse)
     monkeypatch.setattr(data.sets, "_warned", False)
-
-
-def write_idx(folder, n_train=12, n_test=5, zipped=False):
-    """The four files of MNIST in their own format, with pixel values that tell the images apart."""
-    folder.mkdir(parents=True)
-    for name, n in (("train", n_train), ("t10k", n_test)):
-        images = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
-        parts = {
-            f"{name}-images-idx3-ubyte": struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes(),
-            f"{name}-labels-idx1-ubyte": struct.pack(">II", 2049, n)
-            + (np.arange(n, dtype=np.uint8) % 10).tobytes(),
-        }
-        for file, content in parts.items():
-            (folder / file).write_bytes(content)
-            if zipped:
-                (folder / f"{file}.gz").write_bytes(gzip.compress(content))
 
 
 @pytest.mark.parametrize(

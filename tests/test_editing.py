@@ -11,7 +11,7 @@ from diffusion_lib.editing import edit, inpaint, interpolate, invert, reconstruc
 from diffusion_lib.guidance import guided
 from diffusion_lib.oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
 from diffusion_lib.samplers import final
-from tests.test_labels import ASKED, small
+from tests.helpers import FOUR_LABELS, random_denoiser
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
 SCHEDULES = [schedules.linear, schedules.cosine]
@@ -295,8 +295,8 @@ def test_known_pixels_are_exact_and_the_states_tell_the_jumps():
 
 
 def test_they_take_guided_denoisers():
-    plain = small(clip=1.0)
-    wish, times = guided(plain, ASKED, 2.0), plain.schedule.timesteps(5)
+    plain = random_denoiser(clip=1.0)
+    wish, times = guided(plain, FOUR_LABELS, 2.0), plain.schedule.timesteps(5)
     x_0 = images(4, shape=(1, 8, 8))
     x_t = final(invert(plain, x_0, 60, times))
     mask = torch.ones(1, 1, 8, 8).triu().bool()
@@ -318,8 +318,8 @@ def test_they_take_guided_denoisers():
 
 
 def test_a_guided_way_between_two_images_has_a_label_for_each_share():
-    plain, x_0 = small(clip=1.0), images(2, shape=(1, 8, 8))
-    wish, times = guided(plain, ASKED, 2.0), plain.schedule.timesteps(5)
+    plain, x_0 = random_denoiser(clip=1.0), images(2, shape=(1, 8, 8))
+    wish, times = guided(plain, FOUR_LABELS, 2.0), plain.schedule.timesteps(5)
     a, b, shares = x_0[:1], x_0[1:], [0.0, 0.3, 0.6, 1.0]
     ends = (a.expand(4, -1, -1, -1), b.expand(4, -1, -1, -1))
     assert final(interpolate(wish, ends, 60, shares, times)).shape == (4, 1, 8, 8)

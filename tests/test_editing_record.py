@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusion_lib import config, data, rng
 from diffusion_lib.metrics import features
 from other_tests.editing import curves, measure
-from tests.test_data import write_idx
+from tests.helpers import write_idx
 
 
 def bar(width: float, degrees: float, length: float = 16, fine: int = 8) -> torch.Tensor:

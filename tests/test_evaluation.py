@@ -13,7 +13,7 @@ from diffusion_lib.data import Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.metrics import features
 from diffusion_lib.system import files
-from tests.test_data import write_idx
+from tests.helpers import full_disk, write_idx
 
 pytestmark = pytest.mark.usefixtures("small_preset")
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
@@ -345,10 +345,7 @@ def test_a_function_that_is_no_data_set_is_refused(own, dataset, message):
 
 
 def test_a_record_that_cannot_be_written_is_returned(run, root, monkeypatch):
-    def full(path, text):
-        raise OSError(28, f"could not write {path}: No space left")
-
-    monkeypatch.setattr(files, "write_text", full)
+    monkeypatch.setattr(files, "write_text", full_disk)
     with pytest.warns(UserWarning, match=r"is returned, but not kept .*No space left"):
         record = evaluation.evaluate(run, FEW, root)
     assert record["likelihood"]["bits per dim"]["value"] > 0

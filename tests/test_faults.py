@@ -10,6 +10,7 @@ from PIL import Image
 from diffusion_lib import data, losses
 from diffusion_lib.runs import folder as run_folder
 from tests import faults
+from tests.helpers import assert_same_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and locks")
 
@@ -81,7 +82,7 @@ def test_another_end_is_noticed(undisturbed, tmp_path):
     with pytest.raises(ValueError, match="belongs to another experiment"):
         faults.demand_same_end(tmp_path / "run", undisturbed)
     with pytest.raises(AssertionError, match="differ"):
-        faults.demand_same_weights(tmp_path / "run", undisturbed)
+        assert_same_run(tmp_path / "run", undisturbed)
 
 
 def test_averaged_weights_that_were_deleted_are_written_again(undisturbed, tmp_path):

@@ -14,10 +14,7 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
+from tests.helpers import full_disk
 
 
 def test_a_file_replaces_the_old_one_whole(tmp_path):

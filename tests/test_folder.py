@@ -20,6 +20,7 @@ from diffusion_lib.data import decoding
 from diffusion_lib.data import pictures as picture_files
 from diffusion_lib.system import files
 from tests import processes
+from tests.helpers import full_disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -245,10 +246,7 @@ def decode_at_once(pictures, door, numbers, output):
 
 
 def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
     with pytest.raises(OSError, match=r"could not decode .* No space left .* Free some space"):
         data.folder(pictures, 8)
     assert not list(pictures.parent.glob(".*part"))

@@ -31,7 +31,7 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
-from tests.test_properties import is_own
+from tests.helpers import STATE_FORMAT, is_own
 
 N = 1000
 ROOM = 2**30  # bytes
@@ -191,7 +191,7 @@ def variants(path: Path, draw: random.Random, without: Path) -> bytes:
     return path.with_name("changed").read_bytes()
 
 
-FORMATS = {"denoiser": "diffusion_lib denoiser 1", "state": "diffusion_lib training state 1"}
+FORMATS = {"denoiser": "diffusion_lib denoiser 1", "state": STATE_FORMAT}
 
 
 def both(path: Path) -> Path:

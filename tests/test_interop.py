@@ -18,6 +18,7 @@ from diffusion_lib.cli import main
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
+from tests.helpers import full_disk
 
 diffusers.logging.disable_progress_bar()
 T = 24
@@ -516,9 +517,6 @@ def test_only_a_unet_is_exported(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         interop.to_diffusers(make(), tmp_path / "out")

@@ -22,49 +22,44 @@ from diffusion_lib.cli import main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided, with_labels
-from diffusion_lib.networks.unet import UNet, UNetConfig
+from diffusion_lib.networks.unet import UNet
 from diffusion_lib.training import TrainConfig, Trainer
-from tests.test_data import write_idx
-from tests.test_training import assert_same, weights
+from tests.helpers import (
+    CONDITIONAL,
+    FOUR_LABELS,
+    assert_same,
+    random_denoiser,
+    random_images,
+    weights,
+    write_idx,
+)
 
 CPU = torch.device("cpu")
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
-SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.1, classes=3)
 CONFIG = TrainConfig(num_steps=8, batch_size=4, learning_rate=1e-3, warmup_steps=3, mirror=0.5)
-IMAGES = torch.randint(
-    0, 256, (10, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+IMAGES = random_images(10, 1, 8, 8)
 LABELS = torch.arange(10) % 3
 X_T, T = (
     torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)),
     torch.tensor([1, 30, 70, 100]),
 )
-ASKED = torch.tensor([0, 1, 2, 2])
 
 
-def small(prediction=predictions.eps, clip=None, network=SMALL):
-    torch.manual_seed(0)
-    unet = UNet(network)
-    for parameter in unet.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return Denoiser(unet, schedules.linear(100), prediction, clip).eval()
-
-
-def trainer(train=CONFIG, network=SMALL):
+def trainer(train=CONFIG, network=CONDITIONAL):
     torch.manual_seed(0)
     return Trainer(Denoiser(UNet(network), schedules.linear(100)), train)
 
 
 def test_no_label_is_the_label_after_the_last():
-    denoiser = small()
+    denoiser = random_denoiser()
     untold = with_labels(denoiser, torch.full((4,), 3))
     assert torch.equal(denoiser(X_T, T).x_0, untold(X_T, T).x_0)
 
 
 def test_each_image_gets_its_own_label():
-    denoiser = small()
-    told = with_labels(denoiser, ASKED)(X_T, T).x_0
-    for i, label in enumerate(ASKED):
+    denoiser = random_denoiser()
+    told = with_labels(denoiser, FOUR_LABELS)(X_T, T).x_0
+    for i, label in enumerate(FOUR_LABELS):
         alone = with_labels(denoiser, label[None])(X_T[i : i + 1], T[i : i + 1]).x_0
         torch.testing.assert_close(told[i : i + 1], alone, rtol=1e-5, atol=1e-5)
         other = with_labels(denoiser, (label[None] + 1) % 3)(X_T[i : i + 1], T[i : i + 1]).x_0
@@ -75,33 +70,33 @@ def test_each_image_gets_its_own_label():
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 3.0])
 def test_guidance_multiplies_the_difference_in_whatever_is_predicted(prediction, scale):
     """[Ho & Salimans 2022, eq. 6] is stated for eps; it holds for x_0 at the same x_t."""
-    denoiser = small(prediction)
-    told, untold = with_labels(denoiser, ASKED)(X_T, T), denoiser(X_T, T)
-    found = guided(denoiser, ASKED, scale)(X_T, T)
+    denoiser = random_denoiser(prediction)
+    told, untold = with_labels(denoiser, FOUR_LABELS)(X_T, T), denoiser(X_T, T)
+    found = guided(denoiser, FOUR_LABELS, scale)(X_T, T)
     for part in ("x_0", "eps"):
         a, b = getattr(untold, part), getattr(told, part)
         torch.testing.assert_close(getattr(found, part), a + scale * (b - a), atol=1e-3, rtol=1e-4)
 
 
 def test_what_is_guided_is_clipped_after_that_and_not_before():
-    denoiser = small(predictions.x_0)
-    expected = guided(denoiser, ASKED, 4.0)(X_T, T).x_0.clamp(-0.1, 0.1)
+    denoiser = random_denoiser(predictions.x_0)
+    expected = guided(denoiser, FOUR_LABELS, 4.0)(X_T, T).x_0.clamp(-0.1, 0.1)
     denoiser.clip = 0.1
-    torch.testing.assert_close(guided(denoiser, ASKED, 4.0)(X_T, T).x_0, expected)
+    torch.testing.assert_close(guided(denoiser, FOUR_LABELS, 4.0)(X_T, T).x_0, expected)
 
 
 def test_a_learned_variance_is_that_of_the_asked_for():
-    denoiser = small(network=replace(SMALL, outputs=2))
-    told = with_labels(denoiser, ASKED)(X_T, T).variance_share
-    torch.testing.assert_close(guided(denoiser, ASKED, 3.0)(X_T, T).variance_share, told)
+    denoiser = random_denoiser(network=replace(CONDITIONAL, outputs=2))
+    told = with_labels(denoiser, FOUR_LABELS)(X_T, T).variance_share
+    torch.testing.assert_close(guided(denoiser, FOUR_LABELS, 3.0)(X_T, T).variance_share, told)
 
 
 @pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])
 def test_samplers_take_it_as_any_denoiser(sampler):
-    denoiser = small(clip=1.0)
+    denoiser = random_denoiser(clip=1.0)
     times = denoiser.schedule.timesteps(5)
     g = torch.Generator().manual_seed(0)
-    told = samplers.final(sampler(guided(denoiser, ASKED, 2.0), X_T, times, generator=g))
+    told = samplers.final(sampler(guided(denoiser, FOUR_LABELS, 2.0), X_T, times, generator=g))
     g = torch.Generator().manual_seed(0)
     untold = samplers.final(sampler(denoiser, X_T, times, generator=g))
     assert told.isfinite().all()
@@ -121,17 +116,17 @@ def test_samplers_take_it_as_any_denoiser(sampler):
 )
 def test_labels_that_are_not_known_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
-        guided(small(), labels, 2.0)
+        guided(random_denoiser(), labels, 2.0)
 
 
 def test_labels_for_a_network_without_and_an_infinite_scale_are_refused():
-    plain = small(network=replace(SMALL, classes=0))
+    plain = random_denoiser(network=replace(CONDITIONAL, classes=0))
     with pytest.raises(ValueError, match=r"knows no labels: build it with UNetConfig\(classes="):
-        guided(plain, ASKED, 2.0)
+        guided(plain, FOUR_LABELS, 2.0)
     with pytest.raises(ValueError, match=r"knows no labels"):
-        with_labels(plain, ASKED)(X_T, T)
+        with_labels(plain, FOUR_LABELS)(X_T, T)
     with pytest.raises(ValueError, match=r"scale must be finite.*got nan"):
-        guided(small(), ASKED, float("nan"))
+        guided(random_denoiser(), FOUR_LABELS, float("nan"))
 
 
 def test_the_labels_of_a_batch_are_those_of_its_images():
@@ -199,7 +194,8 @@ def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
     # In bfloat16, which some processors train in, parts are rounded by thousands of times as much.
     monkeypatch.setenv("DIFFUSION_PRECISION", "float32")
     whole, divided = (
-        trainer(replace(CONFIG, accumulate=n), replace(SMALL, dropout=0.0)) for n in (1, parts)
+        trainer(replace(CONFIG, accumulate=n), replace(CONDITIONAL, dropout=0.0))
+        for n in (1, parts)
     )
     images = Images(IMAGES, LABELS)
     a = [step.loss for step in whole.run(images)]
@@ -213,14 +209,14 @@ def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_labels_may_be_whole_numbers_of_any_kind(dtype):
-    few = guided(small(), ASKED.to(dtype), 2.0)(X_T, T).x_0
-    assert torch.equal(few, guided(small(), ASKED, 2.0)(X_T, T).x_0)
+    few = guided(random_denoiser(), FOUR_LABELS.to(dtype), 2.0)(X_T, T).x_0
+    assert torch.equal(few, guided(random_denoiser(), FOUR_LABELS, 2.0)(X_T, T).x_0)
     next(iter(trainer().run(Images(IMAGES, LABELS.to(dtype)))))
 
 
 def test_guidance_of_guidance_is_refused():
     with pytest.raises(ValueError, match="has its labels already"):
-        guided(guided(small(), ASKED, 2.0), ASKED, 2.0)
+        guided(guided(random_denoiser(), FOUR_LABELS, 2.0), FOUR_LABELS, 2.0)
 
 
 def test_a_network_learns_what_its_labels_mean():
@@ -228,7 +224,9 @@ def test_a_network_learns_what_its_labels_mean():
     shades = torch.tensor([0, 128, 255], dtype=torch.uint8)
     images = shades[LABELS][:, None, None, None].expand(10, 1, 8, 8).contiguous()
     steps = TrainConfig(120, 16, 5e-3, warmup_steps=10, cooldown=0.5, ema_decay=0.95)
-    denoiser = Denoiser(UNet(replace(SMALL, dropout=0.0)), schedules.cosine(100), predictions.v)
+    denoiser = Denoiser(
+        UNet(replace(CONDITIONAL, dropout=0.0)), schedules.cosine(100), predictions.v
+    )
     t = Trainer(denoiser, steps)
     for _ in t.run(Images(images, LABELS)):
         pass
@@ -257,23 +255,23 @@ def test_images_without_fitting_labels_are_refused(images, message):
 
 
 def test_a_network_without_labels_ignores_those_of_the_data():
-    plain = replace(SMALL, classes=0)
+    plain = replace(CONDITIONAL, classes=0)
     one, two = trainer(network=plain), trainer(network=plain)
     told = [step.loss for step in one.run(Images(IMAGES, LABELS))]
     assert told == [step.loss for step in two.run(IMAGES)]
 
 
 def test_a_saved_denoiser_knows_its_labels(tmp_path):
-    denoiser = small()
+    denoiser = random_denoiser()
     denoiser.save(tmp_path / "a.safetensors")
     loaded = Denoiser.load(tmp_path / "a.safetensors")
     assert torch.equal(
-        guided(loaded, ASKED, 2.0)(X_T, T).x_0, guided(denoiser, ASKED, 2.0)(X_T, T).x_0
+        guided(loaded, FOUR_LABELS, 2.0)(X_T, T).x_0, guided(denoiser, FOUR_LABELS, 2.0)(X_T, T).x_0
     )
 
 
 def test_held_out_loss_takes_labels_too():
-    denoiser = small()
+    denoiser = random_denoiser()
     told = losses.held_out_loss(with_labels(denoiser, LABELS), data.to_float(IMAGES))
     assert told != losses.held_out_loss(denoiser, data.to_float(IMAGES))
 
@@ -284,10 +282,7 @@ EXPERIMENT = replace(
     train=replace(config.MNIST_LABELS.train, num_steps=12, batch_size=4),
     sample_steps=3,
 )
-DIGITS = Images(
-    torch.randint(0, 256, (30, 1, 28, 28), generator=torch.Generator().manual_seed(0)).byte(),
-    torch.arange(30) % 10,
-)
+DIGITS = Images(random_images(30, 1, 28, 28), torch.arange(30) % 10)
 
 
 @pytest.fixture(scope="module")

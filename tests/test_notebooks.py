@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.test_data import write_idx
+from tests.helpers import write_idx
 
 ROOT = Path(__file__).parent.parent
 OTHERS = [ROOT / "other_tests" / name for name in ("mnist/guidance.ipynb", "editing/editing.ipynb")]

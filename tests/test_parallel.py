@@ -12,10 +12,9 @@ import torch
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs.folder import _read_log
 from diffusion_lib.system import files, parallel
-from tests.test_data import write_idx
+from tests.helpers import STATE_FORMAT, write_idx
 
 ROOT = Path(__file__).parent.parent
-STATE = "diffusion_lib training state 1"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def made(root, tmp_path_factory):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return files.read_tensors(folder / "run" / "training.safetensors", STATE)[0]
+    return files.read_tensors(folder / "run" / "training.safetensors", STATE_FORMAT)[0]
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -89,7 +88,7 @@ def test_a_lost_process_ends_the_run_and_a_restart_goes_on(made):
     lost, again = made["lost"], made["again"]
     assert (lost / "failed").exists()
     assert (lost / "lost").exists()
-    kept = files.read_tensors(lost / "run" / "training.safetensors", STATE)[1]
+    kept = files.read_tensors(lost / "run" / "training.safetensors", STATE_FORMAT)[1]
     assert 6 <= int(kept["step"]) <= 7  # the first process saved when it found itself alone
     Denoiser.load(lost / "run" / "ema.safetensors")
 

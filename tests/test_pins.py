@@ -29,13 +29,11 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.system.device import overridden
-from tests.test_data import write_idx
+from tests.helpers import random_images, write_idx
 
 PINNED = Path(__file__).parent / "pinned"
 CPU = torch.device("cpu")
-PIXELS = torch.randint(
-    0, 256, (100, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+PIXELS = random_images(100, 1, 28, 28)
 TRAIN, HELD_OUT = Images(PIXELS[:30], torch.arange(30) % 10), PIXELS[30:]
 NETWORK = UNetConfig(
     (1, 28, 28), 4, (1, 1), num_blocks=1, attention=(), dropout=0.1, patch=7, classes=10

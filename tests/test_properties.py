@@ -2,18 +2,15 @@
 
 import json
 import math
-import traceback
 import warnings
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import diffusion_lib
 from diffusion_lib import config, data, losses, predictions, samplers, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
@@ -22,8 +19,7 @@ from diffusion_lib.networks.unet import UNet, UNetConfig, blank
 from diffusion_lib.oracles import gaussian
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer
-
-PACKAGE = Path(diffusion_lib.__file__).parent
+from tests.helpers import is_own
 
 # The same inputs in every run, however slow the machine is.
 always = settings(derandomize=True, deadline=None, database=None, max_examples=60)
@@ -42,12 +38,6 @@ ANYTHING = st.one_of(
     st.lists(st.integers(-1, 3), max_size=3),
     st.just({}),
 )
-
-
-def is_own(error: BaseException) -> bool:
-    """Whether an error was raised by a `raise` of the library, and not by what it called."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise")
 
 
 def attempt(call, *named, kinds=(TypeError, ValueError)):

@@ -1,6 +1,5 @@
 """Runs on disk, by function and by command line: killed, interrupted, damaged and shared."""
 
-import errno
 import io
 import json
 import os
@@ -28,39 +27,21 @@ from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.training import Trainer
-from tests.test_data import write_idx
+from tests.helpers import assert_same_run, contents, full_disk, random_images, tiny, write_idx
 
 EXPERIMENT = replace(
-    config.MNIST,
-    network=replace(
-        config.MNIST.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=7
-    ),
+    tiny(config.MNIST),
     train=replace(config.MNIST.train, num_steps=30, batch_size=4),
     sample_steps=5,
 )
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_convolutions")
-IMAGES = torch.randint(
-    0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+IMAGES = random_images(40, 1, 28, 28)
 TRAIN, HELD_OUT = IMAGES[:30], IMAGES[30:]
 
 
 def train(folder, experiment=EXPERIMENT, images=TRAIN):
     return runs.train(experiment, images, HELD_OUT, folder, CPU)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = (Denoiser.load(folder / "ema.safetensors").state_dict() for folder in (one, other))
-    c, d = (
-        files.read_tensors(folder / "training.safetensors", "diffusion_lib training state 1")[0]
-        for folder in (one, other)
-    )
-    return all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +192,7 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(finished, tmp_path, 
     assert "saved at step 17 of 30" in caught.value.__notes__[0]
     assert Denoiser.load(tmp_path / "ema.safetensors")
     run = train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
     assert run.series("loss") == runs.load(finished, CPU).series("loss")
 
 
@@ -222,16 +203,13 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
     before = contents(tmp_path)["training.safetensors"]
     monkeypatch.setattr(driver, "SECONDS_BETWEEN_SAVES", 0.0)
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(files, "save_file", full_disk)
         with pytest.raises(OSError, match=r"No space left.*ema\.safetensors is untouched"):
             train(tmp_path)
     assert contents(tmp_path)["training.safetensors"] == before
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 # ---- what only looks at a training -----------------------------------------------------------
@@ -272,7 +250,7 @@ def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
     with pytest.warns(UserWarning, match=f"TensorBoard failed .*{error}") as caught:
         train(tmp_path)
     assert sum("TensorBoard" in str(warning.message) for warning in caught) == 1
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.usefixtures("tensorboard")
@@ -291,7 +269,7 @@ def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
         train(tmp_path)
     about = [str(w.message) for w in caught if "nothing to draw with" in str(w.message)]
     assert len(about) == (call != "close")  # the last thing it does: there is nothing to go on
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.usefixtures("tensorboard")
@@ -312,7 +290,7 @@ def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_pat
     monkeypatch.setattr(losses, "held_out_loss", fail)
     with pytest.warns(UserWarning, match="the held-out loss failed .*too large"):
         run = train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
     assert run.series("held_out") == ([], [])
     assert run.describe()["held-out loss"] == "not measured"
 
@@ -328,16 +306,13 @@ def test_whatever_ends_a_training_its_last_whole_step_is_saved(
         train(tmp_path)
     assert "is saved at step 17 of 30" in caught.value.__notes__[0]
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 def test_where_the_last_step_cannot_be_saved_the_first_error_stays(tmp_path, monkeypatch):
     Stops(monkeypatch, 17, FloatingPointError("step 18: nan"))
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full_disk)
     with pytest.raises(FloatingPointError, match="step 18: nan") as caught:
         train(tmp_path)
     assert re.search(r"Step 17 of 30 is not saved: .*No space left", caught.value.__notes__[0])
@@ -457,7 +432,7 @@ def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatc
         train(tmp_path)
     assert contents(tmp_path)["ema.safetensors"] == before
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 def test_a_first_save_that_a_full_disk_ended_is_continued_from_step_0(
@@ -467,15 +442,12 @@ def test_a_first_save_that_a_full_disk_ended_is_continued_from_step_0(
     Stops(monkeypatch, 17, KeyboardInterrupt())
     save = Trainer.save
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Trainer, "save", full)
+    monkeypatch.setattr(Trainer, "save", full_disk)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     monkeypatch.setattr(Trainer, "save", save)
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replaced(
@@ -495,7 +467,7 @@ def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replace
     expected = runs.load(finished, CPU).denoiser
     assert all(map(torch.equal, run.denoiser.parameters(), expected.parameters()))
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.parametrize("step", [0, 12])
@@ -521,7 +493,7 @@ def test_an_error_in_the_middle_of_an_update_saves_no_half_of_it(
             train(tmp_path)
     assert "is not saved: the last update was ended half-way" in caught.value.__notes__[0]
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", None])
@@ -531,7 +503,7 @@ def test_damaged_averaged_weights_of_a_finished_run_are_written_anew(finished, t
     if content is not None:
         (tmp_path / "ema.safetensors").write_bytes(content)
     train(tmp_path)
-    assert same_weights(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
 
 
 def test_a_damaged_start_is_named_and_leaves_nothing_in_the_new_folder(finished, tmp_path):
@@ -688,7 +660,8 @@ def test_arrays_of_numpy_and_pairs_with_labels_are_taken_for_tensors(tmp_path):
         runs.train(with_labels, pair, (HELD_OUT.numpy(), None), tmp_path / str(i), CPU)
         for i, pair in enumerate(kinds)
     ]
-    assert all(same_weights(run.folder, found[0].folder) for run in found[1:])
+    for run in found[1:]:
+        assert_same_run(run.folder, found[0].folder)
     run = runs.train(SHORT, TRAIN.numpy(), (HELD_OUT, [0] * 10), tmp_path / "plain", CPU)
     one, other = (
         runs.sample(found[0].guided(asked, 2.0), 3, num_steps=2) for asked in ([1], range(1, 2))
@@ -804,7 +777,7 @@ def test_a_default_device_of_ones_own_breaks_nothing(tmp_path):
         bits = metrics.bits_per_dim(run.denoiser, HELD_OUT, 4).total.mean
     finally:
         torch.set_default_device(None)
-    assert same_weights(run.folder, expected.folder)
+    assert_same_run(run.folder, expected.folder)
     assert torch.equal(samples, others)
     assert bits == metrics.bits_per_dim(run.denoiser, HELD_OUT, 4).total.mean
 
@@ -1007,4 +980,4 @@ def test_looking_at_samples_changes_nothing_that_is_trained(finished, tmp_path):
     train(tmp_path / "run")
     assert (tmp_path / "run" / "tensorboard").exists()
     assert not (finished / "tensorboard").exists()
-    assert same_weights(finished, tmp_path / "run")
+    assert_same_run(finished, tmp_path / "run")

@@ -1,4 +1,3 @@
-import errno
 import os
 import signal
 from dataclasses import replace
@@ -13,34 +12,18 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
+from tests.helpers import STATE_FORMAT, assert_same, full_disk, random_images, weights
 
-FORMAT = "diffusion_lib training state 1"
 SMALL = UNetConfig((1, 8, 8), 8, (1, 2), num_blocks=1, attention=(4,), dropout=0.2)
 CONFIG = TrainConfig(
     num_steps=8, batch_size=4, learning_rate=1e-3, warmup_steps=3, mirror=0.5, ema_decay=0.9
 )
-IMAGES = torch.randint(
-    0, 256, (10, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+IMAGES = random_images(10, 1, 8, 8)
 
 
 def trainer(config=CONFIG, network=SMALL, loss=losses.diffusion_loss):
     torch.manual_seed(0)
     return Trainer(Denoiser(UNet(network), schedules.linear(100)), config, loss)
-
-
-def weights(t):
-    return {
-        f"{part}.{name}": value.clone()
-        for part, module in (("network", t.denoiser), ("ema", t.ema))
-        for name, value in module.state_dict().items()
-    }
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert different == []
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7])
@@ -186,7 +169,9 @@ def test_a_device_that_is_looked_at_rarely_applies_nothing_after_a_bad_step(tmp_
     assert t.step == 3
     for name, weight in good.denoiser.network.named_parameters():
         assert torch.equal(weight, t.denoiser.network.get_parameter(f"network.{name}"))
-    saved = {x: files.read_tensors(tmp_path / f"{x}.safetensors", FORMAT) for x in ("good", "bad")}
+    saved = {
+        x: files.read_tensors(tmp_path / f"{x}.safetensors", STATE_FORMAT) for x in ("good", "bad")
+    }
     assert saved["good"][1] == saved["bad"][1]
     moments = {name: x for name, x in saved["good"][0].items() if name.startswith("optimizer.")}
     assert_same(moments, {name: saved["bad"][0][name] for name in moments})
@@ -238,10 +223,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     before = path.read_bytes()
     next(steps)
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
         t.save(path)
     assert path.read_bytes() == before
