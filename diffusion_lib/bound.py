@@ -83,7 +83,7 @@ def vlb_at(
         weight: of the terms of the bound; None is the bound itself.
     """
     x_t = denoiser.schedule.add_noise(x_0, t, eps)
-    output, share = denoiser.outputs(x_t, t)
+    output, share = denoiser.predict(x_t, t)
     x_0_hat = _x_0_hat(denoiser, output, x_t, t)
     T = denoiser.schedule.num_timesteps
     factor = 1.0 if weight is None else weight(denoiser.schedule.snr(t))
@@ -101,7 +101,7 @@ def hybrid_at(
         ValueError: the network learns no variance.
     """
     x_t = denoiser.schedule.add_noise(x_0, t, eps)
-    output, share = denoiser.outputs(x_t, t)
+    output, share = denoiser.predict(x_t, t)
     if share is None:
         raise ValueError(
             "hybrid_loss teaches a variance, but this network has no output for one: build it "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import predictions
-from diffusion_lib.networks.unet import UNet, UNetConfig, blank
+from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
@@ -21,14 +21,14 @@ _FORMAT = "diffusion_lib denoiser 1"
 class Denoised(NamedTuple):
     """Both halves of a noisy image: x_t = signal_t * x_0 + noise_t * eps.  Each [B, C, H, W].
 
-    `variance_share`, where it was learned, places each pixel's log-variance between those of
+    `variance_fraction`, where it was learned, places each pixel's log-variance between those of
     beta_tilde (0) and beta (1), see `posterior.log_range`.  Being a share it holds for a step to
     any s, where a log-variance would hold for t - 1 alone.
     """
 
     x_0: Tensor
     eps: Tensor
-    variance_share: Tensor | None = None
+    variance_fraction: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Denoised:
         """(x_0_hat, eps_hat) of noisy images x_t [B, C, H, W] at times t [B] in 1..T."""
         signal, noise = self.schedule(t)
-        output, share = self.outputs(x_t, t)
+        output, share = self.predict(x_t, t)
         x_0, eps = predictions.solve(self.prediction, output, x_t, signal, noise)
         if self.clip is not None:
             # At high noise an eps-prediction multiplies the network's error by noise / signal, up
@@ -89,9 +89,9 @@ class Denoiser(nn.Module):
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The network's prediction, float32 [B, C, H, W], for x_t [B, C, H, W], t [B] in 1..T."""
-        return self.outputs(x_t, t)[0]
+        return self.predict(x_t, t)[0]
 
-    def outputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and, where it has learned them, its variance shares.
 
         Raises:
@@ -162,7 +162,10 @@ class Denoiser(nn.Module):
                     f"{', '.join(predictions.__all__)}: add that function to predictions.py"
                 )
             denoiser = cls(
-                blank(shape), schedule, getattr(predictions, prediction), description["clip"]
+                on_meta_device(shape),
+                schedule,
+                getattr(predictions, prediction),
+                description["clip"],
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} does not describe a denoiser ({error})") from error

@@ -178,11 +178,11 @@ def test_a_second_image_in_the_output_is_the_share_of_a_learned_variance(tmp_pat
     found = denoiser(x_t, t)
     output = network(x_t, t - 1)
     torch.testing.assert_close(denoiser.output(x_t, t), output[:, :1])
-    torch.testing.assert_close(found.variance_share, (output[:, 1:] + 1) / 2)
+    torch.testing.assert_close(found.variance_fraction, (output[:, 1:] + 1) / 2)
     assert found.x_0.shape == found.eps.shape == x_t.shape
     denoiser.save(tmp_path / "a.safetensors")
     loaded = Denoiser.load(tmp_path / "a.safetensors")
-    assert torch.equal(loaded(x_t, t).variance_share, found.variance_share)
+    assert torch.equal(loaded(x_t, t).variance_fraction, found.variance_fraction)
 
 
 def test_an_output_of_other_channels_is_refused():

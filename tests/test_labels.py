@@ -87,8 +87,8 @@ def test_what_is_guided_is_clipped_after_that_and_not_before():
 
 def test_a_learned_variance_is_that_of_the_asked_for():
     denoiser = random_denoiser(network=replace(CONDITIONAL, outputs=2))
-    told = with_labels(denoiser, FOUR_LABELS)(X_T, T).variance_share
-    torch.testing.assert_close(guided(denoiser, FOUR_LABELS, 3.0)(X_T, T).variance_share, told)
+    told = with_labels(denoiser, FOUR_LABELS)(X_T, T).variance_fraction
+    torch.testing.assert_close(guided(denoiser, FOUR_LABELS, 3.0)(X_T, T).variance_fraction, told)
 
 
 @pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])

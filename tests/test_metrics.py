@@ -78,7 +78,7 @@ class Learned(nn.Module):
         low, high = posterior.log_range(self.schedule, t, t - 1)
         exact = posterior.log_variance(self.schedule, t, t - 1, exact_variance)
         share = ((exact - low) / (high - low)).float()[:, None, None, None].expand(x_t.shape)
-        return self.mean(x_t, t)._replace(variance_share=share)
+        return self.mean(x_t, t)._replace(variance_fraction=share)
 
 
 @pytest.mark.parametrize("T", [1000, 4000])

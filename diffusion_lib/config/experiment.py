@@ -21,7 +21,7 @@ from diffusion_lib.config.registry import choose, label, resolve
 from diffusion_lib.data import Dataset, sets
 from diffusion_lib.denoiser import Denoiser, is_same
 from diffusion_lib.losses import Weight
-from diffusion_lib.networks.unet import UNet, UNetConfig, blank
+from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system.device import machine_memory
@@ -120,7 +120,8 @@ class Experiment:
             )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
-        size, memory = sum(p.nbytes for p in blank(self.network).parameters()), machine_memory()
+        size = sum(p.nbytes for p in on_meta_device(self.network).parameters())
+        memory = machine_memory()
         if size > memory:
             raise ValueError(
                 f"the weights of {self.network} need {size / 1e9:,.0f} GB, and this machine has "
@@ -138,7 +139,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """Its settings in words, for `viz.table`."""
-        network = blank(self.network)
+        network = on_meta_device(self.network)
         c, h, w = self.network.image_shape
         return {
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",

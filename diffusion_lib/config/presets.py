@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion_lib import data, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
 from diffusion_lib.config.registry import choose
-from diffusion_lib.networks.unet import UNetConfig, blank
+from diffusion_lib.networks.unet import UNetConfig, on_meta_device
 from diffusion_lib.system.device import default_device as device
 from diffusion_lib.training import TrainConfig
 
@@ -80,7 +80,9 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
 def _hours(network: UNetConfig, train: TrainConfig) -> float:
     """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        blank(network)(torch.empty(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
+        on_meta_device(network)(
+            torch.empty(1, *network.image_shape), torch.zeros(1, dtype=torch.int64)
+        )
     operations = 3 * counter.get_total_flops() * train.batch_size * train.num_steps
     return operations / _CPU_SPEED / 3600
 

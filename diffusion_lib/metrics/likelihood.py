@@ -108,7 +108,7 @@ def bits_per_dim(
                 x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key, k), x_0.device
             )
             found = denoiser(schedule.add_noise(x_0, t, eps), t)
-            spread = found.variance_share if variance is None else variance
+            spread = found.variance_fraction if variance is None else variance
             terms[-1][:, k] = bound.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
     steps, L_T = torch.cat(terms), torch.cat(prior)
     _check_finite(steps)
@@ -253,7 +253,7 @@ def errors_per_t(
             signal, noise = schedule(t)
             off, eps_off = found.x_0 - x_0, found.eps - eps
             v_off = signal * eps_off - noise * off
-            term = bound.bound_term(schedule, x_0, found.x_0, t, found.variance_share)
+            term = bound.bound_term(schedule, x_0, found.x_0, t, found.variance_fraction)
             means = [error.square().flatten(1).mean(1) for error in (off, eps_off, v_off)]
             row += torch.stack([*means, term]).double().sum(1).cpu()
     _check_finite(sums)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UNet", "UNetConfig", "blank"]
+__all__ = ["UNet", "UNetConfig", "on_meta_device"]
 
 _MOST_BLOCKS = 1000  # on the way down: a file that asks for more is no network's
 
@@ -241,7 +241,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
 
 
-def blank(config: UNetConfig) -> UNet:
+def on_meta_device(config: UNetConfig) -> UNet:
     """The network on torch's "meta" device: shapes without memory, to count or compare them.
 
     Raises:
