@@ -58,7 +58,7 @@ def launch(n: int, out: Path, found: dict[str, dict[str, list[float]]]) -> dict[
     return weights
 
 
-@parallel.group()
+@parallel.process_group()
 def work(out: Path) -> None:
     """One of the processes that torchrun starts."""
     experiment = config.MNIST_LABELS

@@ -150,7 +150,7 @@ def _message(error: Exception, memory: str) -> str | None:
     return first if foreseeable or (raised_outside and _OUTSIDE.search(first)) else None
 
 
-@parallel.group()
+@parallel.process_group()
 def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = _preset(options.preset)
@@ -194,7 +194,7 @@ def train(options: argparse.Namespace) -> None:
             print(f"{name}: {value}")
 
 
-@parallel.group()
+@parallel.process_group()
 def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
     sampler = config.resolve(options.sampler, samplers, "--sampler")
@@ -223,7 +223,7 @@ def sample(options: argparse.Namespace) -> None:
         for _ in batches:
             pass  # the first process gets them too, and writes them
         return
-    with files.replacing(out) as temporary, temporary.open("wb") as file:
+    with files.atomic_write(out) as temporary, temporary.open("wb") as file:
         if kind == ".npz":
             _write_npz(file, batches, (options.n, h, w, c))
         else:
@@ -247,7 +247,7 @@ def _write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...
             array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
 
 
-@parallel.group()
+@parallel.process_group()
 def evaluate(options: argparse.Namespace) -> None:
     """Measure runs, write metrics.json into each, and print them side by side."""
     conditions = Conditions(**{f.name: getattr(options, f.name) for f in fields(Conditions)})

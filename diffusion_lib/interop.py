@@ -115,7 +115,7 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
         clip_sample_range=1.0 if denoiser.clip is None else denoiser.clip,
         timestep_spacing=spacing,
     )
-    with files.new_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         diffusers.DDPMPipeline(unet, scheduler).save_pretrained(temporary)
 
 

@@ -263,7 +263,7 @@ class Trainer:
         config, size = self.config, self._part_size
         draw = config.batch_size, config.seed, self.step
         batches = data.batches(images, *draw, config.mirror, rows)
-        chosen = data.indices(len(images), *draw, self.device)
+        chosen = data.batch_indices(len(images), *draw, self.device)
         for step, x_0 in enumerate(batches, self.step):
             pieces = x_0.to(self.device).split(size)
             told: Sequence[Tensor | None] = [None] * len(pieces)

@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
 def test_an_interrupt_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(path) as temporary:  # noqa: PT012
         temporary.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -95,12 +95,12 @@ def test_a_record_with_a_number_that_json_cannot_hold_is_not_written(tmp_path):
 
 def test_a_new_folder_is_whole_or_absent(tmp_path):
     path = tmp_path / "sub" / "a"
-    with pytest.raises(KeyboardInterrupt), files.new_folder(path) as temporary:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(path) as temporary:  # noqa: PT012
         (temporary / "one").write_text("1")
         raise KeyboardInterrupt
     assert list(path.parent.iterdir()) == []
     path.mkdir()  # empty: nothing can be lost
-    with files.new_folder(path) as temporary:
+    with files.atomic_folder(path) as temporary:
         (temporary / "one").write_text("1")
         assert list(path.iterdir()) == []
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
@@ -116,7 +116,7 @@ def test_a_folder_with_something_in_it_is_not_replaced(tmp_path, name):
     (tmp_path / "full" / "file").write_text("mine")
     with (
         pytest.raises(FileExistsError, match=f"{name} exists and is not an empty folder"),
-        files.new_folder(tmp_path / name),
+        files.atomic_folder(tmp_path / name),
     ):
         pytest.fail("was let in")
     assert (tmp_path / "full" / "file").read_text() == "mine"
@@ -150,7 +150,7 @@ def test_the_message_is_not_masked_by_the_cleaning_up_after_it(tmp_path, monkeyp
 
 def test_a_folder_that_cannot_be_made_is_named_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(files.Path, "mkdir", read_only_disk)
-    for write in (files.replacing, files.new_folder):
+    for write in (files.atomic_write, files.atomic_folder):
         with (
             pytest.raises(OSError, match=r"could not write .*sub/a: .*Choose a folder that may"),
             write(tmp_path / "sub" / "a"),
@@ -166,7 +166,7 @@ def test_files_and_folders_get_the_mode_that_the_umask_gives(tmp_path):
             os.umask(mask)
             files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "f"})
             assert (tmp_path / "a").stat().st_mode & 0o777 == mode
-            with files.new_folder(tmp_path / str(mask)) as folder:
+            with files.atomic_folder(tmp_path / str(mask)) as folder:
                 save_file({"x": torch.zeros(1)}, folder / "b")
             assert (tmp_path / str(mask) / "b").stat().st_mode & 0o777 == mode
     finally:

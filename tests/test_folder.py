@@ -152,7 +152,7 @@ def test_broken_images_are_named_and_left_out_or_refused(pictures):
         found = data.folder(pictures, 8)
     assert reds(found) == {10: 0, 101: 1, 200: 2, 202: 2}
     with pytest.raises(ValueError, match=r"2 broken images: cats/0.png"):
-        data.folder(pictures, 8, broken=data.refuse_broken)
+        data.folder(pictures, 8, broken=data.raise_on_broken)
 
 
 def test_folders_without_pictures_are_refused(tmp_path):
@@ -776,7 +776,7 @@ def test_pixels_of_an_unknown_range_are_refused_by_name_and_not_called_broken(
         assert len(data.folder(pictures, 8).images) == 6
     assert "broken" not in str(all_[0].message)
     with pytest.raises(ValueError, match=r"odd.png .*Repair, convert or remove"):
-        data.folder(pictures, 8, broken=data.refuse_broken)
+        data.folder(pictures, 8, broken=data.raise_on_broken)
 
 
 def test_16_bits_that_are_nearly_black_are_named(tmp_path):

@@ -141,15 +141,15 @@ def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
     """Those stay where they are; the order must not depend on the place."""
     drawn = []
     monkeypatch.setattr(training, "image_memory_budget", lambda device: 0)
-    indices = data.indices
+    batch_indices = data.batch_indices
 
     def spy(*arguments):
-        for chosen in indices(*arguments):
+        for chosen in batch_indices(*arguments):
             drawn.append(chosen.clone())
             yield chosen
 
     for place in ("data", "data.batching"):
-        monkeypatch.setattr(f"diffusion_lib.{place}.indices", spy)
+        monkeypatch.setattr(f"diffusion_lib.{place}.batch_indices", spy)
     with monkeypatch.context() as patch:
         cpu = torch.randperm
         patch.setattr(

@@ -103,7 +103,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="4 processes on a machine of 2 GPUs"), parallel.group():
+    with (
+        pytest.raises(ValueError, match="4 processes on a machine of 2 GPUs"),
+        parallel.process_group(),
+    ):
         pass
 
 
@@ -114,7 +117,7 @@ def test_processes_that_differ_all_say_so(monkeypatch):
     monkeypatch.setattr(parallel, "size", lambda: 2)
     monkeypatch.setattr(parallel.dist, "all_gather_object", gather)
     with pytest.raises(ValueError, match=r"same step \(process 0: 3; process 1: other\)"):
-        parallel.check_alike("step", "3")
+        parallel.assert_same_on_all_ranks("step", "3")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(root, tmp_path, monkeypatch):

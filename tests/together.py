@@ -76,7 +76,7 @@ def join(folder: str, root: str, lost: bool = False) -> None:
     os.environ["DIFFUSION_PRECISION"] = "float32"
     network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)
     config.PRESETS["mnist_labels"] = replace(config.MNIST_LABELS, network=network)
-    with parallel.group():
+    with parallel.process_group():
         status = work(Path(folder), root, lost)
     if status:
         sys.exit(status)

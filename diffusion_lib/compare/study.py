@@ -170,7 +170,7 @@ def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
         claim.parent.mkdir(parents=True, exist_ok=True)
         claim.touch()
     except OSError as error:
-        raise files.not_written(claim, error) from error
+        raise files.write_error(claim, error) from error
     with files.lock(claim) as mine:
         yield mine
 

@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors, pictures of a folder, and batches in [-1, 1]."""
 
-from diffusion_lib.data.batching import batches, indices
-from diffusion_lib.data.folders import folder, refuse_broken, warn_of_broken
+from diffusion_lib.data.batching import batch_indices, batches
+from diffusion_lib.data.folders import folder, raise_on_broken, warn_on_broken
 from diffusion_lib.data.images import (
     Dataset,
     Images,

@@ -57,7 +57,7 @@ def _batches(
     images: Tensor, batch_size: int, seed: int, start: int, mirror: float, rows: slice
 ) -> Iterator[Tensor]:
     device = images.device
-    drawn = indices(len(images), batch_size, seed, start, device)
+    drawn = batch_indices(len(images), batch_size, seed, start, device)
     for step, chosen in zip(count(start), drawn, strict=False):
         x_0 = to_float(images[chosen[rows]])
         if mirror > 0:
@@ -74,7 +74,7 @@ def _batches(
         yield x_0
 
 
-def indices(
+def batch_indices(
     n: int, batch_size: int, seed: int, start: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Which of n images the batches from number `start` on hold, int64 [batch_size], endlessly.

@@ -14,13 +14,13 @@ from diffusion_lib.data.images import Images
 _UNREAD = "(not read: "  # the reason beside the name of a file that is not broken
 
 
-def warn_of_broken(names: Sequence[str]) -> None:
+def warn_on_broken(names: Sequence[str]) -> None:
     """Go on without the images that cannot be read."""
     if names:
         warnings.warn(f"{_describe(names)}; left out", stacklevel=3)
 
 
-def refuse_broken(names: Sequence[str]) -> None:
+def raise_on_broken(names: Sequence[str]) -> None:
     """Stop at images that cannot be read.
 
     Raises:
@@ -28,7 +28,7 @@ def refuse_broken(names: Sequence[str]) -> None:
     """
     if names:
         raise ValueError(
-            f"{_describe(names)}. Repair, convert or remove them, or use data.warn_of_broken"
+            f"{_describe(names)}. Repair, convert or remove them, or use data.warn_on_broken"
         )
 
 
@@ -36,7 +36,7 @@ def folder(
     path: str | Path,
     size: int | Sequence[int],
     channels: int = 3,
-    broken: Callable[[Sequence[str]], None] = warn_of_broken,
+    broken: Callable[[Sequence[str]], None] = warn_on_broken,
     background: int | Sequence[int] = 255,
     cache: str | Path | None = None,
 ) -> Images:
@@ -58,8 +58,8 @@ def folder(
     Args:
         size: (height, width), or one number for a square.
         channels: 3, or 1 for grey.
-        broken: called with "NAME (REASON)" of each file that cannot be read: `warn_of_broken` or
-            `refuse_broken`.
+        broken: called with "NAME (REASON)" of each file that cannot be read: `warn_on_broken` or
+            `raise_on_broken`.
         background: what shows through transparent parts: a grey, 0..255, or (red, green, blue).
         cache: folder for the decoded pictures.
 
@@ -67,14 +67,14 @@ def folder(
         FileNotFoundError: no such folder, or no picture that can be read in it.
         TypeError: `broken` is no function.
         ValueError: a size, number of channels or background that no picture has; pictures that
-            cannot be read, with `refuse_broken`.
+            cannot be read, with `raise_on_broken`.
         OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
     shape, color = _shape(size, channels), _color(background)
     if not callable(broken):  # else found out after the work
         raise TypeError(
-            f"broken must be a function, such as data.refuse_broken; got {broken!r:.99}"
+            f"broken must be a function, such as data.raise_on_broken; got {broken!r:.99}"
         )
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")

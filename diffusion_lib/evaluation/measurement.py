@@ -197,7 +197,7 @@ def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
     def read() -> None:
         found.extend(data.load(dataset, root, part) for part in (True, False))
 
-    parallel.first(read)
+    parallel.on_rank_zero(read)
     if not found:  # in another process than the first
         read()
     train, test = found

@@ -82,13 +82,13 @@ def evaluate(
         record["samples sha256"] = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
         path = run.folder / f"metrics-{record['samples sha256'][:8]}.json"
     told = ("weights sha256", "conditions", "samples sha256")
-    parallel.check_alike("weights", record["weights sha256"])
+    parallel.assert_same_on_all_ranks("weights", record["weights sha256"])
 
     def measured() -> dict[str, Any] | None:
         found = _load_if_whole(path) or {}
         return found if all(found.get(name) == record.get(name) for name in told) else None
 
-    if found := parallel.first(measured):
+    if found := parallel.on_rank_zero(measured):
         return found
     dataset = dataset or _dataset(run)
     name, n = config.label(dataset), record["conditions"]["n"]
@@ -128,7 +128,7 @@ def evaluate(
     }
     device = run.denoiser.schedule.signal.device
     record |= {"device": hardware.name(device), **hardware.conditions(device)}
-    parallel.first(lambda: _write(path, record))
+    parallel.on_rank_zero(lambda: _write(path, record))
     return record
 
 

@@ -113,7 +113,7 @@ def train(
                 _check_start(Path(start), experiment, told)
             _claim(folder, experiment, told)
             stack.enter_context(_alone(folder))
-            for unfinished in files.litter(folder):
+            for unfinished in files.leftover_temporaries(folder):
                 with suppress(OSError):  # of a finished run on a read-only disk
                     unfinished.unlink()
             weights_alone = average.exists() and not state.exists()
@@ -123,21 +123,23 @@ def train(
                 # Whole and of this experiment, before it stands in the new folder.
                 trainer.load(Path(start) / "training.safetensors", *_identities(Path(start)))
                 for name in ("log.jsonl", "training.safetensors"):
-                    with files.replacing(folder / name) as temporary:
+                    with files.atomic_write(folder / name) as temporary:
                         shutil.copy(Path(start) / name, temporary)
             return state.exists(), weights_alone
 
-        has_state, weights_alone = parallel.first(prepare)
+        has_state, weights_alone = parallel.on_rank_zero(prepare)
         if weights_alone:
             trainer.ema.load_weights(average)
         elif has_state:
             trainer.load(state, *_identities(folder))
-        parallel.check_alike("training images and step", f"{told}, step {trainer.step}")
+        parallel.assert_same_on_all_ranks(
+            "training images and step", f"{told}, step {trainer.step}"
+        )
         if weights_alone:
-            return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
+            return Run(folder, trainer.ema, parallel.on_rank_zero(lambda: _read_log(folder)))
         if trainer.step < experiment.train.num_steps:
-            ema_step = parallel.first(lambda: _ema_step(folder))
-            parallel.first(lambda: _cut_log(folder, trainer.step))
+            ema_step = parallel.on_rank_zero(lambda: _ema_step(folder))
+            parallel.on_rank_zero(lambda: _cut_log(folder, trainer.step))
             started = {
                 "device": _devices(trainer.device),
                 **hardware.conditions(trainer.device),
@@ -148,8 +150,8 @@ def train(
                 _write_log(folder, started)
             _train(trainer, experiment, trainer.run(training), held_out, folder, ema_step)
         else:
-            parallel.first(lambda: _complete(average, trainer))
-        return Run(folder, trainer.ema, parallel.first(lambda: _read_log(folder)))
+            parallel.on_rank_zero(lambda: _complete(average, trainer))
+        return Run(folder, trainer.ema, parallel.on_rank_zero(lambda: _read_log(folder)))
 
 
 def _train(

@@ -54,7 +54,7 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     if os.path.exists(folder) and not folder.is_dir():
         raise ValueError(f"{folder} is a file: choose another name for the folder of the run")
     present = {entry for entry in folder.glob("*") if not files.is_system(entry.name)}
-    present -= files.litter(folder)
+    present -= files.leftover_temporaries(folder)
     if present and not path.exists():  # in this order: another process may claim it meanwhile
         names = sorted(entry.name for entry in present)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -68,7 +68,7 @@ def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             claim.touch()
         except OSError as error:
-            raise files.not_written(path, error) from error
+            raise files.write_error(path, error) from error
         with suppress(FileNotFoundError), files.lock(claim) as mine:
             if mine and not path.exists():  # another process may have been faster
                 record = json.loads(experiment.to_json()) | {"images": fingerprint}
@@ -194,7 +194,7 @@ def _write_log(folder: Path, record: dict[str, Any]) -> None:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise files.not_written(path, error, "The last checkpoint is whole. ") from error
+        raise files.write_error(path, error, "The last checkpoint is whole. ") from error
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:

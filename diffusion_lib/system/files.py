@@ -27,7 +27,7 @@ except ImportError:  # Windows, where nothing guards a file against a second pro
     fcntl = None
 
 # Names that unfinished files have, ours and those of safetensors (Rust's tempfile).
-_LITTER = (".*.part", ".tmp??????")
+_TEMPORARIES = (".*.part", ".tmp??????")
 
 # Beside all names that begin with a dot: what systems put into folders by themselves.
 _SYSTEM = {
@@ -43,7 +43,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write to the yielded path; on success it takes the place of `path` in one step.
 
     Whatever goes wrong before that (a full disk, an interrupt, a crash) leaves the old file as it
@@ -66,13 +66,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         kept = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
-        raise not_written(path, error, kept) from error
+        raise write_error(path, error, kept) from error
     finally:
         with suppress(OSError):  # on a read-only disk: the error above is the one to read
             temporary.unlink(missing_ok=True)
 
 
-def not_written(path: str | Path, error: Exception, state: str = "") -> OSError:
+def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
     """Make the error that says which file could not be written, why, and what to do.
 
     Args:
@@ -95,13 +95,13 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def litter(folder: Path) -> set[Path]:
+def leftover_temporaries(folder: Path) -> set[Path]:
     """Unfinished files that processes left in a folder as they were killed while they wrote."""
-    return {path for pattern in _LITTER for path in folder.glob(pattern)}
+    return {path for pattern in _TEMPORARIES for path in folder.glob(pattern)}
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Fill the yielded folder; on success it becomes `path`, in one step.
 
     Whatever goes wrong before that leaves nothing behind.
@@ -132,7 +132,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             target.rmdir()  # empty; Windows renames to a free name only
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
-        raise not_written(path, error, "Nothing was left there. ") from error
+        raise write_error(path, error, "Nothing was left there. ") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -183,7 +183,7 @@ def check_path(path: str | Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace `path` by `text`, or leave it as it was."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
@@ -225,7 +225,7 @@ def write_tensors(
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     checksum = _checksum(contiguous, metadata)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(contiguous, temporary, {**metadata, _CHECKSUM: checksum})
 
 

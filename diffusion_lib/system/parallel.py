@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def group() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Join the processes that torchrun started beside this one, if it was torchrun; once only.
 
     Each takes the GPU of its local rank where there are GPUs.  On the CPU they talk by gloo, on
@@ -62,7 +62,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def first(function: Callable[[], Result]) -> Result:
+def on_rank_zero(function: Callable[[], Result]) -> Result:
     """Call a function in process 0 alone; all processes return what it returned.
 
     All wait for it.  An exception it raises is raised in all of them.
@@ -84,7 +84,7 @@ def first(function: Callable[[], Result]) -> Result:
     return told[0]
 
 
-def check_alike(what: str, value: str) -> None:
+def assert_same_on_all_ranks(what: str, value: str) -> None:
     """Refuse to go on where the processes differ.
 
     Raises:
