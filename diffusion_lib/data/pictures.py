@@ -30,19 +30,30 @@ class UnsupportedError(ValueError):
     """A picture that is intact and still not decoded; the message is the reason."""
 
 
-class Listing(NamedTuple):
-    """What lies under a folder; names are paths relative to it, with "/"."""
+class SkippedFile(NamedTuple):
+    """A file that is left out; as text "NAME (REASON)", or "NAME (not read: REASON)"."""
 
-    names: list[str]  # of pictures, by their endings; sorted
-    unreadable: dict[str, str]  # folders and links that lead to no file, and why
-    others: Counter[str]  # files that are no pictures, by ending, such as ".txt", or "no ending"
+    name: str  # path relative to the folder, with "/"
+    reason: str
+    is_broken: bool  # damaged; else it may be intact: unsupported, or not to be opened
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'' if self.is_broken else 'not read: '}{self.reason})"
+
+
+class Listing(NamedTuple):
+    """Content of a folder."""
+
+    names: list[str]  # paths of pictures relative to it, with "/"; sorted
+    skipped: list[SkippedFile]  # folders that cannot be opened, and links that lead to no file
+    others: dict[str, int]  # files that are no pictures: "no ending" or an ending, most first
 
 
 class Picture(NamedTuple):
-    """One decoded picture."""
+    """A decoded picture."""
 
     pixels: np.ndarray  # uint8 [C, H, W]
-    dark: bool  # 16 bits of which not even an eighth of the range is used
+    is_dark: bool  # 16 bits of which not even an eighth of the range is used
 
 
 def find(folder: Path) -> Listing:
@@ -52,54 +63,53 @@ def find(folder: Path) -> Listing:
     to folders, except to one that the link itself lies in.
     """
     endings = {end for end, kind in Image.registered_extensions().items() if kind in KINDS}
-    listing = Listing([], {}, Counter())
-    todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
-    while todo:
-        place, above = todo.pop()
+    names: list[str] = []
+    skipped: list[SkippedFile] = []
+    others: Counter[str] = Counter()
+    stack: list[tuple[str, frozenset[str]]] = [("", frozenset())]
+    while stack:
+        place, ancestors = stack.pop()
         real = os.path.realpath(folder / place)
-        if real in above:
+        if real in ancestors:
             continue
         try:
             with os.scandir(folder / place) as iterator:
-                entries = list(iterator)
+                entries = [entry for entry in iterator if not files.is_system(entry.name)]
         except OSError as error:
-            listing.unreadable[place or "."] = error.strerror or str(error)
+            skipped.append(SkippedFile(place or ".", error.strerror or str(error), False))
             continue
         for entry in entries:
             name, ending = place + entry.name, Path(entry.name).suffix.lower()
-            if files.is_system(entry.name):
-                continue
             if os.path.isdir(entry):
-                todo.append((f"{name}/", above | {real}))
-            elif not os.path.isfile(entry):  # a pipe, or a link to nothing or to itself
+                stack.append((f"{name}/", ancestors | {real}))
+            elif os.path.isfile(entry):
                 if ending in endings:
-                    listing.unreadable[name] = "no file, or a link to none"
-            elif ending in endings:
-                listing.names.append(name)
-            else:
-                listing.others[ending or "no ending"] += 1
-    listing.names.sort()
-    return listing
+                    names.append(name)
+                else:
+                    others[ending or "no ending"] += 1
+            elif ending in endings:  # a pipe, or a link to nothing or to itself
+                skipped.append(SkippedFile(name, "no file, or a link to none", False))
+    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    return Listing(sorted(names), skipped, dict(most))
 
 
-def decode(
-    raw: bytes, size: tuple[int, int], channels: int, background: tuple[int, int, int]
-) -> Picture:
-    """Decode the content of a picture file to uint8 [channels, *size].
+def decode(raw: bytes, shape: tuple[int, ...], background: tuple[int, ...]) -> Picture:
+    """Decode the content of a picture file to uint8 pixels.
 
-    Scale the picture until it covers `size` (height, width), and cut out the middle.  Of several
-    frames take the first.
+    Scale the picture until it covers the shape, and cut out the middle.  Of several frames take the
+    first.
 
     Args:
-        raw: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, TGA or AVIF.
-        channels: 3, or 1 for the luminance.
-        background: red, green and blue, 0..255, that shows through transparent parts.
+        raw: content of a file of one of `KINDS`.
+        shape: (channels, height, width), with 1 channel for the luminance or 3 for colors.
+        background: red, green and blue, 0..255, behind transparent parts.
 
     Raises:
         UnsupportedError: more pixels than Pillow's limit (89 million), values of an unknown range,
             or HEIC.
         ValueError: damaged, or no picture of a known kind.
     """
+    channels, height, width = shape
     try:
         try:
             image = _load(raw)
@@ -113,9 +123,9 @@ def decode(
             image = _load(b"".join(_png_chunks(raw)))
         with suppress(Exception):  # damaged metadata says nothing of the pixels
             ImageOps.exif_transpose(image, in_place=True)
-        image, dark = _to_eight_bits(image)
+        image, is_dark = _to_eight_bits(image)
         image = _to_mode(_lay_over(image, background), "RGB" if channels == 3 else "L")
-        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     except UnsupportedError:
         raise
     except UnidentifiedImageError as error:
@@ -127,7 +137,7 @@ def decode(
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise ValueError(" ".join(str(error).split())[:100] or type(error).__name__) from error
     pixels = np.asarray(image)
-    return Picture(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), dark)
+    return Picture(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), is_dark)
 
 
 def _load(raw: bytes) -> Image.Image:
@@ -195,7 +205,7 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, bool]:
     return grey, bool(0 < deep.max() < 65536 // 8)
 
 
-def _lay_over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _lay_over(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     """Lay an image over a background, where it is transparent."""
     if not image.has_transparency_data:
         return image
