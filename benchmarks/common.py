@@ -8,7 +8,7 @@ same function, but for the last bits.
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import compare, config, interop, schedules
+from diffusion_lib import config, interop, schedules
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.metrics import Interval
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import (
     files,
@@ -68,14 +69,6 @@ GPU_MODES = {
 def modes(device: torch.device) -> dict[str, Mode]:
     """The modes in which diffusers is measured on a device."""
     return CPU_MODES if device.type == "cpu" else GPU_MODES
-
-
-class Ratio(NamedTuple):
-    """How many times as fast, the geometric mean over rounds, and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def options(about: str | None) -> argparse.Namespace:
@@ -184,10 +177,10 @@ def _serve(pipe: Connection, side: Side, arguments: tuple[Any, ...]) -> None:
         pipe.send((time.perf_counter() - start, result))
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
-    """How many times as fast `fast` is: seconds of the same rounds."""
-    found = compare.paired([math.log(s) for s in slow], [math.log(s) for s in fast])
-    return Ratio(math.exp(found.value), math.exp(found.low), math.exp(found.high))
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
+    """How many times as fast `fast` is, from seconds of the same rounds: the geometric mean."""
+    logarithms = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
+    return Interval(*map(math.exp, Interval.student_t(logarithms)))
 
 
 def against(found: Mapping[str, Timed], mine: str, images: int) -> dict[str, Any]:
@@ -201,7 +194,7 @@ def against(found: Mapping[str, Timed], mine: str, images: int) -> dict[str, Any
     return table
 
 
-def rounded(values: Sequence[float]) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 

@@ -39,9 +39,7 @@ def main() -> None:
         "steps": STEPS,
         "batch size": BATCH_SIZE,
         "held-out loss": {name: common.rounded(values) for name, values in found.items()},
-        "bfloat16 less float32": common.rounded(
-            [difference.value, difference.low, difference.high]
-        ),
+        "bfloat16 less float32": common.rounded(difference),
     }
     common.write("precision", device, record)
 

@@ -205,7 +205,7 @@ def processes() -> str:
         row = {
             "processes": n,
             "images a second": f"{fmean(of_n['images a second']):.0f}",
-            "times one process": f"{faster.value:.2f} [{faster.low:.2f}, {faster.high:.2f}]",
+            "times one process": f"{faster:.2f}",
             "largest difference of a weight": f"{max(of_n['largest difference of a weight']):.1e}",
         }
         alike = dict.fromkeys(("times one process", "largest difference of a weight"), "")

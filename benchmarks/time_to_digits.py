@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks import common
@@ -146,8 +145,7 @@ def judged(images: Tensor) -> list[float]:
     """Share of the images of which the classifier is sure, with its 95 % interval."""
     described = features.load("mnist").extract_features(images)
     sure = int((described.probabilities.max(1).values > metrics.CONFIDENT).sum())
-    interval = stats.binomtest(sure, len(images)).proportion_ci(method="wilson")
-    return common.rounded([sure / len(images), interval.low, interval.high])
+    return common.rounded(metrics.Interval.wilson(sure, len(images)))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def row(question: str, study: str, what: str, told: Difference, answers: tuple[s
         "question": question,
         "answer": answer or "undecided: not distinguishable",
         "measured": what,
-        "effect": compare.interval(told),
+        "effect": f"{told:.3g}",
         "seeds": str(told.n),
         "device": ", ".join(record(study)["devices"]),
         "command": f"`python -m diffusion_lib compare {STUDIES[study].relative_to(tables.ROOT)}`",

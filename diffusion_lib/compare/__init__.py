@@ -26,7 +26,6 @@ from diffusion_lib.compare.tables import (
     difference,
     differences,
     errors,
-    interval,
     paired,
     pairwise_differences,
     series,

@@ -4,25 +4,24 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from scipy import special
 from torch import Tensor
 
 from diffusion_lib import config
+from diffusion_lib.metrics import Interval
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True)
+class Difference(Interval):
     """What one arm has that another has not, over n seeds."""
 
-    value: float
-    low: float  # of the 95 % interval
-    high: float
     standard_error: float  # of the paired difference
     unpaired_standard_error: float  # had the arms not shared their seeds
     n: int
@@ -30,7 +29,7 @@ class Difference(NamedTuple):
     @property
     def verdict(self) -> str:
         """ "lower", "higher" or "not distinguishable"."""
-        if self.low <= 0 <= self.high:
+        if 0 in self:
             return "not distinguishable"
         return "lower" if self.value < 0 else "higher"
 
@@ -89,10 +88,9 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
         )
     gaps = [a - b for a, b in zip(one, other, strict=True)]
     standard_error = stdev(gaps) / math.sqrt(n)
-    margin = float(special.stdtrit(n - 1, 0.975)) * standard_error
     unpaired = math.hypot(stdev(one), stdev(other)) / math.sqrt(n)
-    value = fmean(gaps)
-    return Difference(value, value - margin, value + margin, standard_error, unpaired, n)
+    mean = Interval.student_t(gaps)
+    return Difference(mean.value, mean.low, mean.high, standard_error, unpaired, n)
 
 
 def differences(
@@ -135,7 +133,7 @@ def pairwise_differences(
         told = difference(record, measure, steps, arm, other)
         seen = f"{_rows(record, arm, steps)[0]['images seen']:,}"
         row = {"images seen": seen, "arm": arm, "minus": other}
-        row |= {"difference": interval(told), "verdict": told.verdict}
+        row |= {"difference": f"{told:.3g}", "verdict": told.verdict}
         row["standard error"] = f"{told.standard_error:.2g}"
         row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
         rows.append(row)
@@ -175,11 +173,6 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
     return rows
 
 
-def interval(told: Difference) -> str:
-    """`value [low, high]`, to three digits."""
-    return f"{told.value:.3g} [{told.low:.3g}, {told.high:.3g}]"
-
-
 def series(
     record: Mapping[str, Any], measure: str, arm: str
 ) -> tuple[list[int], list[float], list[float]]:
@@ -190,10 +183,10 @@ def series(
     """
     seen, means, margins = [], [], []
     for steps in record["steps"]:
-        mean, margin = _mean(values(record, measure, arm, steps))
+        mean = Interval.student_t(values(record, measure, arm, steps))
         seen.append(_rows(record, arm, steps)[0]["images seen"])
-        means.append(mean)
-        margins.append(margin)
+        means.append(mean.value)
+        margins.append(mean.margin)
     return seen, means, margins
 
 
@@ -207,19 +200,13 @@ def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> lis
     for arm in record["arms"]:
         row = {"arm": arm}
         for measure in measures:
-            mean, margin = _mean(values(record, measure, arm, steps))
-            row[measure] = f"{mean:.3g} ± {margin:.2g}"
+            mean = Interval.student_t(values(record, measure, arm, steps))
+            row[measure] = f"{mean.value:.3g} ± {mean.margin:.2g}"
         rows.append(row)
     for dataset, floor in record["floor"].items():
         told = {name: f"{floor[name]:.3g}" if name in floor else "" for name in measures}
         rows.append({"arm": f"floor: {dataset} training images"} | told)
     return rows
-
-
-def _mean(found: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and the margin of its 95 % interval."""
-    n = len(found)
-    return fmean(found), float(special.stdtrit(n - 1, 0.975)) * stdev(found) / math.sqrt(n)
 
 
 def errors(

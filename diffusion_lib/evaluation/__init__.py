@@ -18,7 +18,6 @@ from diffusion_lib.evaluation.record import (
     check_same_conditions,
     distinguishing_labels,
     evaluate,
-    interval,
     load,
     table,
     verdicts,

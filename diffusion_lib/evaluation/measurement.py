@@ -4,7 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
@@ -240,7 +240,7 @@ def measure_samples(
     for name, images in (("samples", samples), ("floor", real)):
         estimates = metrics.quality(network.extract_features(images), reference, seed)
         estimates |= metrics.memorization(distances[name], usual, seed)
-        found[name] = {key: estimate._asdict() for key, estimate in estimates.items()}
+        found[name] = {key: asdict(interval) for key, interval in estimates.items()}
     return found
 
 

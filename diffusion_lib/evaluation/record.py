@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from diffusion_lib.evaluation.measurement import (
     random_subset,
     resolve_conditions,
 )
-from diffusion_lib.metrics import Estimate, features
+from diffusion_lib.metrics import Interval, features
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, parallel
@@ -111,7 +111,7 @@ def evaluate(
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     record["likelihood"] = {
-        "bits per dim": bound.total.estimate._asdict(),
+        "bits per dim": asdict(bound.total.interval),
         "bits per image": bound.total.bits_per_image,
         "standard error": bound.total.standard_error,
         "per image": [round(bits, 6) for bits in bound.total.per_image.tolist()],
@@ -165,9 +165,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     likelihood = [record["likelihood"] for record in records]
     rows = []
     for metric, floor in records[0].get("floor", {}).items():
-        cells = [interval(record["samples"][metric]) for record in records]
-        rows.append(_row(metric, names, cells, interval(floor)))
-    cells = [interval(bits["bits per dim"]) for bits in likelihood]
+        cells = [f"{Interval(**record['samples'][metric]):.4g}" for record in records]
+        rows.append(_row(metric, names, cells, f"{Interval(**floor):.4g}"))
+    cells = [f"{Interval(**bits['bits per dim']):.4g}" for bits in likelihood]
     rows.append(_row("bits per dim (bound)", names, cells, ""))
     for part in ("bits per image", "L_0", "L_T"):
         rows.append(_row(part, names, [f"{bits[part]:.4g}" for bits in likelihood], ""))
@@ -195,31 +195,22 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     compared = [name for name in _COMPARED if "samples" in record and "samples" in other]
     for metric in (*compared, "bits per dim"):
         if metric in _COMPARED:
-            a, b = record["samples"][metric], other["samples"][metric]
-            found = _difference(Estimate(**a), Estimate(**b))
+            a, b = (Interval(**r["samples"][metric]) for r in (record, other))
+            difference = a - b  # they share a reference, so it is wider than need be
         else:
-            a, b = (r["likelihood"]["bits per dim"] for r in (record, other))
+            a, b = (Interval(**r["likelihood"]["bits per dim"]) for r in (record, other))
             one, two = (torch.tensor(r["likelihood"]["per image"]) for r in (record, other))
-            found = metrics.Bits(one.double() - two.double(), 1).estimate
-        told = "not distinguishable" if found.low <= 0 <= found.high else "different"
+            difference = metrics.Bits(one.double() - two.double(), 1).interval
         rows.append(
             {
                 "": metric,
-                here: interval(a),
-                there: interval(b),
-                "difference": interval(found._asdict()),
-                "verdict": told,
+                here: f"{a:.4g}",
+                there: f"{b:.4g}",
+                "difference": f"{difference:.4g}",
+                "verdict": "not distinguishable" if 0 in difference else "different",
             }
         )
     return rows
-
-
-def _difference(one: Estimate, other: Estimate) -> Estimate:
-    """one - other, as if their errors were independent: they share a reference, so it is wide."""
-    value = one.value - other.value
-    below = math.hypot(one.value - one.low, other.high - other.value)
-    above = math.hypot(one.high - one.value, other.value - other.low)
-    return Estimate(value, value - below, value + above)
 
 
 def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
@@ -243,12 +234,6 @@ def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
                 "Give evaluate the same options for both; what was trained differently (images "
                 "seen) can only be measured apart."
             )
-
-
-def interval(estimate: Mapping[str, float]) -> str:
-    """`value [low, high]`, to four digits."""
-    value, low, high = (estimate[part] for part in Estimate._fields)
-    return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Samples        `quality` of a set beside a reference, in the features of a small
 Memorization   `nearest_distances` to the training images
 Labels         `label_accuracy_and_diversity` of samples that were drawn for labels
 
-An `Estimate` is a number with a 95 % interval.  For the bits it is 1.96 standard errors to each
+An `Interval` is a number with its 95 % interval.  For the bits it is 1.96 standard errors to each
 side.  For distances and shares it comes from a bootstrap: images are drawn again with replacement,
 200 times, and the middle 95 % of what comes out is the interval.  Precision and recall would not
 survive that, as an image drawn twice is its own nearest neighbour: there random halves stand in.
@@ -19,7 +19,7 @@ sets apart by as much as they are apart already: verdicts there say "not disting
 and "different" hardly ever wrongly.
 """
 
-from diffusion_lib.metrics.intervals import Estimate
+from diffusion_lib.metrics.intervals import Interval
 from diffusion_lib.metrics.likelihood import (
     Bits,
     Bound,

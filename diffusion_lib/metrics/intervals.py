@@ -1,51 +1,115 @@
-"""Measured numbers with their 95 % intervals."""
+"""A measured number with its 95 % interval, however that was estimated."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import torch
+from scipy import special
 from torch import Tensor
 
-_RESAMPLES = 200
+_Z = 1.96  # 97.5 % quantile of the normal distribution
 
 
-class Estimate(NamedTuple):
-    """A measured number and its 95 % interval."""
+@dataclass(frozen=True)
+class Interval:
+    """A measured number and its 95 % interval.
+
+    It formats itself: `f"{Interval(0.123, 0.1, 0.15):.2g}"` is "0.12 [0.1, 0.15]".  `0 in interval`
+    says whether a difference may be noise, and `value, low, high = interval` takes it apart.
+    """
 
     value: float
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Format as `value [low, high]`, each number by `spec`."""
+        value, low, high = (format(number, spec) for number in self)
+        return f"{value} [{low}, {high}]"
 
-def _resample(n: int, generator: torch.Generator) -> Tensor:
-    """How often each of n images counts: once in the first row, as drawn in the others."""
-    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
-    counts = drawn.new_zeros(_RESAMPLES, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    return torch.cat([counts.new_ones(1, n), counts])
+    def __iter__(self) -> Iterator[float]:
+        """Iterate over value, low and high."""
+        return iter((self.value, self.low, self.high))
 
+    def __contains__(self, number: float) -> bool:
+        """Tell whether a number lies within the interval."""
+        return self.low <= number <= self.high
 
-def _estimate(values: Tensor) -> Estimate:
-    """The first value, and the middle 95 % of the others."""
-    low, high = values[1:].quantile(torch.tensor([0.025, 0.975], device="cpu").double())
-    return Estimate(values[0].item(), low.item(), high.item())
+    def __sub__(self, other: "Interval") -> "Interval":
+        """Subtract a number measured independently: the widths add in quadrature."""
+        value = self.value - other.value
+        below = math.hypot(self.value - self.low, other.high - other.value)
+        above = math.hypot(self.high - self.value, other.value - other.low)
+        return Interval(value, value - below, value + above)
 
+    @property
+    def margin(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
 
-def _share(share: Estimate, n: int) -> Estimate:
-    """The interval of a share of n, widened where it is nearly 0 or 1 and so no image differs.
+    @staticmethod
+    def normal(value: float, standard_error: float) -> "Interval":
+        """Take 1.96 standard errors to each side."""
+        return Interval(value, value - _Z * standard_error, value + _Z * standard_error)
 
-    By Wilson's: that of 0 of n reaches z^2 / (n + z^2), z = 1.96.
-    """
-    least = 1.96**2 / (n + 1.96**2)
-    low = share.value - max(share.value - share.low, min(least, share.value))
-    high = share.value + max(share.high - share.value, min(least, 1 - share.value))
-    return Estimate(share.value, max(low, 0.0), min(high, 1.0))
+    @staticmethod
+    def student_t(values: Sequence[float]) -> "Interval":
+        """Estimate the mean of at least 2 independent values [Student 1908]."""
+        n, mean = len(values), fmean(values)
+        margin = float(special.stdtrit(n - 1, 0.975)) * stdev(values) / math.sqrt(n)
+        return Interval(mean, mean - margin, mean + margin)
 
+    @staticmethod
+    def bootstrap(statistics: Tensor) -> "Interval":
+        """Take the middle 95 % of resamples.
 
-def _around(distances: Tensor) -> Estimate:
-    """The first value, with the spread of the others laid around it.
+        Args:
+            statistics: the measured value, then that of each resample, [1 + R].
+        """
+        quantiles = torch.tensor([0.025, 0.975], dtype=statistics.dtype, device=statistics.device)
+        return Interval(statistics[0].item(), *statistics[1:].quantile(quantiles).tolist())
 
-    Images drawn twice put a distance up, so the others lie above the first one as a whole.
-    """
-    return _estimate(
-        torch.cat([distances[:1], distances[1:] - distances[1:].mean() + distances[0]])
-    )
+    @staticmethod
+    def centered_bootstrap(statistics: Tensor) -> "Interval":
+        """Take the spread of resamples around the measured value.
+
+        Resampling biases a distance upward, because an image that is drawn twice lies near itself.
+
+        Args:
+            statistics: the measured value, then that of each resample, [1 + R].
+        """
+        value, resamples = statistics[:1], statistics[1:]
+        return Interval.bootstrap(torch.cat([value, resamples - resamples.mean() + value]))
+
+    @staticmethod
+    def random_halves(proportion: float, halves: Tensor) -> "Interval":
+        """Take the spread over random halves of the data.
+
+        The variance among halves drawn without replacement is that of the whole [Politis 1994].
+
+        Args:
+            proportion: measured on all data.
+            halves: the same proportion measured on each half, [H].
+        """
+        around = Interval.normal(proportion, halves.std().item())
+        return Interval(proportion, max(0.0, around.low), min(1.0, around.high))
+
+    @staticmethod
+    def wilson(successes: int, n: int) -> "Interval":
+        """Estimate a proportion from n trials [Wilson 1927]."""
+        share, square = successes / n, _Z**2 / n
+        center = (share + square / 2) / (1 + square)
+        margin = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+        return Interval(share, max(0.0, center - margin), min(1.0, center + margin))
+
+    def widened_to_wilson(self, n: int) -> "Interval":
+        """Widen the interval of a proportion of n near 0 or 1, where all resamples are equal.
+
+        Each side is at least as wide as Wilson's interval of 0 successes, and ends at 0 or 1.
+        """
+        least = Interval.wilson(0, n).high
+        low = self.value - max(self.value - self.low, min(least, self.value))
+        high = self.value + max(self.high - self.value, min(least, 1 - self.value))
+        return Interval(self.value, max(low, 0.0), min(high, 1.0))

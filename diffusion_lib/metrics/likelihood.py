@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import bound, data, rng
-from diffusion_lib.metrics.intervals import Estimate
+from diffusion_lib.metrics.intervals import Interval
 from diffusion_lib.posterior import Variance
 from diffusion_lib.rng import MeasurementStream
 from diffusion_lib.samplers import DenoiserLike
@@ -44,10 +44,9 @@ class Bits(NamedTuple):
         return self.mean * self.dims
 
     @property
-    def estimate(self) -> Estimate:
+    def interval(self) -> Interval:
         """Bits per dim, 1.96 standard errors to each side."""
-        margin = 1.96 * self.standard_error
-        return Estimate(self.mean, self.mean - margin, self.mean + margin)
+        return Interval.normal(self.mean, self.standard_error)
 
 
 class Bound(NamedTuple):

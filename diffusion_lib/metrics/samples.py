@@ -5,14 +5,7 @@ from torch import Tensor
 
 from diffusion_lib import data, rng
 from diffusion_lib.metrics.features import ClassifierOutput
-from diffusion_lib.metrics.intervals import (
-    _RESAMPLES,
-    Estimate,
-    _around,
-    _estimate,
-    _resample,
-    _share,
-)
+from diffusion_lib.metrics.intervals import Interval
 from diffusion_lib.metrics.likelihood import _BATCH
 from diffusion_lib.rng import MeasurementStream
 from diffusion_lib.system.progress import Bar
@@ -22,6 +15,8 @@ CONFIDENT = 0.9
 
 _ROWS = 1000  # of a matrix of pairs held at a time
 
+_RESAMPLES = 200  # of a bootstrap
+
 _HALVES = 40  # of both sets, for the spread of precision and recall
 
 _NEIGHBOURS = 3  # [Kynkaanniemi 2019]
@@ -29,7 +24,7 @@ _NEIGHBOURS = 3  # [Kynkaanniemi 2019]
 
 def quality(
     samples: ClassifierOutput, reference: ClassifierOutput, seed: int = 0
-) -> dict[str, Estimate]:
+) -> dict[str, Interval]:
     """How alike two sets of images are, in a classifier's features.
 
     Returns:
@@ -56,15 +51,18 @@ def quality(
     shares = {f"confidence > {CONFIDENT}": mine @ sure / n}
     for k in range(samples.probabilities.shape[1]):
         shares[f"class {k}"] = mine @ (classes == k).double() / n
-    found = {name: _around(values) for name, values in distances.items()}
     precision, recall = _halves(samples.features, reference.features, seed)
-    found |= {"precision": _share(precision, n), "recall": _share(recall, m)}
-    return found | {name: _share(_estimate(values), n) for name, values in shares.items()}
+    return {
+        **{name: Interval.centered_bootstrap(values) for name, values in distances.items()},
+        "precision": precision.widened_to_wilson(n),
+        "recall": recall.widened_to_wilson(m),
+        **{name: _proportion(values, n) for name, values in shares.items()},
+    }
 
 
 def label_accuracy_and_diversity(
     samples: ClassifierOutput, labels: Tensor, reference: ClassifierOutput
-) -> dict[str, Estimate]:
+) -> dict[str, Interval]:
     """Do samples show what they were asked for, and does that cost diversity?
 
     Args:
@@ -95,8 +93,20 @@ def label_accuracy_and_diversity(
         real = reference.features[seen == label].double().var(0).sum()
         accuracy += counts @ right[own] / n
         spread += _variance(samples.features[own].double(), counts) / real
-    found = _estimate(spread / len(labels.unique()))
-    return {"accuracy": _share(_estimate(accuracy), n), "spread": found}
+    spread /= len(labels.unique())
+    return {"accuracy": _proportion(accuracy, n), "spread": Interval.bootstrap(spread)}
+
+
+def _proportion(resamples: Tensor, n: int) -> Interval:
+    return Interval.bootstrap(resamples).widened_to_wilson(n)
+
+
+def _resample(n: int, generator: torch.Generator) -> Tensor:
+    """Count how often each of n images is drawn: once in row 0, at random in 200 others."""
+    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
+    counts = drawn.new_zeros(_RESAMPLES, n, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return torch.cat([counts.new_ones(1, n), counts])
 
 
 def _variance(x: Tensor, counts: Tensor) -> Tensor:
@@ -178,7 +188,7 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
     return torch.cat(nearest).double() / x.shape[1] ** 0.5
 
 
-def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Estimate]:
+def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Interval]:
     """How near images are to the training images, against images that were held out.
 
     Args:
@@ -196,8 +206,8 @@ def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
     # The median of each resampling is where its counts, in this order, reach one half.
     middle = (counts[:, order].cumsum(1) < n / 2).sum(1)
     return {
-        "nearest training image": _estimate(distances[order][middle]),
-        "copies": _share(_estimate(counts @ near / n), n),
+        "nearest training image": Interval.bootstrap(distances[order][middle]),
+        "copies": _proportion(counts @ near / n, n),
     }
 
 
@@ -302,11 +312,8 @@ def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tenso
     return total
 
 
-def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
-    """Precision and recall, with the spread of those of random halves laid around them.
-
-    The variance between halves drawn without replacement is that of the whole [Politis 1994].
-    """
+def _halves(x: Tensor, y: Tensor, seed: int) -> list[Interval]:
+    """Precision and recall, with the spread of those of random halves laid around them."""
     found = []
     for k in range(_HALVES):
         # float32: these give a spread alone.
@@ -315,13 +322,9 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> tuple[Estimate, Estimate]:
             for side, z in enumerate((x.float(), y.float()))
         ]
         found.append([share.mean() for share in _precision_recall(*halves)])
-    margins = 1.96 * torch.tensor(found, dtype=torch.float64, device="cpu").std(0)
-    values = [share.mean().item() for share in _precision_recall(x, y)]
-    precision, recall = (
-        Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
-        for value, margin in zip(values, margins.tolist(), strict=True)
-    )
-    return precision, recall
+    halves = torch.tensor(found, dtype=torch.float64, device="cpu").T
+    whole = [share.mean().item() for share in _precision_recall(x, y)]
+    return [Interval.random_halves(*pair) for pair in zip(whole, halves, strict=True)]
 
 
 def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from scipy import stats
 from torch import Tensor
 
 from diffusion_lib import compare, config, data, evaluation
+from diffusion_lib.metrics import Interval
 from diffusion_lib.system import files
 from diffusion_lib.system.torchvision import utils
 
@@ -94,10 +95,9 @@ def slope_over_sets(
     return compare.Difference(slope, slope - margin, slope + margin, error, error, n)
 
 
-def mean_gap(record: Mapping[str, Any], name: str, arm: str) -> compare.Difference:
+def mean_gap(record: Mapping[str, Any], name: str, arm: str) -> Interval:
     """The gap of one data set, over seeds."""
-    found = gaps(record, arm)[name]
-    return compare.paired(found, [0.0] * len(found))
+    return Interval.student_t(gaps(record, arm)[name])
 
 
 def main() -> None:

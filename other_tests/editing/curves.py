@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from diffusion_lib import compare, viz
 from diffusion_lib.compare import Difference
+from diffusion_lib.metrics import Interval
 from other_tests.editing import measure
 
 PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-mnist.png"
@@ -128,7 +129,7 @@ def survives(t: int = ASKED) -> list[dict[str, str]]:
         row = {"": title}
         for schedule in SCHEDULES:
             values = [at(run, "noise", name, t)[0] for run in runs_of(schedule)]
-            row[schedule] = compare.interval(over_seeds(values))
+            row[schedule] = mean(values)
         rows.append(row)
     snr = {s: f"{log2_snr(runs_of(s)[0], t):.2f}" for s in SCHEDULES}
     return [{"": "log2 of the SNR", **snr}, *rows]
@@ -148,7 +149,7 @@ def limits() -> list[dict[str, str]]:
                 for schedule, values in found.items():
                     row[f"{schedule}, {unit}"] = mean(values)
                 difference = compare.paired(*found.values())
-                row[f"linear less cosine, {unit}"] = compare.interval(difference)
+                row[f"linear less cosine, {unit}"] = f"{difference:.3g}"
             rows.append(row)
     return rows
 
@@ -211,14 +212,14 @@ def bolder() -> list[dict[str, str]]:
 
 def mean(values: Sequence[float]) -> str:
     """Over seeds, with its interval."""
-    return compare.interval(over_seeds(values))
+    return f"{over_seeds(values):.3g}"
 
 
 def span(times: Sequence[float]) -> str:
     """A time over seeds, with its interval, which ends where times do."""
     told = over_seeds(times)
-    low, high = max(0.0, told.low), min(float(load()["times"][-1]), told.high)
-    return f"{told.value:.0f} [{low:.0f}, {high:.0f}]"
+    end = float(load()["times"][-1])
+    return f"{Interval(told.value, max(0.0, told.low), min(end, told.high)):.0f}"
 
 
 def since(times: Sequence[float | None]) -> str:
@@ -241,7 +242,7 @@ def answers() -> list[dict[str, str]]:
                 "question": question,
                 "answer": answer,
                 "measured": measured,
-                "effect": compare.interval(effect),
+                "effect": f"{effect:.3g}",
                 "seeds": str(effect.n),
                 "device": ", ".join(dict.fromkeys(run["device"] for run in record["runs"])),
                 "command": COMMAND,
@@ -358,8 +359,7 @@ def same_hand() -> str:
 
 def _interval(told: Sequence[float]) -> str:
     """Over the digits of one run."""
-    value, low, high = told
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{Interval(*told):.2f}"
 
 
 # ---- plots -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from diffusion_lib import config, data, editing, metrics, rng, runs, schedules, 
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
-from diffusion_lib.metrics import features
+from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import final
@@ -272,7 +272,7 @@ def measure_way(
         for name in PROPERTIES:
             found[name] = correlations(before[name], after[name], labels, drawn)
         for name, values in found.items():
-            told.setdefault(name, []).append(_estimate(values))
+            told.setdefault(name, []).append(_bootstrap(values))
         shares.append(found["label"])
         told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
     # What remains of an input in another's edit, at the largest t: pairs that have nothing in
@@ -281,8 +281,8 @@ def measure_way(
     strangers = distances(x_0, others, seen_before, network.extract_features(others))
     return {
         "measures": told,
-        "label until": _estimate(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
-        "strangers": {name: _estimate(value[drawn].mean(1)) for name, value in strangers.items()},
+        "label until": _bootstrap(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
+        "strangers": {name: _bootstrap(value[drawn].mean(1)) for name, value in strangers.items()},
     }
 
 
@@ -296,23 +296,17 @@ def distances(
     }
 
 
-def _frechet(seen: ClassifierOutput, reference: ClassifierOutput, drawn: Tensor) -> list[float]:
-    """Frechet distance from the reference, and what it is of images drawn again.
+def _bootstrap(statistics: Tensor) -> list[float]:
+    return _short(Interval.bootstrap(statistics))
 
-    Images drawn twice put it up, so the interval is moved back to where the distance is.
-    """
+
+def _frechet(seen: ClassifierOutput, reference: ClassifierOutput, drawn: Tensor) -> list[float]:
+    """Frechet distance from the reference, with its interval."""
     values = [
         metrics.frechet_distance(seen.features[rows], reference.features)
         for rows in drawn[: 1 + _FRECHETS]
     ]
-    value, again = values[0], torch.tensor(values[1:]).double()
-    return _estimate(torch.cat([torch.tensor([value]).double(), again - again.mean() + value]))
-
-
-def _estimate(values: Tensor) -> list[float]:
-    """The first, and the middle 95 % of the others."""
-    low, high = values[1:].quantile(torch.tensor([0.025, 0.975]).double())
-    return _short([values[0].item(), low.item(), high.item()])
+    return _short(Interval.centered_bootstrap(torch.tensor(values).double()))
 
 
 def _short(values: Any) -> list[float]:

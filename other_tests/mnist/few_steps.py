@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusion_lib import data, metrics, rng, runs, samplers, viz
 from diffusion_lib.denoiser import Denoised
-from diffusion_lib.metrics import Estimate, features
+from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.samplers import DenoiserLike, SampleStep
 from other_tests.mnist import tables
@@ -82,7 +82,8 @@ def sweep(
 
     Returns:
         A row for each sampler and number of steps: "sampler", "steps", "evaluations" of the network
-        for each image, "seconds" for each image, and the estimates of `metrics.quality`.
+        for each image, "seconds" for each image, and [value, low, high] of all of
+        `metrics.quality`.
 
     Raises:
         ValueError: more steps than T, or too few images for `metrics.quality`.
@@ -100,7 +101,8 @@ def sweep(
                 "evaluations": sum(counting.counts) / len(images),
                 "seconds": seconds / len(images),
             }
-            rows.append(row | metrics.quality(network.extract_features(images), reference))
+            intervals = metrics.quality(network.extract_features(images), reference)
+            rows.append(row | {name: [*value] for name, value in intervals.items()})
     return rows
 
 
@@ -123,17 +125,16 @@ def table() -> list[dict[str, str]]:
     high = rows[0][MEASURE][2]
     found = []
     for row in rows:
-        distance, sure = (Estimate(*row[name]) for name in (MEASURE, "confidence > 0.9"))
+        distance, sure = (Interval(*row[name]) for name in (MEASURE, "confidence > 0.9"))
         reached = row["steps"] < 1000 and distance.value <= high
-        told = f"{distance.value:.3g} [{distance.low:.3g}, {distance.high:.3g}]"
         found.append(
             {
                 "sampler": row["sampler"],
                 "steps": str(row["steps"]),
                 "evaluations": f"{row['evaluations']:.4g}",
                 "seconds an image": f"{row['seconds']:.2g}",
-                MEASURE: f"**{told}**" if reached else told,
-                "confidence > 0.9": f"{sure.value:.3f} [{sure.low:.3f}, {sure.high:.3f}]",
+                MEASURE: f"**{distance:.3g}**" if reached else f"{distance:.3g}",
+                "confidence > 0.9": f"{sure:.3f}",
             }
         )
     return found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import data, metrics, runs, samplers, viz
-from diffusion_lib.metrics import Estimate, features
+from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from other_tests.mnist import tables
 
@@ -44,7 +44,7 @@ def sweep(
         reference: features of the real images.
 
     Returns:
-        A row for each scale: "scale", and the estimates of
+        A row for each scale: "scale", and [value, low, high] of all of
         `metrics.label_accuracy_and_diversity` and `metrics.quality`.
 
     Raises:
@@ -53,8 +53,9 @@ def sweep(
     rows = []
     for scale in scales:
         seen = network.extract_features(sample(scale))
-        label_estimates = metrics.label_accuracy_and_diversity(seen, labels, reference)
-        rows.append({"scale": scale, **label_estimates, **metrics.quality(seen, reference)})
+        intervals = metrics.label_accuracy_and_diversity(seen, labels, reference)
+        intervals |= metrics.quality(seen, reference)
+        rows.append({"scale": scale, **{name: [*value] for name, value in intervals.items()}})
     return rows
 
 
@@ -83,8 +84,7 @@ def table() -> list[dict[str, str]]:
     for row in rows:
         told = {"scale": f"{row['scale']:g}"}
         for name in SHOWN:
-            value, low, high = Estimate(*row[name])
-            told[name] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            told[name] = f"{Interval(*row[name]):.3f}"
         if row["accuracy"][0] == best:
             told["accuracy"] = f"**{told['accuracy']}**"
         found.append(told)
@@ -98,13 +98,11 @@ def verdict() -> str:
     best = max(rows, key=lambda scale: rows[scale]["accuracy"][0])
     told, plain = rows[best], rows[1.0]
     cost = "; ".join(
-        f"{name} {plain[name][0]:.3f} [{plain[name][1]:.3f}, {plain[name][2]:.3f}] without "
-        f"guidance, {told[name][0]:.3f} [{told[name][1]:.3f}, {told[name][2]:.3f}] with it"
+        f"{name} {Interval(*plain[name]):.3f} without guidance, {Interval(*told[name]):.3f} with it"
         for name in ("spread", "recall")
     )
-    value, low, high = told["accuracy"]
     return (
-        f"Of {record['n']:,} digits {value:.1%} [{low:.1%}, {high:.1%}] are the asked-for one at "
+        f"Of {record['n']:,} digits {Interval(*told['accuracy']):.1%} are the asked-for one at "
         f"scale {best:g}. What it costs: {cost}. One training; {record['sampler']}; "
         f"{record['device']}."
     )

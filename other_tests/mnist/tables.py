@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from diffusion_lib import config, evaluation, runs, viz
+from diffusion_lib.metrics import Interval
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 
@@ -82,7 +83,7 @@ def the_runs() -> str:
     for row in rows:
         values = floors.get(row[""], [])
         row["20 floors"] = (
-            f"{fmean(values):.4g} [{min(values):.4g}, {max(values):.4g}]" if values else ""
+            f"{Interval(fmean(values), min(values), max(values)):.4g}" if values else ""
         )
     return markdown(rows)
 
@@ -120,7 +121,7 @@ def learned_variance() -> str:
                 {
                     "schedule": schedule,
                     "loss": name,
-                    "bits per dim": evaluation.interval(bits["bits per dim"]),
+                    "bits per dim": f"{Interval(**bits['bits per dim']):.4g}",
                     "bits per image": f"{bits['bits per image']:.4g}",
                     "L_0": f"{bits['L_0']:.3g}",
                     "less its twin": difference if record is twins[1] else "",
