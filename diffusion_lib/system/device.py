@@ -1,9 +1,8 @@
 """What the hardware decides, in one place: precision, memory layout, compilation, threads.
 
-`conditions` says what was decided, for records.  The environment variables DIFFUSION_PRECISION
-("float32" or "bfloat16") and DIFFUSION_LAYOUT ("contiguous" or "channels_last") decide otherwise,
-OMP_NUM_THREADS sets the threads of a CPU, and the options --precision, --layout and --threads of
-the command line set all three.
+The environment variables DIFFUSION_PRECISION ("float32" or "bfloat16") and DIFFUSION_LAYOUT
+("contiguous" or "channels_last") override it, OMP_NUM_THREADS sets the threads of a CPU, and the
+options --precision, --layout and --threads of the command line set all three.
 """
 
 import ctypes
@@ -24,7 +23,7 @@ from torch import nn
 PRECISIONS = ("float32", "bfloat16")
 LAYOUTS = ("contiguous", "channels_last")
 
-# Which precision multiplies faster on a CPU: the first row of which it has all features counts.
+# The faster precision of a CPU: that of the first row whose features it has.
 # Measured with products of 2048 x 2048 matrices, in GFLOP/s of float32 and bfloat16.
 _CPU_PRECISION = (
     ({"amx_bf16"}, "bfloat16"),
@@ -87,8 +86,8 @@ def layout(device: torch.device) -> str:
 
 def conditions(device: torch.device) -> dict[str, Any]:
     """Describe how networks compute on a device, for records."""
-    described = {"precision": precision(device), "layout": layout(device)}
-    return described | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
+    threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
+    return {"precision": precision(device), "layout": layout(device), **threads}
 
 
 def name(device: torch.device) -> str:
@@ -135,17 +134,16 @@ def _choice(variable: str, choices: tuple[str, ...]) -> str | None:
 
 
 def autocast(module: nn.Module) -> torch.autocast:
-    """Make the context in which a module of float32 weights computes in the device's precision."""
+    """Return the autocast of a module of float32 weights to its device's precision."""
     weight = next(module.parameters())
     low = weight.dtype == torch.float32 and precision(weight.device) == "bfloat16"
     return torch.autocast(weight.device.type, torch.bfloat16, enabled=low)
 
 
 def optimize_memory_layout(module: Module) -> Module:
-    """Lay a module's weights out in place as its device is fastest with, and return the module.
+    """Convert a module's weights in place to the fastest memory layout, and return the module.
 
-    Weights keep their values; only their order in memory changes.  On a CPU the process also keeps
-    freed memory from then on.
+    On a CPU the process also keeps freed memory from then on.
     """
     device = next(module.parameters()).device
     if device.type == "cpu":
@@ -156,7 +154,7 @@ def optimize_memory_layout(module: Module) -> Module:
 
 
 def should_compile(device: torch.device, steps: int) -> bool:
-    """Tell whether torch.compile works and its minute or so pays: a new GPU, 5,000 steps or more.
+    """Tell whether torch.compile works here and saves time: on a new GPU, from 5,000 steps on.
 
     It compiles with triton, which needs a C compiler.
     """
@@ -166,7 +164,7 @@ def should_compile(device: torch.device, steps: int) -> bool:
 
 
 def finite_check_interval(device: torch.device) -> int:
-    """Return the steps between looks at values on the device: on a GPU each one synchronizes."""
+    """Return the number of steps between checks of the loss: on a GPU each one synchronizes."""
     return 1 if device.type == "cpu" else 10
 
 
@@ -176,7 +174,7 @@ def image_memory_budget(device: torch.device) -> float:
 
 
 def machine_memory() -> float:
-    """Return the bytes of memory of the machine, infinite where it does not say."""
+    """Return the bytes of memory of the machine, infinite where they are unknown."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 

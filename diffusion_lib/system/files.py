@@ -1,8 +1,8 @@
 """Files that are either whole or absent, and never executed.
 
-Tensors are kept as safetensors: a JSON header and raw numbers, so that reading one cannot run
-code.  The header holds a checksum of all names, numbers and metadata, as a flipped bit would leave
-the file as readable as before.
+Tensors are stored as safetensors: a JSON header and raw numbers, so that reading one cannot run
+code.  The header has a checksum of all names, numbers and metadata, because a file with a flipped
+bit is as readable as before.
 """
 
 import errno
@@ -23,31 +23,30 @@ from torch import Tensor
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing guards a file against a second process
+except ImportError:  # Windows, where `lock` guards nothing
     fcntl = None
 
-# Names that unfinished files have, ours and those of safetensors (Rust's tempfile).
+# Names of unfinished files, ours and those of safetensors (Rust's tempfile).
 _TEMPORARIES = (".*.part", ".tmp??????")
 
-# Beside all names that begin with a dot: what systems put into folders by themselves.
+# What operating systems put into folders, beside names that begin with a dot.
 _SYSTEM = {
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
     *("lost+found", "thumbs.db", "desktop.ini"),
 }
 
-_CHECKSUM = "crc32"  # of the metadata: what it holds is made by `_checksum`
+_CHECKSUM = "crc32"  # key of the metadata
 
-# Errors of a place that may be read and not written.
+# Errors of a place that can be read and not written.
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write to the yielded path; on success it takes the place of `path` in one step.
+    """Write a file through the yielded temporary path, which replaces `path` on success.
 
-    Whatever goes wrong before that (a full disk, an interrupt, a crash) leaves the old file as it
-    was.
+    A full disk, an interrupt or a crash leaves the old file as it was.
 
     Raises:
         OSError: the file could not be written; the message says that the old one is untouched.
@@ -57,26 +56,32 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask gives; whoever writes may have another
+        mode = temporary.stat().st_mode  # of the umask; safetensors writes with another one
         yield temporary
-        with suppress(OSError):  # some disks know no modes
-            temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _finish(temporary, mode)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        kept = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
-        raise write_error(path, error, kept) from error
+        state = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
+        raise write_error(path, error, state) from error
     finally:
-        with suppress(OSError):  # on a read-only disk: the error above is the one to read
+        with suppress(OSError):  # on a read-only disk: it must not hide the error above
             temporary.unlink(missing_ok=True)
 
 
+def _finish(path: Path, mode: int) -> None:
+    with suppress(OSError):  # some disks have no modes
+        path.chmod(mode)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
-    """Make the error that says which file could not be written, why, and what to do.
+    """Return an error that says which file could not be written, why, and what to do.
 
     Args:
-        state: of what there was before, as a sentence with a space behind it.
+        path: file that could not be written.
+        error: reason.
+        state: state of the earlier file, as a sentence with a space behind it.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL:
@@ -91,20 +96,20 @@ def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
 
 
 def is_system(name: str) -> bool:
-    """Tell hidden files and those that systems make (.DS_Store, desktop.ini, ...) by their name."""
+    """Tell whether a file is hidden or made by an operating system, such as desktop.ini."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def leftover_temporaries(folder: Path) -> set[Path]:
-    """Unfinished files that processes left in a folder as they were killed while they wrote."""
+    """Find unfinished files in a folder, left by processes that were killed while writing."""
     return {path for pattern in _TEMPORARIES for path in folder.glob(pattern)}
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill the yielded folder; on success it becomes `path`, in one step.
+    """Make a folder through the yielded temporary folder, which becomes `path` on success.
 
-    Whatever goes wrong before that leaves nothing behind.
+    A full disk, an interrupt or a crash leaves nothing behind.
 
     Raises:
         FileExistsError: `path` is a file, or a folder with something in it.
@@ -120,16 +125,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
         temporary.mkdir(parents=True)
-        mode = temporary.stat().st_mode & 0o666  # what the umask gives to a file
+        mode = temporary.stat().st_mode & 0o666  # of files, by the umask
         yield temporary
-        for written in temporary.rglob("*"):
-            if written.is_file():
-                with suppress(OSError):
-                    written.chmod(mode)
-                with written.open("rb+") as file:
-                    os.fsync(file.fileno())
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _finish(file, mode)
         if target.exists():
-            target.rmdir()  # empty; Windows renames to a free name only
+            target.rmdir()  # empty; Windows does not replace it
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         raise write_error(path, error, "Nothing was left there. ") from error
@@ -139,10 +141,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def lock(path: str | Path) -> Iterator[bool]:
-    """Hold a file that exists against other processes; yields False where another one holds it.
+    """Lock an existing file in the block; yields False where another process holds it.
 
-    A process that ends, however it ends, holds nothing.  A lock only guards: on a disk that has
-    none the work goes on without, with one warning.
+    The lock ends with the process, however that ends.  On a disk without locks the block runs
+    without one, with a warning.
     """
     path = Path(path)
     try:
@@ -168,7 +170,7 @@ def lock(path: str | Path) -> Iterator[bool]:
 
 
 def check_path(path: str | Path) -> None:
-    """Refuse a path that safetensors cannot open.
+    """Raise on a path that safetensors cannot open.
 
     Raises:
         ValueError: it is no text in UTF-8.
@@ -182,13 +184,13 @@ def check_path(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace `path` by `text`, or leave it as it was."""
+    """Write a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: str | Path, record: dict[str, Any]) -> None:
-    """Replace `path` by a JSON file with one measurement on a line, or leave it as it was.
+    """Write a JSON file atomically, with one measurement on a line.
 
     A list without objects in it is one measurement, and so is all that has at most 100 characters.
 
@@ -219,10 +221,7 @@ def _json(value: Any, depth: int) -> str:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Replace `path` by a safetensors file, or leave it as it was.
-
-    Its metadata is given a checksum, which takes about a tenth of the time of the writing.
-    """
+    """Write a safetensors file with a checksum atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     checksum = _checksum(contiguous, metadata)
     with atomic_write(path) as temporary:
@@ -230,9 +229,9 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of a safetensors file that says it is of this `format`.
+    """Read the tensors, on the CPU, and the metadata of a safetensors file of this `format`.
 
-    A file without a checksum, from before there was one, is read as it is.
+    Older files have no checksum and are not checked.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -241,19 +240,19 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         OSError: the file may not be read, or lies on a disk whose files cannot be mapped.
     """
     with _open_tensors(path, format) as (file, metadata):
-        # Copies, as a file that is mapped into memory cannot be replaced on Windows.
+        # Copies, because Windows cannot replace a file that is mapped into memory.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     expected = metadata.pop(_CHECKSUM, None)
-    if expected is not None and expected != (found := _checksum(tensors, metadata)):
+    if expected is not None and expected != (checksum := _checksum(tensors, metadata)):
         raise ValueError(
-            f"{path} is damaged: its checksum is {found}, but {expected!r} was written. It was not "
-            "loaded; restore it from a copy, or delete it to start again."
+            f"{path} is damaged: its checksum is {checksum}, but {expected!r} was written. It was "
+            "not loaded; restore it from a copy, or delete it to start again."
         )
     return tensors, metadata
 
 
 def read_metadata(path: str | Path, format: str) -> dict[str, str]:
-    """Metadata of such a file, without its tensors and so without a look at its checksum.
+    """Read the metadata of such a file without its tensors, so that the checksum is not checked.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `read_tensors`.
@@ -272,10 +271,9 @@ def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            found = metadata.get("format")
-            if found != format:
+            if metadata.get("format") != format:
                 raise ValueError(
-                    f"{path} is not a {format!r} file: its format is {found!r}. "
+                    f"{path} is not a {format!r} file: its format is {metadata.get('format')!r}. "
                     "Was another file of the run meant?"
                 )
             yield file, metadata
@@ -292,9 +290,9 @@ def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """CRC-32 of all that a file says: finds every flipped bit, at the speed of memory."""
-    found = zlib.crc32(repr(sorted(metadata.items())).encode())
+    """Return the CRC-32 of all names, numbers and metadata."""
+    crc = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
-        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"

@@ -1,4 +1,4 @@
-"""A guard around what only looks at work: whatever goes wrong there, the work goes on."""
+"""A guard around observers, such as progress bars: their failure does not stop the work."""
 
 import warnings
 from collections.abc import Callable
@@ -10,14 +10,13 @@ Result = TypeVar("Result")
 
 
 class Guard:
-    """Make calls whose results are only looked at, until one of them fails.
+    """Call an observer until it fails.
 
-    The first exception becomes a warning; calls after it are left out.  So a looker-on that is
-    broken, such as an installed package that cannot be imported, costs its pictures and nothing
-    else.
+    The first exception becomes a warning, and later calls are skipped.  An observer that is broken,
+    such as a package that cannot be imported, costs its own output and nothing else.
 
     Args:
-        name: what looks, for the warning.
+        name: name of the observer, for the warning.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,13 +24,16 @@ class Guard:
         self.failed = False
 
     def __call__(
-        self, look: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+        self,
+        observe: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
     ) -> Result | None:
-        """Return what `look` returns, or None where it or an earlier call failed."""
+        """Return the result of `observe`, or None where it or an earlier call failed."""
         if self.failed:
             return None
         try:
-            return look(*args, **kwargs)
+            return observe(*args, **kwargs)
         except Exception as error:
             self.failed = True
             with suppress(Exception):  # warnings can be turned into errors

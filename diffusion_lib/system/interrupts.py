@@ -1,4 +1,4 @@
-"""Interrupts that wait for the end of a piece of work."""
+"""Interrupts deferred to the end of a block."""
 
 import signal
 import threading
@@ -26,7 +26,7 @@ def defer_interrupts() -> Iterator[Callable[[], None]]:
 
     def deliver() -> None:
         if pending:
-            signal.raise_signal(pending[0])  # to the handler of now: perhaps another such block
+            signal.raise_signal(pending[0])  # to the present handler, perhaps of an outer block
 
     try:
         yield deliver

@@ -1,7 +1,7 @@
-"""Many processes, as torchrun starts them, that do one thing together.
+"""The processes that torchrun starts: collectives and work on rank 0.
 
-A single process is a group of one: nothing here needs to be asked whether there are others.
-Whatever is said by all to all is said by every process; only what writes is left to the first.
+Call collectives on every rank; write files on rank 0 only.  A single process is a group of one, so
+that callers need no branch for it.
 """
 
 import os
@@ -21,10 +21,13 @@ Result = TypeVar("Result")
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started beside this one, if it was torchrun; once only.
+    """Initialize the process group in the block, in a process that torchrun started.
 
-    Each takes the GPU of its local rank where there are GPUs.  On the CPU they talk by gloo, on
-    GPUs by NCCL.
+    Each process takes the GPU of its local rank where there are GPUs.  The backend is gloo on CPUs
+    and NCCL on GPUs.
+
+    Raises:
+        ValueError: fewer GPUs than processes on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -38,9 +41,9 @@ def process_group() -> Iterator[None]:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, size = next(rendezvous("env://"))
-    # Some of torchrun's rendezvous keep their store over a restart; in it the addresses of the
-    # processes that are gone would be waited for, for ever (pytorch/pytorch issue 135712).  Several
-    # machines do not count restarts alike: there torchrun has to be told to make a new store.
+    # Some rendezvous backends keep their store over a restart, with the addresses of processes that
+    # ended: waiting for those never ends (pytorch/pytorch issue 135712).  A prefix per restart
+    # hides them.  Machines of one job count restarts differently, so that it works on one only.
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         store = PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
@@ -53,57 +56,57 @@ def process_group() -> Iterator[None]:
 
 
 def size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, 0 .. size() - 1."""
+    """Return the number of this process, 0 .. size() - 1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def on_rank_zero(function: Callable[[], Result]) -> Result:
-    """Call a function in process 0 alone; all processes return what it returned.
+    """Call a function on rank 0 and return its result, which can be pickled, on all ranks.
 
-    All wait for it.  An exception it raises is raised in all of them.
+    Blocks all ranks until it returns; exceptions propagate to all ranks.
     """
     if size() == 1:
         return function()
-    told: list = [None, None]
+    outcome: list = [None, None]  # result, exception
     if rank() == 0:
         try:
-            told[0] = function()
+            outcome[0] = function()
         except Exception as error:
-            told[1] = error
+            outcome[1] = error
     try:
-        dist.broadcast_object_list(told)
+        dist.broadcast_object_list(outcome)
     except (pickle.PicklingError, TypeError, AttributeError):
-        raise told[1] or TypeError("process 0 can only tell what can be pickled") from None
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+        raise outcome[1] or TypeError("the result on rank 0 must be one to pickle") from None
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
-def assert_same_on_all_ranks(what: str, value: str) -> None:
-    """Refuse to go on where the processes differ.
+def assert_same_on_all_ranks(name: str, value: str) -> None:
+    """Raise on all ranks if the value is not the same on all of them.
 
     Raises:
-        ValueError: they do; in all of them, with the value of each.
+        ValueError: the values differ; the message has all of them.
     """
     if size() == 1:
         return
     values: list = [None] * size()
     dist.all_gather_object(values, value)
     if len(set(values)) > 1:
-        told = "; ".join(f"process {n}: {one}" for n, one in enumerate(values))
+        listing = "; ".join(f"process {n}: {value}" for n, value in enumerate(values))
         raise ValueError(
-            f"the processes do not have the same {what} ({told}). Do all of them see the same "
+            f"the processes do not have the same {name} ({listing}). Do all of them see the same "
             "folders?"
         )
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over all processes of a tensor of one shape."""
+    """Average a tensor over all processes; it has the same shape in each."""
     if size() == 1:
         return value
     total = value.clone()
@@ -112,7 +115,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 def gather(images: Tensor, batch_size: int) -> list[Tensor]:
-    """The batches of all processes, in order: uint8 [at most batch_size, C, H, W] each."""
+    """Return the batches of all processes by rank, uint8 [at most batch_size, C, H, W] each."""
     if size() == 1:
         return [images]
     count = torch.tensor([len(images)], device=images.device)
