@@ -13,14 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from benchmarks import common, sampling, train_step
 from diffusion_lib import runs, samplers
-from diffusion_lib.runs import Run
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.system.device import optimize_memory_layout
 
 
@@ -77,19 +76,19 @@ def theirs_samples(device: torch.device, size: int, paper: bool) -> Callable[[],
 
 
 def ours_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
-    return partial(_stream, _run(device, paper), size, 1)
+    return partial(_sample, _denoiser(device, paper), size, 1)
 
 
 def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
-    return partial(_stream, _run(device, paper), size, 8)
+    return partial(_sample, _denoiser(device, paper), size, 8)
 
 
-def _run(device: torch.device, paper: bool) -> Run:
-    return Run(Path(), optimize_memory_layout(common.ours(paper, device)).eval(), [])
+def _denoiser(device: torch.device, paper: bool) -> Denoiser:
+    return optimize_memory_layout(common.ours(paper, device)).eval()
 
 
-def _stream(run: Run, size: int, batches: int) -> None:
-    for _ in runs.stream(run, batches * size, 0, samplers.ddim, 2, batch_size=size):
+def _sample(denoiser: Denoiser, size: int, batches: int) -> None:
+    for _ in runs.sample_batches(denoiser, batches * size, 0, samplers.ddim, 2, batch_size=size):
         pass
 
 

@@ -7,13 +7,11 @@ modes.  Writes sampling.json beside itself, or sampling-gpu.json.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from benchmarks import common
 from diffusion_lib import runs, samplers
-from diffusion_lib.runs import Run
 
 STEPS = 10
 MINE = "diffusion_lib"
@@ -42,10 +40,9 @@ def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[
 def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
     denoiser = common.suited(paper, device).eval()
     denoiser.clip = 1.0
-    run = Run(Path(), denoiser, [])
 
     def sample() -> None:
-        runs.sample(run, size, 0, samplers.ddim, STEPS, batch_size=size)
+        runs.sample(denoiser, size, 0, samplers.ddim, STEPS, batch_size=size)
 
     return {MINE: sample}
 

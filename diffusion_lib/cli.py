@@ -218,7 +218,7 @@ def sample(options: argparse.Namespace) -> None:
         run = run.guided(options.labels, options.guidance)
     elif options.guidance != 1:
         raise ValueError(f"--guidance {options.guidance} needs --labels to guide to")
-    batches = runs.stream(run, options.n, options.seed, sampler, options.steps)
+    batches = runs.sample_batches(run, options.n, options.seed, sampler, options.steps)
     if parallel.rank() > 0:
         for _ in batches:
             pass  # the first process gets them too, and writes them

@@ -168,7 +168,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
     logs = [
         [
             {name: value for name, value in record.items() if name != "seconds"}
-            for record in run_folder._read_log(place)
+            for record in run_folder.read_log(place)
             if "loss" in record
         ]
         for place in (folder, undisturbed)
@@ -178,7 +178,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
     demand(
         left == {"experiment.json", "ema.safetensors", STATE, "log.jsonl"}, f"files left: {left}"
     )
-    clocks = [record["seconds"] for record in run_folder._read_log(folder) if "seconds" in record]
+    clocks = [record["seconds"] for record in run_folder.read_log(folder) if "seconds" in record]
     demand(clocks == sorted(clocks), f"the seconds of the log go back: {clocks}")
 
 

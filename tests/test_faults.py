@@ -99,7 +99,7 @@ def test_a_damaged_line_of_the_log_costs_no_other(undisturbed, tmp_path):
     lines[2] = b"\xff" + lines[2]
     log.write_bytes(b"".join(lines))
     faults.train(tmp_path / "run")
-    assert [r["step"] for r in run_folder._read_log(tmp_path / "run") if "step" in r] == [
+    assert [r["step"] for r in run_folder.read_log(tmp_path / "run") if "step" in r] == [
         10,
         30,
         40,

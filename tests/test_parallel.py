@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.runs.folder import _read_log
+from diffusion_lib.runs.folder import read_log
 from diffusion_lib.system import files, parallel
 from tests.helpers import STATE_FORMAT, write_idx
 
@@ -56,7 +56,7 @@ def test_any_number_of_processes_reaches_the_same_weights(made, processes):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_log_tells_the_loss_of_the_whole_batch(made, processes):
-    logs = [_read_log(made[n] / "run") for n in (1, processes)]
+    logs = [read_log(made[n] / "run") for n in (1, processes)]
     one, several = ([r for r in log if "loss" in r] for log in logs)
     assert [r["step"] for r in several] == [r["step"] for r in one] == [10, 12]
     for a, b in zip(one, several, strict=True):
@@ -95,7 +95,7 @@ def test_a_lost_process_ends_the_run_and_a_restart_goes_on(made):
     assert (again / "lost").exists()
     expected, found = weights(made[2]), weights(again)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    starts = [r for r in _read_log(again / "run") if "device" in r]
+    starts = [r for r in read_log(again / "run") if "device" in r]
     assert len(starts) == 2
 
 

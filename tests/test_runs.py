@@ -162,7 +162,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path, monkeypatch):
         train(tmp_path)
     before = contents(tmp_path)
     with (
-        run_folder._alone(tmp_path),
+        run_folder.exclusive(tmp_path),
         pytest.raises(ValueError, match="another process is training in"),
     ):
         train(tmp_path)
@@ -631,15 +631,15 @@ def test_a_state_from_before_the_compiler_was_free_to_change_is_continued(tmp_pa
     """Its name depends on the compiler."""
     compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
     monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
-    monkeypatch.setattr(driver, "_identities", lambda folder: identities(folder)[::-1])
+    monkeypatch.setattr(driver, "experiment_digests", lambda folder: identities(folder)[::-1])
     Stops(monkeypatch, 3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, compiled)
-    monkeypatch.setattr(driver, "_identities", identities)
+    monkeypatch.setattr(driver, "experiment_digests", identities)
     assert train(tmp_path, compiled).describe()["steps"] == "30"
 
 
-identities = run_folder._identities
+identities = run_folder.experiment_digests
 
 
 # ---- what is taken for images -----------------------------------------------------------------
@@ -909,7 +909,7 @@ def test_an_array_is_written_batch_by_batch(tmp_path):
 
 def test_sampling_in_batches_is_refused_at_once(trained):
     with pytest.raises(ValueError, match="at least 1 image"):
-        runs.stream(runs.load(trained, CPU), 0)
+        runs.sample_batches(runs.load(trained, CPU), 0)
 
 
 def test_a_run_whose_learning_rate_has_fallen_is_not_gone_on_from(tmp_path):
@@ -955,7 +955,7 @@ def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     folder = tmp_path / "run"
     train(folder)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    log = [record for record in run_folder._read_log(folder) if "loss" in record]
+    log = [record for record in run_folder.read_log(folder) if "loss" in record]
     for name in ("loss", "held_out"):
         told = [(record["step"], record[name]) for record in log if name in record]
         seen = [(event.step, event.value) for event in events.Scalars(name)]

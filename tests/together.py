@@ -58,7 +58,7 @@ def work(folder: Path, root: str, lost: bool) -> int:
     if status or lost:
         return status
     asked = runs.load(run, torch.device("cpu")).guided(range(10))
-    images = torch.cat(list(runs.stream(asked, 7, 1, num_steps=3, batch_size=2)))
+    images = torch.cat(list(runs.sample_batches(asked, 7, 1, num_steps=3, batch_size=2)))
     if parallel.rank() == parallel.size() - 1:
         torch.save(images, folder / "images.pt")
     out = str(folder / "images.npz")

@@ -17,7 +17,7 @@ from diffusion_lib import config, data, metrics, rng, runs, samplers
 from diffusion_lib.data import Dataset, Images, sets
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import features
-from diffusion_lib.runs import Run
+from diffusion_lib.runs import GuidedRun, Run
 from diffusion_lib.system import parallel
 
 # What a damaged file leads numpy, or the zipfile beneath it, to raise.
@@ -141,7 +141,7 @@ def resolve_conditions(
         "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
         "likelihood": f"{conditions.n_likelihood} test images, {times} times",
     }
-    if run.labels is not None:
+    if isinstance(run, GuidedRun):
         found |= {"labels": run.labels.tolist(), "guidance": run.scale}
     if samples is not None:
         found |= {"sampler": "given", "steps": None}

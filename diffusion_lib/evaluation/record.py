@@ -28,7 +28,7 @@ from diffusion_lib.evaluation.measurement import (
     resolve_conditions,
 )
 from diffusion_lib.metrics import Interval, features
-from diffusion_lib.runs import Run
+from diffusion_lib.runs import GuidedRun, Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, parallel
 
@@ -75,7 +75,7 @@ def evaluate(
         "conditions": resolve_conditions(run, conditions, root, samples, dataset),
     }
     path = run.folder / "metrics.json"
-    if run.labels is not None:
+    if isinstance(run, GuidedRun):
         asked = json.dumps([record["conditions"]["labels"], run.scale])
         path = run.folder / f"metrics-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.json"
     if samples is not None:

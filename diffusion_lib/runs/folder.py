@@ -31,7 +31,7 @@ def fingerprint(images: Tensor) -> str:
     return f"{len(images)} images, sha256 {digest.hexdigest()[:16]}"
 
 
-def _ema_step(folder: Path) -> int:
+def read_ema_step(folder: Path) -> int:
     """Read the training steps behind averaged weights, 0 where none can be read.
 
     They know their steps themselves; of those from before they did, the log tells.
@@ -41,14 +41,14 @@ def _ema_step(folder: Path) -> int:
     except (OSError, ValueError):
         return 0
     if step is None:
-        return max((record.get("step", 0) for record in _read_log(folder)), default=0)
+        return max((record.get("step", 0) for record in read_log(folder)), default=0)
     return step
 
 
-def _claim(folder: Path, experiment: Experiment, fingerprint: str) -> None:
+def create_or_match_experiment_file(folder: Path, experiment: Experiment, fingerprint: str) -> None:
     """Write experiment.json, or make sure that the one in the folder is this experiment's.
 
-    Once written it is never replaced, so that all processes lock the same file (see `_alone`).
+    Once written it is never replaced, so that all processes lock the same file (see `exclusive`).
     """
     path = folder / "experiment.json"
     if os.path.exists(folder) and not folder.is_dir():
@@ -109,7 +109,7 @@ def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[s
     return different
 
 
-def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
+def check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
     for name in ("experiment.json", "training.safetensors", "log.jsonl"):
         if not (start / name).is_file():
             raise FileNotFoundError(
@@ -138,14 +138,14 @@ def _check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         )
 
 
-def _check_final(folder: Path, num_steps: int) -> None:
+def check_final_weights(folder: Path, num_steps: int) -> None:
     """Refuse averaged weights that are not final, where there is no training state to go on from.
 
     Raises:
         ValueError: they are not, or they are damaged.
     """
     Denoiser.read_step(folder / "ema.safetensors")  # refuses damaged ones
-    step = _ema_step(folder)
+    step = read_ema_step(folder)
     if step != num_steps:
         known = f"those of step {step} of {num_steps}" if step else "of a step that nothing tells"
         raise ValueError(
@@ -157,7 +157,7 @@ def _check_final(folder: Path, num_steps: int) -> None:
         )
 
 
-def _identities(folder: Path) -> list[str]:
+def experiment_digests(folder: Path) -> list[str]:
     """Digests of what is trained in a folder, whatever the number of steps.
 
     A training state holds the first, so that one copied from another run is noticed; in older
@@ -174,7 +174,7 @@ def _identities(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
     with files.lock(folder / "experiment.json") as mine:
         if not mine:
@@ -184,7 +184,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_log(folder: Path, record: dict[str, Any]) -> None:
+def append_to_log(folder: Path, record: dict[str, Any]) -> None:
     path = folder / "log.jsonl"
     try:
         with path.open("ab", buffering=0) as file:
@@ -197,7 +197,7 @@ def _write_log(folder: Path, record: dict[str, Any]) -> None:
         raise files.write_error(path, error, "The last checkpoint is whole. ") from error
 
 
-def _read_log(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """The records of the log; a line that a kill cut short, or that is damaged, is left out."""
     path = folder / "log.jsonl"
     records = []
@@ -208,10 +208,10 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _cut_log(folder: Path, step: int) -> None:
+def truncate_log(folder: Path, step: int) -> None:
     """Drop what was logged after the checkpoint at `step`: those steps are trained again."""
     path = folder / "log.jsonl"
-    records = [record for record in _read_log(folder) if record.get("step", 0) <= step]
+    records = [record for record in read_log(folder) if record.get("step", 0) <= step]
     text = "".join(json.dumps(record) + "\n" for record in records)
     if path.exists() and path.read_bytes() != text.encode():
         files.write_text(path, text)

@@ -1,38 +1,36 @@
-"""Sample images from a denoiser, in batches, each image from its own random numbers."""
+"""Sample images from a denoiser or a run, in batches, each image from its own random numbers."""
 
 from collections.abc import Callable, Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lib import data, rng, samplers
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
+from diffusion_lib.networks.unet import UNet
+from diffusion_lib.runs.run import GuidedRun, Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import parallel
 from diffusion_lib.system.device import autocast, should_compile
 from diffusion_lib.system.progress import progress
 
-if TYPE_CHECKING:
-    pass
-from diffusion_lib.runs.run import Run
-
 
 def sample(
-    run: Run,
+    source: Denoiser | Run,
     n: int,
     seed: int = 0,
     sampler: Callable[..., Iterator[SampleStep]] = samplers.ddpm,
     num_steps: int | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Sample n images, uint8 [n, C, H, W] on the CPU: what `stream` yields, in one tensor."""
-    return torch.cat(list(stream(run, n, seed, sampler, num_steps, batch_size)))
+    """Sample n images, uint8 [n, C, H, W] on the CPU: the batches of `sample_batches`, joined."""
+    return torch.cat(list(sample_batches(source, n, seed, sampler, num_steps, batch_size)))
 
 
-def stream(
-    run: Run,
+def sample_batches(
+    source: Denoiser | Run,
     n: int,
     seed: int = 0,
     sampler: Callable[..., Iterator[SampleStep]] = samplers.ddpm,
@@ -43,12 +41,16 @@ def stream(
 
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
     on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
-    time, and all of them yield all batches.  Where the device is fast in bfloat16 the network
-    computes in it, as it does in training; on a GPU it is compiled for long work.
+    time, and all of them yield all batches.  The network computes in the precision of the device,
+    as it does in training; on a GPU it is compiled for long work.
 
     Args:
+        source: denoiser, run, or run with labels (`Run.guided`).
+        n: number of images.
+        seed: random seed.
         sampler: one of `samplers`, or a function like those.
-        num_steps: steps of the sampler; all T if None.
+        num_steps: sampler steps; None for all T.
+        batch_size: images that are sampled at a time.
 
     Raises:
         ValueError, TypeError: n < 1, more steps than T, or a sampler that is no function.
@@ -61,49 +63,54 @@ def stream(
         raise ValueError(f"seed must not be negative, and a whole number; got {seed!r:.99}")
     if not callable(sampler):
         raise TypeError(f"sampler must be a function, such as samplers.ddim; got {sampler!r:.99}")
-    schedule = run.denoiser.schedule
+    denoiser = source if isinstance(source, Denoiser) else source.denoiser
+    schedule = denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
     if should_compile(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
-        run.denoiser.network.compile()
-    return _stream(run, n, seed, sampler, timesteps, batch_size)
+        denoiser.network.compile()
+
+    def sample_images(images: range) -> Tensor:
+        with_labels = denoiser
+        if isinstance(source, GuidedRun):
+            index = torch.tensor(images, device="cpu") % len(source.labels)
+            with_labels = guided(denoiser, source.labels[index], source.scale)
+        x_T, generators = initial_noise(denoiser, images, seed)
+        steps = sampler(with_labels, x_T, timesteps, generator=generators)
+        name = f"images {images.start + 1} to {images.stop} of {n}"
+        with autocast(denoiser):
+            return samplers.final(progress(steps, len(timesteps) - 1, name))
+
+    return _gather_batches(sample_images, denoiser, n, batch_size)
 
 
-def _stream(
-    run: Run,
-    n: int,
-    seed: int,
-    sampler: Callable[..., Iterator[SampleStep]],
-    timesteps: list[int],
-    batch_size: int,
+def _gather_batches(
+    sample_images: Callable[[range], Tensor], denoiser: Denoiser, n: int, batch_size: int
 ) -> Iterator[Tensor]:
-    device, step = run.denoiser.schedule.signal.device, batch_size * parallel.size()
-    for start in range(0, n, step):
+    """Yield the batches in order; each of several processes samples one of them at a time."""
+    for start in range(0, n, batch_size * parallel.size()):
         first = min(start + batch_size * parallel.rank(), n)
-        size = min(batch_size, n - first)
-        x_0 = torch.empty(0, *run.image_shape, device=device)
-        if size:
-            steps = _states(run, range(first, first + size), seed, sampler, timesteps)
-            name = f"images {first + 1} to {first + size} of {n}"
-            with autocast(run.denoiser):
-                x_0 = samplers.final(progress(steps, len(timesteps) - 1, name))
+        images = range(first, min(first + batch_size, n))
+        nothing = torch.empty(0, *image_shape(denoiser), device=denoiser.schedule.signal.device)
+        x_0 = sample_images(images) if images else nothing
         for batch in parallel.gather(data.to_uint8(x_0), batch_size):
             if len(batch):
                 yield batch.cpu()
 
 
-def _states(
-    run: Run,
-    numbers: range,
-    seed: int,
-    sampler: Callable[..., Iterator[SampleStep]],
-    timesteps: list[int],
-) -> Iterator[SampleStep]:
-    """The sampler's states of the images of these numbers, asked for what the run is asked for."""
-    denoiser = run.denoiser
-    generators = rng.per_image(seed, len(numbers), numbers.start)
-    device = denoiser.schedule.signal.device
-    x_T = rng.normal((len(numbers), *run.image_shape), generators, device)
-    if run.labels is not None:
-        asked = run.labels[torch.tensor(numbers, device="cpu") % len(run.labels)]
-        denoiser = guided(denoiser, asked, run.scale)
-    return sampler(denoiser, x_T, timesteps, generator=generators)
+def initial_noise(
+    denoiser: Denoiser, images: range, seed: int
+) -> tuple[Tensor, list[torch.Generator]]:
+    """Draw x_T [B, C, H, W] of the images with these numbers, each from a generator of its own.
+
+    Returns:
+        x_T on the denoiser's device, and the generators, for the sampler's further draws.
+    """
+    generators = rng.per_image(seed, len(images), images.start)
+    shape = (len(images), *image_shape(denoiser))
+    return rng.normal(shape, generators, denoiser.schedule.signal.device), generators
+
+
+def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
+    """Return (C, H, W) of a denoiser's images."""
+    assert isinstance(denoiser.network, UNet)
+    return denoiser.network.config.image_shape
