@@ -72,7 +72,7 @@ def bars_are_drawn():
     from diffusion_lib.system import progress
 
     yield
-    progress._look.failed = False
+    progress._observe.failed = False
 
 
 @pytest.fixture

@@ -271,6 +271,6 @@ def test_settings_of_tqdm_that_make_no_sense_cost_the_bars_alone(monkeypatch):
     def refuse(*arguments, **keywords):
         raise ValueError("no such colour")
 
-    monkeypatch.setattr(progress, "_Tqdm", refuse)
+    monkeypatch.setattr("tqdm.std.tqdm.__init__", refuse)
     with pytest.warns(UserWarning, match="no such colour"):
         assert list(Bar(range(3))) == [0, 1, 2]

@@ -1,14 +1,14 @@
-"""Progress bars for people: a line of a terminal, or one output of a notebook.
+"""Progress bars: a line of a terminal, or one output of a notebook.
 
     for name in Bar(names, "decoding"):
         ...
 
-A bar only looks.  Whatever goes wrong while one is drawn costs the bars, never the work.
+A bar only observes: an error while one is drawn costs the bars, never the work.
 """
 
 import io
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -17,25 +17,29 @@ from tqdm import tqdm
 from diffusion_lib.system.guard import Guard
 
 Item = TypeVar("Item")
-_look = Guard("the progress bar")
+_observe = Guard("the progress bar")
 
 
-class Bar(Generic[Item]):
-    """A progress bar, around what a loop goes over or as a context that is updated.
+class Bar(tqdm, Generic[Item]):
+    """A progress bar, around the items of a loop or as a context that is updated.
 
-    In a notebook a bar has one output, which those inside of it share: a line each, as long as they
-    are open.  In a terminal they stand beneath each other.
+    It is tqdm without a thread, without a lock that an error leaves locked, and with one output in
+    a cell of a notebook, which open bars share: a line each.  In a terminal a bar within another
+    one has the line below it.
 
     Args:
-        items: what a loop goes over; None where `update` is called.
-        description: stands before the bar.
+        items: items of a loop; None where `update` is called.
+        description: text before the bar.
         total: number of steps; None for the number of items.
-        initial: steps that were done before, which the rate leaves out.
-        unit: what the steps are, behind their numbers.
-        smoothing: 1 for the rate of this moment, 0 for that of the whole time.
+        initial: number of earlier steps, which the rate leaves out.
+        unit: noun of a step, behind the numbers.
+        smoothing: weight of the latest step in the rate, from 0 for the mean rate to 1.
     """
 
-    _tqdm: "_Tqdm | None" = None
+    _instances: ClassVar[Any]  # tqdm's: the bars that are open
+    monitor_interval = 0  # no thread
+    outputs: ClassVar[tuple[int, list["Bar"], list[Any]]] = (0, [], [])  # cell, bars, handle
+    disable: bool = True  # until it is drawn
 
     def __init__(
         self,
@@ -46,114 +50,71 @@ class Bar(Generic[Item]):
         unit: str = "it",
         smoothing: float = 0.3,
     ) -> None:
-        self._items = items
-        if total is None and isinstance(items, Sized):
-            total = len(items)
-        settings = {"desc": description, "total": total, "initial": initial}
-        self._tqdm = _look(_Tqdm, **settings, unit=unit, smoothing=smoothing)
+        self.iterable = items
+        self.error = getattr(sys, "last_value", None)
+        settings = {"iterable": items, "desc": description, "total": total, "initial": initial}
+        _observe(self._open, settings | {"unit": unit, "smoothing": smoothing})
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        for bar in list(self._instances):  # of work that ended in an error
+            if isinstance(bar, Bar) and bar.error is not self.error:
+                bar.close()
+        self.output = None
+        if (cell := _cell()) is not None:
+            if cell != Bar.outputs[0] or all(bar.disable for bar in Bar.outputs[1]):
+                Bar.outputs = cell, [], []
+            self.output, is_first = Bar.outputs, not Bar.outputs[1]
+            self.output[1].append(self)
+            settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": is_first}
+        else:
+            settings["leave"] = None  # below another bar it leaves nothing
+        try:
+            super().__init__(**settings, mininterval=0.5, miniters=1)
+        except BaseException:  # else the next bar would be drawn below this one
+            self.disable = True
+            self._instances.discard(self)
+            raise
 
     def __iter__(self) -> Iterator[Item]:
-        if self._items is None:
+        if self.iterable is None:
             raise TypeError("this bar has no items to go over: give it some, or update it")
         with self:
-            for item in self._items:
+            for item in self.iterable:
                 yield item
                 self.update()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def update(self, n: int = 1, note: str | None = None) -> None:
-        """Count n more steps; show the note behind the numbers from now on."""
-        if (bar := self._tqdm) is not None:
+    def update(self, n: float | None = 1, note: str | None = None) -> None:
+        """Count n more steps, and set the note behind the numbers."""
+        if not self.disable:
             if note is not None:
-                _look(bar.set_postfix_str, note, refresh=False)
-            _look(bar.update, n)
+                _observe(self.set_postfix_str, note, refresh=False)
+            _observe(super().update, n)
 
     def note(self, text: str) -> None:
-        """Show this behind the numbers, at once."""
-        if (bar := self._tqdm) is not None:
-            _look(bar.set_postfix_str, text)
+        """Show a note behind the numbers at once."""
+        if not self.disable:
+            _observe(self.set_postfix_str, text)
 
     def start(self, n: int) -> None:
-        """Say that n steps were done before this bar was opened."""
-        if self._tqdm is not None:
-            self._tqdm.initial = self._tqdm.n = self._tqdm.last_print_n = n
+        """Set the number of steps that were done before this bar was opened."""
+        self.initial = self.n = self.last_print_n = n
 
     def close(self) -> None:
         """Leave the bar as it is, or nothing of one that is inside of another."""
-        bar, self._tqdm = self._tqdm, None
-        if bar is not None:
-            with suppress(Exception):  # of a stream that has been closed since
-                bar.close()
-
-
-def progress(
-    steps: Iterable[Item], total: int, description: str = ""
-) -> Generator[Item, None, None]:
-    """Pass on the states of a trainer or sampler, with a live progress bar.
-
-    Args:
-        total: number of steps; a trainer that goes on from a saved state starts part of the way.
-    """
-    every = max(1, total // 200)
-    with Bar(description=description, total=total) as bar:
-        for n, step in enumerate(steps, start=1):
-            done, note = getattr(step, "step", n), None  # a trainer's states know their number
-            if n == 1:
-                bar.start(done - 1)
-            if n % every == 0 or n == 1 or done == total:  # a GPU would have to wait for every loss
-                state: Any = step
-                note = f"t = {state.t}" if hasattr(step, "t") else f"loss {state.loss:.4f}"
-            bar.update(note=note)
-            yield step
-
-
-class _Tqdm(tqdm):
-    """Without a thread, and without a lock that an error leaves locked; in a notebook one output.
-
-    Bars of a cell that are open together share an output: `shared` is (cell, bars, handle).
-    """
-
-    _instances: ClassVar[Any]  # tqdm's: the bars that are open
-    monitor_interval = 0  # the thread is for bars that skip updates
-    shared: ClassVar[tuple[int, list["_Tqdm"], list[Any]]] = (0, [], [])
-
-    def __init__(self, **settings: Any) -> None:
-        self.error = getattr(sys, "last_value", None)
-        for bar in list(getattr(_Tqdm, "_instances", ())):  # of work that ended in an error
-            if bar.error is not self.error:
-                with suppress(Exception):
-                    bar.close()
-        if (cell := _cell()) is not None:
-            if cell != self.shared[0] or all(bar.disable for bar in self.shared[1]):
-                _Tqdm.shared = cell, [], []
-            self.output, first = self.shared, not self.shared[1]
-            self.output[1].append(self)
-            settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": first}
-        else:
-            self.output, settings["leave"] = None, None  # beneath another one it leaves nothing
-        try:
-            super().__init__(**settings, mininterval=0.5, miniters=1)
-        except BaseException:  # else the next bar would be drawn beneath this one
-            self._instances.discard(self)
-            raise
-
-    def __del__(self) -> None:
-        """Leave the closing to `Bar`, also where the making of this one failed."""
+        with suppress(Exception):  # a stream that was closed
+            super().close()
 
     def refresh(self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None) -> None:
+        """Draw the bar, releasing tqdm's lock also after an error."""
         if not self.disable:
             with nullcontext() if nolock else self.get_lock():
                 self.display()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar in the terminal or in the output of the cell."""
         if self.output is None:
             super().display(msg, pos)
             return
@@ -169,8 +130,31 @@ class _Tqdm(tqdm):
             handle.append(display(content, raw=True, display_id=True))
 
 
+def progress(
+    steps: Iterable[Item], total: int, description: str = ""
+) -> Generator[Item, None, None]:
+    """Yield the states of a trainer or sampler, with a live progress bar.
+
+    Args:
+        steps: states of a trainer or sampler.
+        total: number of steps, with those before a trainer was resumed.
+        description: text before the bar.
+    """
+    interval = max(1, total // 200)
+    with Bar(description=description, total=total) as bar:
+        for n, step in enumerate(steps, start=1):
+            done, note = getattr(step, "step", n), None  # a trainer's states have their number
+            if n == 1:
+                bar.start(done - 1)
+            if n % interval == 0 or n == 1 or done == total:  # reading a loss synchronizes a GPU
+                state: Any = step
+                note = f"t = {state.t}" if hasattr(step, "t") else f"loss {state.loss:.4f}"
+            bar.update(note=note)
+            yield step
+
+
 def _cell() -> int | None:
-    """Number of the notebook's cell that is executed; None outside of notebooks."""
+    """Return the number of the notebook's cell that runs; None outside of notebooks."""
     ipython = sys.modules.get("IPython")  # imported where there is a notebook
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "execution_count", 0) if hasattr(shell, "kernel") else None
