@@ -1,7 +1,8 @@
 """Shuffled batches in [-1, 1], drawn from (seed, step) alone.
 
 A data set of this size needs no worker processes: it lives in memory once, as uint8, on the device
-that trains on it; a batch is gathered, scaled and mirrored there."""
+that trains on it; a batch is gathered, scaled and mirrored there.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache

@@ -47,8 +47,8 @@ def folder(
 
     Formats are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA.  Each picture is
     scaled until it covers `size`, and the middle is cut out.  Pictures with more than 16 bits per
-    pixel or more than 89 million pixels are left out, and so are hidden files and folders (".name")
-    and those of systems (__MACOSX, @eaDir).
+    channel or 89 million pixels cannot be read.  Hidden files and folders (".name") and those of
+    systems (__MACOSX, @eaDir) are ignored.
 
     Decoding happens once, into a folder ".NAME-CxHxW" beside `path`, or in the user's cache folder
     where nothing can be written beside it.  It is repeated when a file or the background has

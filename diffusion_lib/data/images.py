@@ -25,7 +25,7 @@ Dataset = Callable[[str | Path, bool], Images]
 
 
 def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
-    """Return a part of a data set, also of one whose function returns a plain pair.
+    """Return a part of a data set as `Images`, also where its function returns a plain pair.
 
     Raises:
         TypeError: it returns something else.
@@ -42,10 +42,10 @@ def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
 
 
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:
-    """Return a tensor of images and their labels, or None, from whatever holds both.
+    """Return a tensor of images, and their labels or None.
 
     Args:
-        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
+        images: tensor or array, or a pair of one and its labels, such as `Images`.
 
     Raises:
         TypeError: anything else; the message says how to make a tensor of it.
@@ -60,20 +60,13 @@ def _is_pair(images: Any) -> bool:
 
 
 def as_tensor(images: Any) -> Tensor:
-    """Return images as a tensor that shares their memory where it can.
-
-    Args:
-        images: a tensor or an array of numpy, or a pair of one and its labels, such as `Images`.
-
-    Raises:
-        TypeError: anything else; the message says how to make a tensor of it.
-    """
+    """Return the images of whatever `images_and_labels` takes, without a copy where possible."""
     if _is_pair(images):
         images, _ = images
     if isinstance(images, Tensor):
         return images
     if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
-        with warnings.catch_warnings():  # an array that may not be written: nothing here writes
+        with warnings.catch_warnings():  # of a read-only array: nothing here writes
             warnings.simplefilter("ignore", UserWarning)
             native = images.dtype.newbyteorder("=")
             return torch.from_numpy(np.ascontiguousarray(images, native))
@@ -108,10 +101,10 @@ def as_tensor(images: Any) -> Tensor:
 
 
 def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
-    """Return images as a uint8 tensor [N, C, H, W], N >= 1, or refuse them.
+    """Return images as a uint8 tensor [N, C, H, W] with N >= 1, or raise.
 
     Args:
-        images: what `as_tensor` takes.
+        images: tensor or array, or a pair of one and its labels, such as `Images`.
         shape: (C, H, W) that they must have; None for any.
 
     Raises:
@@ -147,12 +140,12 @@ def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 [-1, 1]: the scale that every network and sampler works in."""
+    """Convert uint8 0..255 to float32 [-1, 1], the scale of every network and sampler."""
     return as_tensor(images).float() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """float [-1, 1] to uint8 0..255, rounded; values outside are clipped.  Undoes `to_float`.
+    """Convert float [-1, 1] to uint8 0..255, rounded and clipped; the inverse of `to_float`.
 
     Raises:
         ValueError: NaN or infinite pixels, which no number stands for.

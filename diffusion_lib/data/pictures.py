@@ -17,8 +17,8 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from diffusion_lib.system import files
 
-# What is read, whatever a file is called: not all that Pillow reads, because it hands PostScript to
-# another program, which runs it.
+# Formats that are read, whatever a file is called.  Pillow reads more, but it passes PostScript to
+# another program, which executes it.
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,8 +59,8 @@ class Picture(NamedTuple):
 def find(folder: Path) -> Listing:
     """List the pictures at any depth below a folder.
 
-    Leave out what is hidden (".name") or a system's own, such as __MACOSX and @eaDir.  Follow links
-    to folders, except to one that the link itself lies in.
+    Hidden files (".name") and those of systems, such as __MACOSX and @eaDir, are ignored.  Links to
+    folders are followed, except to one that contains the link.
     """
     endings = {end for end, kind in Image.registered_extensions().items() if kind in KINDS}
     names: list[str] = []
@@ -183,9 +183,9 @@ def _png_chunks(raw: bytes) -> Iterator[bytes]:
 
 
 def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Convert deep pixels, and say whether 16 bits are nearly black."""
+    """Convert deep pixels to 8 bits; the flag says whether 16 bits are nearly black."""
     if image.mode == "LAB":
-        return image.convert("RGB"), False  # Pillow cannot convert it to grey at once
+        return image.convert("RGB"), False  # Pillow cannot convert it to gray at once
     if not image.mode.startswith(("I", "F")):
         return image, False
     tags = getattr(image, "tag_v2", {})
@@ -199,17 +199,17 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, bool]:
         deep = deep << 4 | deep >> 8
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         deep = 65535 - deep
-    grey = Image.fromarray((deep // 257).astype(np.uint8))
+    gray = Image.fromarray((deep // 257).astype(np.uint8))
     if clear.any():
-        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
-    return grey, bool(0 < deep.max() < 65536 // 8)
+        gray.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return gray, bool(0 < deep.max() < 65536 // 8)
 
 
 def _lay_over(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     """Lay an image over a background, where it is transparent."""
     if not image.has_transparency_data:
         return image
-    # In two steps, as Pillow knows no way from premultiplied grey to colors.
+    # In two steps, because Pillow cannot convert premultiplied gray to colors.
     clear = _to_mode(_to_mode(image, "LA") if image.mode == "La" else image, "RGBA")
     opaque = clear.convert("RGB")
     opaque.paste(background, mask=ImageChops.invert(clear.getchannel("A")))

@@ -1,7 +1,8 @@
 """Data sets by name.
 
 To add one, write one function (root, train) -> Images and list it in `__all__`; for your own
-pictures its body is one call of `folder`."""
+pictures its body is one call of `folder`.
+"""
 
 import gzip
 import math

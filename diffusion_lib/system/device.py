@@ -107,7 +107,7 @@ def overridden(
         ValueError: another precision or layout; fewer than 1 thread.
     """
     chosen = {"DIFFUSION_PRECISION": precision, "DIFFUSION_LAYOUT": layout}
-    before = {variable: os.environ.get(variable) for variable in chosen}
+    before = {variable: os.environ[variable] for variable in chosen if variable in os.environ}
     threads_before = torch.get_num_threads()
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1; got {threads}")
@@ -121,9 +121,9 @@ def overridden(
     finally:
         if threads is not None:
             torch.set_num_threads(threads_before)
-        for variable, value in before.items():
+        for variable in chosen:
             os.environ.pop(variable, None)
-            os.environ.update({variable: value} if value is not None else {})
+        os.environ.update(before)
 
 
 def _choice(variable: str, choices: tuple[str, ...]) -> str | None:
