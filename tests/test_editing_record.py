@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from diffusion_lib import config, data, rng
 from diffusion_lib.metrics import features
+from other_tests import common
 from other_tests.editing import curves, measure
 from tests.helpers import write_idx
 
@@ -87,7 +88,7 @@ def small(tmp_path, monkeypatch):
 def test_the_measurement_runs_and_goes_on(small, monkeypatch):
     record = measure.measure(small)
     told = [(run["schedule"], run["seed"], list(run["ways"])) for run in record["runs"]]
-    ways, repeated = list(measure.WAYS), list(measure.REPEATED)
+    ways, repeated = list(measure.EDITS), list(measure.REPEATED)
     first = [("linear", 0, ways), ("cosine", 0, ways)]
     assert told == [*first, ("linear", 1, repeated), ("cosine", 1, repeated)]
     assert len(record["floors"]) == 2
@@ -167,13 +168,12 @@ def record(monkeypatch):
         made_up("cosine", 1, 503, [3.0, 1.0, 0.81, 0.4, 1.0]),
     ]
     record = {"n": 500, "times": TIMES, "floors": [0.3, 0.6], "runs": runs}
-    monkeypatch.setattr(curves, "load", lambda: record)
-    monkeypatch.setattr(curves, "ASKED", 250)
+    monkeypatch.setattr(curves, "STEPS", 250)
     return record
 
 
 def test_levels_are_crossed_between_times(record):
-    run = record["runs"][0]
+    run = curves.runs_of(record, "linear")[0]
     assert curves.first_below(run, "noise", 1.7) == 125
     assert curves.first_below(run, "noise", 3) == 0
     assert curves.first_below(run, "noise", 0.1) is None
@@ -181,33 +181,35 @@ def test_levels_are_crossed_between_times(record):
     assert curves.first_above(run, "noise", 9) == 1000
     assert curves.own_level(run) == 1.0
     assert curves.lowest(run, "noise") == 0.4
-    assert curves.lowest(record["runs"][2], "noise") == 0.8  # 0.4 comes after the label is lost
+    assert (
+        curves.lowest(curves.runs_of(record, "cosine")[0], "noise") == 0.8
+    )  # 0.4 comes after the label is lost
     assert curves.log2_snr(run, 250) == 4
     assert curves.log2_snr(run, 375) == 3
-    assert curves.since([5.0, None]) == "never in 1 of 2"
-    assert curves.since([None, None]) == "never"
-    assert curves.since([0.0, 0.0]) == "from 0"
-    assert curves.since([8.0, 8.0]) == "from 8 [8, 8]"
-    assert curves.since([1.0, 40.0]) == "from 20 [0, 268]"
-    assert curves.span([990.0, 1000.0]) == "995 [931, 1000]"
+    assert curves.format_onset([5.0, None]) == "never in 1 of 2"
+    assert curves.format_onset([None, None]) == "never"
+    assert curves.format_onset([0.0, 0.0]) == "from 0"
+    assert curves.format_onset([8.0, 8.0]) == "from 8 [8, 8]"
+    assert curves.format_onset([1.0, 40.0]) == "from 20 [0, 268]"
+    assert curves.format_time([990.0, 1000.0]) == "995 [931, 1000]"
     assert curves.falls(run, "label", 0.95) == pytest.approx(125)
 
 
 def test_answers_follow_from_the_intervals(record):
-    linear, cosine, steps, ratio, properties, no_window, window = curves.answers()
-    assert (linear["answer"], cosine["answer"]) == ("no", "yes")
-    assert steps["answer"] == "no: the linear one loses it earlier"
-    assert "375 and 502" in steps["measured"]
-    assert ratio["answer"] == "undecided: no difference found"
-    assert properties["answer"] == "no: the linear one bears more noise"  # both fade at t = 700
-    assert no_window["answer"] == "yes"
-    assert window["answer"] == "no"
-    assert "own samples from" in window["measured"]
+    linear, cosine, steps, ratio, properties, no_window, window = curves.answers(record)
+    assert (linear.answer, cosine.answer) == ("no", "yes")
+    assert steps.answer == "no: the linear one loses it earlier"
+    assert "375 and 502" in steps.measured
+    assert ratio.answer == "undecided: no difference found"
+    assert properties.answer == "no: the linear one bears more noise"  # both fade at t = 700
+    assert no_window.answer == "yes"
+    assert window.answer == "no"
+    assert "own samples from" in window.measured
 
 
 # ---- the committed record --------------------------------------------------------------------
 
-COMMITTED = json.loads(measure.OUT.read_text())
+COMMITTED = common.load(curves.RECORD)
 
 
 def test_it_is_of_the_experiment_as_it_is_now():
@@ -226,16 +228,16 @@ def test_it_is_of_the_experiment_as_it_is_now():
         run = told[schedule.__name__, seed]
         trained = {name: value for name, value in run["experiment"].items() if name != "images"}
         assert measure.experiment(schedule, seed).differences(json.dumps(trained)) == []
-        assert set(run["ways"]) == set(measure.WAYS if seed == 0 else measure.REPEATED)
+        assert set(run["ways"]) == set(measure.EDITS if seed == 0 else measure.REPEATED)
 
 
 @pytest.mark.parametrize("run", COMMITTED["runs"], ids=lambda r: f"{r['schedule']} {r['seed']}")
 def test_t_0_keeps_everything_and_t_T_nothing(run):
-    """At T the distances from the input are those of strangers, in the interval."""
-    told, strangers = (run["ways"]["noise"][name] for name in ("measures", "strangers"))
+    """At T the distances from the input are those of unrelated pairs, in the interval."""
+    told, unrelated = (run["ways"]["noise"][name] for name in ("measures", "strangers"))
     assert told["pixel distance"][0] == told["feature distance"][0] == [0, 0, 0]
     assert all(told[name][0] == [1, 1, 1] for name in measure.PROPERTIES)
-    for name, (_, low, high) in strangers.items():
+    for name, (_, low, high) in unrelated.items():
         _, my_low, my_high = told[name][-1]
         assert my_low <= high
         assert low <= my_high

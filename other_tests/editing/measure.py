@@ -3,7 +3,7 @@
     python -m other_tests.editing.measure
 
 Trains a network of MNIST with either schedule and each of three seeds (`experiment`), sends 500
-test digits to t = 0, 50, ..., 1000 and back, in six ways (`WAYS`), and holds what comes back
+test digits to t = 0, 50, ..., 1000 and back, in six ways (`EDITS`), and holds what comes back
 against the digits: pixels, features, label, area, slant, width of the strokes, and how like real
 digits the set is.  Every t, run and way sees the same digits with the same noise.  The networks
 know labels, but are not told any unless another digit is asked for; so half of their training is
@@ -37,7 +37,7 @@ from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
-from other_tests.mnist import tables
+from other_tests import common
 
 OUT = Path(__file__).with_name("editing.json")
 PICTURE = Path(__file__).parent.parent.parent / "assets" / "edited-mnist.png"
@@ -100,14 +100,14 @@ def noise_other(
     denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
 ) -> Iterator[Tensor]:
     """Noise, and denoise as another digit."""
-    return noise(guided(denoiser, other(labels), SCALE_NOISED), x_0, labels, eps)
+    return noise(guided(denoiser, target_labels(labels), SCALE_NOISED), x_0, labels, eps)
 
 
 def invert_other(
     denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
 ) -> Iterator[Tensor]:
     """Invert, and reconstruct as another digit."""
-    return _inverted(denoiser, guided(denoiser, other(labels), SCALE_INVERTED), x_0)
+    return _inverted(denoiser, guided(denoiser, target_labels(labels), SCALE_INVERTED), x_0)
 
 
 def _inverted(there: Denoiser, back: Denoiser, x_0: Tensor) -> Iterator[Tensor]:
@@ -117,7 +117,7 @@ def _inverted(there: Denoiser, back: Denoiser, x_0: Tensor) -> Iterator[Tensor]:
             yield final(editing.reconstruct(back, step.x_t, step.t, times))
 
 
-WAYS: dict[str, Edit] = {
+EDITS: dict[str, Edit] = {
     "noise": noise,
     "noise, sketch": noise_sketch,
     "noise, thick": noise_thick,
@@ -139,7 +139,7 @@ def thick(x_0: Tensor) -> Tensor:
     return torch.where(F.max_pool2d(x_0, 3, stride=1, padding=1) > 0, 1.0, -1.0)
 
 
-def other(labels: Tensor) -> Tensor:
+def target_labels(labels: Tensor) -> Tensor:
     """Another digit for each: 3 becomes 8."""
     return (labels + 5) % 10
 
@@ -166,7 +166,7 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
             # Inversion adds up what an evaluation rounds, and stays in float32.
             fast = hardware.precision(device) == "bfloat16" and "invert" not in way
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-                for images in WAYS[way](run.denoiser, x_0.to(device), labels, eps):
+                for images in EDITS[way](run.denoiser, x_0.to(device), labels, eps):
                     found.append(data.to_uint8(images).cpu())
                     bar.update()
             parts.append(torch.stack(found))
@@ -275,14 +275,13 @@ def measure_way(
             told.setdefault(name, []).append(_bootstrap(values))
         shares.append(found["label"])
         told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
-    # What remains of an input in another's edit, at the largest t: pairs that have nothing in
-    # common but the data set.
+    # Baseline: unrelated pairs, each input beside the edit of another one at the largest t.
     others = images[-1].roll(1, 0)
-    strangers = distances(x_0, others, seen_before, network.extract_features(others))
+    unrelated = distances(x_0, others, seen_before, network.extract_features(others))
     return {
         "measures": told,
         "label until": _bootstrap(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
-        "strangers": {name: _bootstrap(value[drawn].mean(1)) for name, value in strangers.items()},
+        "strangers": {name: _bootstrap(value[drawn].mean(1)) for name, value in unrelated.items()},
     }
 
 
@@ -341,11 +340,11 @@ def measure(root: str) -> dict[str, Any]:
     for seed, schedule in product(SEEDS, SCHEDULES):
         run = runs.train(experiment(schedule, seed), train, test)
         ways = {}
-        for way in WAYS if seed == SEEDS[0] else REPEATED:
-            asked = other(inputs.labels) if "another" in way else inputs.labels
+        for way in EDITS if seed == SEEDS[0] else REPEATED:
+            asked = target_labels(inputs.labels) if "another" in way else inputs.labels
             ways[way] = measure_way(edits(run, way, inputs), inputs, asked, network, reference)
         snr = run.denoiser.schedule.snr(torch.tensor(TIMES[1:])).log2()
-        told = {"schedule": schedule.__name__, "seed": seed, **tables.made_with(run)}
+        told = {"schedule": schedule.__name__, "seed": seed, **common.provenance(run)}
         found.append({**told, "log2 snr": [None, *_short(snr.tolist())], "ways": ways})
     return {
         "n": N,
@@ -366,7 +365,7 @@ def draw(root: str) -> None:
     run = runs.train(experiment(schedules.cosine, SEEDS[0]), train, test)
     inputs, _ = split(test)
     three = int((inputs.labels == 3).nonzero()[0])
-    rows = [(way, list(edits(run, way, inputs)[::2, three])) for way in WAYS]
+    rows = [(way, list(edits(run, way, inputs)[::2, three])) for way in EDITS]
     viz.table_of_images(rows, [f"t = {t}" for t in TIMES[::2]]).savefig(PICTURE, dpi=80)
 
 

@@ -6,13 +6,13 @@
 Every sampler in few steps, and DDPM in 1000, from one run of MNIST.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion_lib import data, metrics, rng, runs, samplers, viz
@@ -20,10 +20,10 @@ from diffusion_lib.denoiser import Denoised
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.samplers import DenoiserLike, SampleStep
-from other_tests.mnist import tables
+from other_tests import common
 
-OUT = Path(__file__).with_name("few_steps.json")
-PLOT = Path(__file__).parent.parent.parent / "assets" / "few-steps-mnist.png"
+RECORD = Path(__file__).with_name("few_steps.json")
+PLOT = common.ASSETS / "few-steps-mnist.png"
 SAMPLERS = {name: getattr(samplers, name) for name in samplers.__all__}
 STEPS = (5, 10, 20, 50)
 N = 500
@@ -107,57 +107,62 @@ def sweep(
 
 
 def measure(folder: str, root: str) -> dict[str, Any]:
+    """Sample a run of MNIST in few steps, and in 1000.
+
+    Args:
+        folder: folder of the run.
+        root: folder of the data sets.
+    """
     run, network = runs.load(folder), features.load("mnist")
     reference = network.extract_features(data.mnist(root, False).images)
     sample = partial(runs.sample, run, N, batch_size=125)
     rows = sweep(sample, {"ddpm": samplers.ddpm}, [1000], network, reference)
     rows += sweep(sample, SAMPLERS, STEPS, network, reference)
-    return {"n": N, **tables.made_with(run), "rows": rows}
+    return {"n": N, **common.provenance(run), "rows": rows}
 
 
-def load() -> dict[str, Any]:
-    return json.loads(OUT.read_text())
+def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
+    """Make the table, and name the fewest evaluations that reach the 1000 steps' interval.
 
+    Distances are bold where they are not above that interval.
 
-def table() -> list[dict[str, str]]:
-    """Rows for `viz.table`; bold where the distance is not above the interval of 1000 steps."""
-    rows = load()["rows"]
-    high = rows[0][MEASURE][2]
-    found = []
-    for row in rows:
+    Args:
+        record: record of `measure`.
+    """
+    _, low, high = record["rows"][0][MEASURE]
+    rows, fewest = [], dict.fromkeys(SAMPLERS, "none of these")
+    for row in record["rows"]:
         distance, sure = (Interval(*row[name]) for name in (MEASURE, "confidence > 0.9"))
-        reached = row["steps"] < 1000 and distance.value <= high
-        found.append(
+        evaluations = f"{row['evaluations']:.4g}"
+        cell = f"{distance:.3g}"
+        if row["steps"] < 1000 and distance.value <= high:
+            cell = f"**{cell}**"
+            if fewest[row["sampler"]] == "none of these":  # steps grow from row to row
+                fewest[row["sampler"]] = evaluations
+        rows.append(
             {
                 "sampler": row["sampler"],
                 "steps": str(row["steps"]),
-                "evaluations": f"{row['evaluations']:.4g}",
+                "evaluations": evaluations,
                 "seconds an image": f"{row['seconds']:.2g}",
-                MEASURE: f"**{distance:.3g}**" if reached else f"{distance:.3g}",
+                MEASURE: cell,
                 "confidence > 0.9": f"{sure:.3f}",
             }
         )
-    return found
-
-
-def verdict() -> str:
-    """The fewest evaluations with which each sampler reaches the 1000 steps' interval."""
-    full, *rows = load()["rows"]
-    low, high = full[MEASURE][1:]
-    told = []
-    for name in SAMPLERS:
-        reached = [
-            row["evaluations"] for row in rows if row["sampler"] == name and row[MEASURE][0] <= high
-        ]
-        told.append(f"`{name}` {f'{min(reached):.4g}' if reached else 'none of these'}")
-    return (
+    return rows, (
         f"Network evaluations needed to be no worse than DDPM's 1000 steps, [{low:.3g}, "
-        f"{high:.3g}]: {', '.join(told)}. {load()['n']} samples each; {load()['device']}."
+        f"{high:.3g}]: {', '.join(f'`{name}` {n}' for name, n in fewest.items())}. "
+        f"{record['n']} samples each; {record['device']}."
     )
 
 
-def draw() -> None:
-    full, *rows = load()["rows"]
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draw the distances against the evaluations.
+
+    Args:
+        record: record of `measure`.
+    """
+    full, *rows = record["rows"]
     lines: dict[str, tuple[list[float], ...]] = {}
     for name in SAMPLERS:
         own = [row for row in rows if row["sampler"] == name]
@@ -169,13 +174,9 @@ def draw() -> None:
     lines["ddpm, 1000"] = (ends, [full[MEASURE][0]] * 2, [margin] * 2)
     figure = viz.curve(lines, "network evaluations of an image", MEASURE, y_scale="log")
     figure.axes[0].set_xscale("log")
-    figure.savefig(PLOT, dpi=100)
-
-
-def main() -> None:
-    tables.measure_named(__doc__, measure, OUT)
-    draw()
+    return figure
 
 
 if __name__ == "__main__":
-    main()
+    common.measure_run(__doc__, measure, RECORD)
+    draw(common.load(RECORD)).savefig(PLOT, dpi=100)

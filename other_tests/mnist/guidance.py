@@ -6,25 +6,25 @@
 A run of MNIST that knows labels: as many samples of each digit, at each scale with the same noise.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion_lib import data, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
-from other_tests.mnist import tables
+from other_tests import common
 
-OUT = Path(__file__).with_name("guidance.json")
-PLOT = Path(__file__).parent.parent.parent / "assets" / "guidance-mnist.png"
-ROWS = PLOT.with_name("guided-mnist.png")
+RECORD = Path(__file__).with_name("guidance.json")
+PLOT = common.ASSETS / "guidance-mnist.png"
+GRID = PLOT.with_name("guided-mnist.png")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 N, STEPS = 1000, 100
-SHOWN = ("accuracy", "spread", "recall", "precision", "Frechet distance", "confidence > 0.9")
+MEASURES = ("accuracy", "spread", "recall", "precision", "Frechet distance", "confidence > 0.9")
 
 
 def sweep(
@@ -60,68 +60,66 @@ def sweep(
 
 
 def measure(folder: str, root: str) -> dict[str, Any]:
+    """Sample a run of MNIST that knows labels at each scale, and draw the grid of the README.
+
+    Args:
+        folder: folder of the run.
+        root: folder of the data sets.
+    """
     run, network = runs.load(folder), features.load("mnist")
     reference = network.extract_features(data.mnist(root, False).images)
 
     def sample(scale: float) -> Tensor:
-        asked = run.guided(range(10), scale)
-        return runs.sample(asked, N, 0, samplers.ddpm, STEPS, batch_size=125)
+        guided = run.guided(range(10), scale)
+        return runs.sample(guided, N, 0, samplers.ddpm, STEPS, batch_size=125)
 
     rows = sweep(sample, SCALES, torch.arange(N) % 10, network, reference)
-    viz.grid(sample(2.0)[:100], columns=10).save(ROWS)
-    return {"n": N, "sampler": f"ddpm, {STEPS} steps", **tables.made_with(run), "rows": rows}
+    viz.grid(sample(2.0)[:100], columns=10).save(GRID)
+    return {"n": N, "sampler": f"ddpm, {STEPS} steps", **common.provenance(run), "rows": rows}
 
 
-def load() -> dict[str, Any]:
-    return json.loads(OUT.read_text())
+def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
+    """Make the table, and name the accuracy at the best scale and what it costs.
 
-
-def table() -> list[dict[str, str]]:
-    """Rows for `viz.table`; bold is the highest accuracy."""
-    rows = load()["rows"]
-    best = max(row["accuracy"][0] for row in rows)
-    found = []
-    for row in rows:
-        told = {"scale": f"{row['scale']:g}"}
-        for name in SHOWN:
-            told[name] = f"{Interval(*row[name]):.3f}"
-        if row["accuracy"][0] == best:
-            told["accuracy"] = f"**{told['accuracy']}**"
-        found.append(told)
-    return found
-
-
-def verdict() -> str:
-    """Accuracy at the best scale, and what it costs beside no guidance."""
-    record = load()
-    rows = {row["scale"]: row for row in record["rows"]}
-    best = max(rows, key=lambda scale: rows[scale]["accuracy"][0])
-    told, plain = rows[best], rows[1.0]
+    Args:
+        record: record of `measure`.
+    """
+    rows = {
+        row["scale"]: {"scale": f"{row['scale']:g}"}
+        | {name: f"{Interval(*row[name]):.3f}" for name in MEASURES}
+        for row in record["rows"]
+    }
+    accuracy = {row["scale"]: row["accuracy"] for row in record["rows"]}
+    best = max(accuracy, key=lambda scale: accuracy[scale][0])
     cost = "; ".join(
-        f"{name} {Interval(*plain[name]):.3f} without guidance, {Interval(*told[name]):.3f} with it"
+        f"{name} {rows[1.0][name]} without guidance, {rows[best][name]} with it"
         for name in ("spread", "recall")
     )
-    return (
-        f"Of {record['n']:,} digits {Interval(*told['accuracy']):.1%} are the asked-for one at "
-        f"scale {best:g}. What it costs: {cost}. One training; {record['sampler']}; "
-        f"{record['device']}."
+    for scale, estimate in accuracy.items():
+        if estimate[0] == accuracy[best][0]:
+            rows[scale]["accuracy"] = f"**{rows[scale]['accuracy']}**"
+    return list(rows.values()), (
+        f"Of {record['n']:,} digits {Interval(*accuracy[best]):.1%} are the "
+        f"asked-for one at scale {best:g}. What it costs: {cost}. One training; "
+        f"{record['sampler']}; {record['device']}."
     )
 
 
-def draw() -> None:
-    rows = [row for row in load()["rows"] if row["scale"] > 0]
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draw accuracy and diversity against the scale.
+
+    Args:
+        record: record of `measure`.
+    """
+    rows = [row for row in record["rows"] if row["scale"] > 0]
     x = [row["scale"] for row in rows]
     lines = {
         name: (x, [r[name][0] for r in rows], [(r[name][2] - r[name][1]) / 2 for r in rows])
         for name in ("accuracy", "spread", "recall", "precision")
     }
-    viz.curve(lines, "scale of the guidance", "share").savefig(PLOT, dpi=100)
-
-
-def main() -> None:
-    tables.measure_named(__doc__, measure, OUT)
-    draw()
+    return viz.curve(lines, "scale of the guidance", "share")
 
 
 if __name__ == "__main__":
-    main()
+    common.measure_run(__doc__, measure, RECORD)
+    draw(common.load(RECORD)).savefig(PLOT, dpi=100)

@@ -1,0 +1,92 @@
+"""What the experiments share: folders, records, the command line, and the form of an answer."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from diffusion_lib import config
+from diffusion_lib.compare import Difference
+from diffusion_lib.runs import Run
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "assets"
+
+
+class Answer(NamedTuple):
+    """The answer to a question, and the difference that it follows from."""
+
+    question: str
+    answer: str
+    measured: str  # the difference in words, and of what measure
+    effect: Difference
+    more: str = ""  # what the interval is over besides seeds
+
+
+def decide(
+    effect: Difference, lower: str, higher: str, undecided: str = "undecided: not distinguishable"
+) -> str:
+    """Choose the answer that the interval of a difference leaves.
+
+    Args:
+        effect: difference with its 95 % interval.
+        lower: answer where the whole interval is below 0.
+        higher: answer where it is above 0.
+        undecided: answer where it holds 0.
+    """
+    return {"lower": lower, "higher": higher}.get(effect.verdict, undecided)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a record.
+
+    Args:
+        path: JSON file, absolute or relative to the root of the repository.
+    """
+    return json.loads((ROOT / path).read_text())
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Make the parser of an experiment's command line, with the folder of the data sets.
+
+    Args:
+        about: docstring of the command, whose first line describes it.
+    """
+    made = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    made.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    return made
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Describe how a run was made and where it is measured, for its record.
+
+    Args:
+        run: run with a folder.
+    """
+    return {
+        "experiment": load((run.folder / "experiment.json").resolve()),
+        "device": hardware.name(run.denoiser.schedule.signal.device),
+        "torch": torch.__version__,
+    }
+
+
+def measure_run(
+    about: str | None, measure: Callable[[str, str], dict[str, Any]], path: Path
+) -> None:
+    """Write the record of the run that the command line names, if it names one.
+
+    Args:
+        about: docstring of the command.
+        measure: function (folder of the run, folder of the data sets) -> record.
+        path: file of the record.
+    """
+    made = parser(about)
+    made.add_argument("run", nargs="?", help="folder of the run to measure")
+    options = made.parse_args()
+    if options.run:
+        files.write_json(path, measure(options.run, options.data))

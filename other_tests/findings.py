@@ -1,0 +1,250 @@
+"""What we found: the questions of the notes, answered by the committed records.
+
+The measure of every finding was chosen before its study was run, but for five of them, and for
+those of editing as its README says.  Three were added while it ran: the likelihood's, the
+schedule's for DDPM alone, and the schedule's without the arms `eps, uniform`.  The two of
+complexity "in general" came after.  An answer follows from the interval alone: 95 %, over seeds
+where it does not say otherwise, and "undecided" wherever it holds 0, or for a share the level that
+the question names.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffusion_lib import compare
+from other_tests import common
+from other_tests.cifar10 import complexity
+from other_tests.common import Answer
+from other_tests.editing import curves
+
+FOLDER = Path(__file__).parent
+STUDIES = {
+    "mnist": FOLDER / "mnist" / "small_backbone.json",
+    "learning rate": FOLDER / "mnist" / "learning_rate.json",
+    "cifar10": FOLDER / "cifar10" / "cifar10.json",
+    "complexity": FOLDER / "cifar10" / "complexity.json",
+}
+MEASURE = "Frechet distance"
+NAIVE, DDPM, SAME_WEIGHT = "x_0, uniform, linear", "eps, snr, linear", "x_0, snr, linear"
+PAIRS = [
+    ", ".join(pair) for pair in product(("eps", "x_0", "v"), ("snr", "uniform", "min_snr"))
+]  # of the arms with the cosine and with the linear schedule
+# Nobody would train `eps, uniform`: eps_hat's error over an SNR that spans nine powers of ten.
+USUAL = [pair for pair in PAIRS if pair != "eps, uniform"]
+FIRST, LAST = 0, -1  # of the numbers of steps after which a study is measured
+
+
+class Finding(NamedTuple):
+    """A question about the difference of two arms, or of the means of two lists of arms."""
+
+    question: str
+    study: str
+    contrast: str  # in words: what less what
+    arms: tuple[str | list[str], str | list[str]]
+    steps: int
+    lower: str  # the answer where the difference is below 0
+    higher: str
+    measure: str = MEASURE
+
+
+FINDINGS = [
+    Finding(
+        "MNIST, small network: does unweighted $x_0$ converge before DDPM's $\\epsilon$?",
+        "mnist",
+        "unweighted $x_0$ less $\\epsilon$",
+        (NAIVE, DDPM),
+        FIRST,
+        "yes",
+        "no: it is behind",
+    ),
+    Finding(
+        "What share of that is the prediction, with DDPM's weight kept?",
+        "mnist",
+        "$x_0$ less $\\epsilon$, both with DDPM's weight",
+        (SAME_WEIGHT, DDPM),
+        FIRST,
+        "this: $x_0$ is ahead by itself",
+        "none: $x_0$ is behind by itself",
+    ),
+    Finding(
+        "And what share the weight, with $x_0$ kept? (The two add up to the first row.)",
+        "mnist",
+        "$x_0$ unweighted less $x_0$ with DDPM's weight",
+        (NAIVE, SAME_WEIGHT),
+        FIRST,
+        "this: no weight is ahead",
+        "none: no weight is behind",
+    ),
+    Finding(
+        "Does unweighted $x_0$ also end with better samples?",
+        "mnist",
+        "unweighted $x_0$ less $\\epsilon$",
+        (NAIVE, DDPM),
+        LAST,
+        "yes",
+        "no: it is worse",
+    ),
+    Finding(
+        "And with a better likelihood?",
+        "mnist",
+        "unweighted $x_0$ less $\\epsilon$",
+        (NAIVE, DDPM),
+        LAST,
+        "yes",
+        "no: it is worse",
+        "bits per dim",
+    ),
+    Finding(
+        "Is the cosine schedule better for DDPM than the linear one?",
+        "mnist",
+        "DDPM with cosine less DDPM with linear",
+        ("eps, snr, cosine", DDPM),
+        LAST,
+        "yes",
+        "no: it is worse",
+    ),
+    Finding(
+        "Is it better in general?",
+        "mnist",
+        f"cosine less linear, mean of {len(PAIRS)} pairs of arms",
+        ([f"{pair}, cosine" for pair in PAIRS], [f"{pair}, linear" for pair in PAIRS]),
+        LAST,
+        "yes",
+        "no: it is worse",
+    ),
+    Finding(
+        "The same without the arms that no one would train (`eps, uniform`)",
+        "mnist",
+        f"cosine less linear, mean of {len(USUAL)} pairs of arms",
+        ([f"{pair}, cosine" for pair in USUAL], [f"{pair}, linear" for pair in USUAL]),
+        LAST,
+        "yes",
+        "no: it is worse",
+    ),
+    Finding(
+        "Does $x_0$ still converge first with 0.3 times the learning rate?",
+        "learning rate",
+        "unweighted $x_0$ less $\\epsilon$",
+        ("x_0, uniform, learning rate 0.0003", "eps, snr, learning rate 0.0003"),
+        FIRST,
+        "yes",
+        "no: it is behind",
+    ),
+    Finding(
+        "Does $x_0$ still converge first with 3 times the learning rate?",
+        "learning rate",
+        "unweighted $x_0$ less $\\epsilon$",
+        ("x_0, uniform, learning rate 0.003", "eps, snr, learning rate 0.003"),
+        FIRST,
+        "yes",
+        "no: it is behind",
+    ),
+    Finding(
+        "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, unweighted?",
+        "cifar10",
+        "$x_0$, unweighted, less $\\epsilon$",
+        ("x_0, unweighted", "eps"),
+        LAST,
+        "no: $x_0$ is better",
+        "yes",
+    ),
+    Finding(
+        "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, weight snr?",
+        "cifar10",
+        "$x_0$, weight snr, less $\\epsilon$",
+        ("x_0, weight snr", "eps"),
+        LAST,
+        "no: $x_0$ is better",
+        "yes",
+    ),
+]
+
+
+def record(study: str) -> dict[str, Any]:
+    """Read the committed record of a study.
+
+    Args:
+        study: one of STUDIES.
+    """
+    return compare.load(STUDIES[study].with_suffix(".record.json"))
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """Read the records of all studies and of editing, by name."""
+    return {study: record(study) for study in STUDIES} | {"editing": common.load(curves.RECORD)}
+
+
+def answer(finding: Finding, record: Mapping[str, Any]) -> Answer:
+    """Answer a question from the record of its study.
+
+    Args:
+        finding: the question.
+        record: record of `finding.study`.
+    """
+    steps = record["steps"][finding.steps]
+    images = steps * _settings(record)["batch_size"]
+    effect = compare.difference(record, finding.measure, steps, *finding.arms)
+    return Answer(
+        finding.question,
+        common.decide(effect, finding.lower, finding.higher),
+        f"{finding.contrast}: {finding.measure} after {images:,} images",
+        effect,
+    )
+
+
+def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Answer all questions about some records, as rows of a table.
+
+    Args:
+        records: records by the names of their studies, or "editing".
+    """
+    table: list[dict[str, str]] = []
+    for name, record in records.items():
+        answers = [answer(finding, record) for finding in FINDINGS if finding.study == name]
+        if name == "complexity":
+            answers = complexity.answers(record, complexity.bits())
+        elif name == "editing":
+            answers = curves.answers(record)
+        if name in STUDIES:
+            devices: Sequence[str] = record["devices"]
+            command = f"diffusion_lib compare {STUDIES[name].relative_to(common.ROOT)}"
+        else:
+            devices = [run["device"] for run in record["runs"]]
+            command = "other_tests.editing.measure"
+        table += [
+            {
+                "question": found.question,
+                "answer": found.answer,
+                "measured": found.measured,
+                "effect": f"{found.effect:.3g}",
+                "seeds": f"{found.effect.n}{found.more}",
+                "device": ", ".join(dict.fromkeys(devices)),
+                "command": f"`python -m {command}`",
+            }
+            for found in answers
+        ]
+    return table
+
+
+def budget(records: Mapping[str, Mapping[str, Any]], study: str) -> str:
+    """Say how long the runs of a study are.
+
+    Args:
+        records: records by the names of their studies.
+        study: name of the study.
+    """
+    record = records[study]
+    batch_size, last = _settings(record)["batch_size"], record["steps"][-1]
+    steps = ", ".join(f"{steps:,}" for steps in record["steps"])
+    return (
+        f"The committed record: {len(record['arms'])} arms, {len(record['seeds'])} seeds, measured "
+        f"after {steps} steps of {batch_size} images, which is {last * batch_size:,} images at the "
+        f"longest; {', '.join(record['devices'])}."
+    )
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the training that all arms of a study share."""
+    return next(iter(record["arms"].values()))["train"]
