@@ -181,9 +181,8 @@ def test_levels_are_crossed_between_times(record):
     assert curves.first_above(run, "noise", 9) == 1000
     assert curves.own_level(run) == 1.0
     assert curves.lowest(run, "noise") == 0.4
-    assert (
-        curves.lowest(curves.runs_of(record, "cosine")[0], "noise") == 0.8
-    )  # 0.4 comes after the label is lost
+    cosine = curves.runs_of(record, "cosine")[0]
+    assert curves.lowest(cosine, "noise") == 0.8  # 0.4 comes after the label is lost
     assert curves.log2_snr(run, 250) == 4
     assert curves.log2_snr(run, 375) == 3
     assert curves.format_onset([5.0, None]) == "never in 1 of 2"
