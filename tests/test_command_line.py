@@ -118,6 +118,7 @@ def read_only(monkeypatch, *places):
 # ---- paths of every kind -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", ["runs/a", "runs/a/", "runs/a/log.jsonl", "runs/a/experiment.json", "./runs/a/../a"]
 )
@@ -126,6 +127,7 @@ def test_a_file_of_a_run_stands_for_the_run(place, given, capsys):
     assert (place / "runs" / "a" / "samples.png").is_file()
 
 
+@pytest.mark.slow
 def test_inside_a_run_a_point_is_its_folder(place, monkeypatch, capsys):
     monkeypatch.chdir("runs/a")
     assert main(["evaluate", ".", "--data", str(place / "data"), *NO_SAMPLES]) == 0
@@ -238,6 +240,7 @@ def test_a_run_is_trained_into_nothing_else(place, out, capsys):
     assert (place / "notes.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_a_run_that_is_named_by_a_file_of_it(place, capsys):
     train = ["train", "mnist", "--budget", "smoke", "--device", "cpu", "--out"]
     assert main([*train, "new"]) == 0
@@ -257,6 +260,7 @@ def test_a_record_replaces_nothing_but_a_record(place, out, capsys):
 # ---- more steps for a finished run -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_more_steps(place, capsys):
     train = ["train", "mnist", "--budget", "smoke", "--device", "cpu"]
     assert main([*train, "--out", "short", "--steps", "3"]) == 0
@@ -269,6 +273,7 @@ def test_a_finished_run_goes_on_to_more_steps(place, capsys):
         assert torch.equal(value, other.denoiser.state_dict()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -319,6 +324,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(place, no_work, monkeyp
     assert not Path("photos/deep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -348,6 +354,7 @@ def test_images_of_four_channels_are_sampled_into_an_array(place):
     assert np.load("x.npz")["arr_0"].shape == (2, 8, 8, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "options", "words"),
     [
@@ -369,6 +376,7 @@ def test_all_runs_are_checked_before_the_first_is_measured(
 # ---- what was measured is not lost -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_a_read_only_disk_is_measured_and_printed(place, monkeypatch, capsys):
     read_only(monkeypatch, "runs")
     with pytest.warns(UserWarning, match=r"record of runs/a is returned, but not kept .*To keep"):
@@ -381,6 +389,7 @@ def test_a_run_on_a_read_only_disk_is_measured_and_printed(place, monkeypatch, c
         assert evaluation.evaluate(run, conditions, "data")["likelihood"]["bits per dim"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_on_a_read_only_disk_is_sampled_and_exported(place, monkeypatch):
     digits = data.mnist("data")
     runs.train(
@@ -417,6 +426,7 @@ def study_record(made):
         return compare.compare(*compare.read_study("study.json"), "data", CPU)
 
 
+@pytest.mark.slow
 def test_a_study_is_printed_though_its_record_cannot_be_written(
     place, study_record, monkeypatch, capsys
 ):
@@ -494,6 +504,7 @@ def test_too_little_memory_names_the_options_for_it(place, monkeypatch, error, c
     assert told.endswith("new is saved at step 0 of 2.\n")
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_real(place, monkeypatch, capsys):
     """More bytes than any machine has: the texts are those of torch and numpy."""
     train = ["train", "mnist", "--budget", "smoke", "--out", "new", "--device", "cpu"]
@@ -547,6 +558,7 @@ def test_a_bug_stays_a_traceback(place, monkeypatch, error):
         main(["train", "mnist", "--out", "new", "--device", "cpu"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [

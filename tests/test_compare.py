@@ -105,6 +105,7 @@ def record(root, tmp_path_factory):
         os.chdir(before)
 
 
+@pytest.mark.slow
 def test_identical_arms_are_not_distinguishable(record):
     for measure in record["measured"][0]["measures"]:
         found = compare.difference(record, measure, 2, "eps", "again")
@@ -112,6 +113,7 @@ def test_identical_arms_are_not_distinguishable(record):
         assert found.verdict == "not distinguishable"
 
 
+@pytest.mark.slow
 def test_a_broken_schedule_is_found_out(record):
     for measure in ("bits per dim", "x_0 error", "eps error", "v error"):
         found = compare.difference(record, measure, 2, "broken", "eps")
@@ -124,6 +126,7 @@ def test_a_broken_schedule_is_found_out(record):
         assert back.verdict == ("higher" if found.value < 0 else "lower")
 
 
+@pytest.mark.slow
 def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
     told = [(row["arm"], row["seed"], row["steps"]) for row in record["measured"]]
     wanted = [
@@ -140,11 +143,13 @@ def test_a_record_holds_each_arm_seed_and_number_of_steps_once(record):
     assert record["floor"] == {}
 
 
+@pytest.mark.slow
 def test_a_study_without_samples_shows_none(record):
     with pytest.raises(ValueError, match="sampled nothing"):
         compare.stored_samples(record, "eps", 2)
 
 
+@pytest.mark.slow
 def test_several_arms_on_a_side_stand_for_their_mean(record):
     sides = (["eps", "broken"], "again")
     found = compare.difference(record, "v error", 2, *sides)
@@ -153,6 +158,7 @@ def test_several_arms_on_a_side_stand_for_their_mean(record):
     assert found.standard_error == pytest.approx(half.standard_error / 2)
 
 
+@pytest.mark.slow
 def test_tables_name_the_baseline_and_both_standard_errors(record):
     rows = compare.differences(record, "v error", 2)
     assert [row["arm"] for row in rows] == ["eps (baseline)", "again", "broken"]
@@ -163,6 +169,7 @@ def test_tables_name_the_baseline_and_both_standard_errors(record):
     assert row["difference"] == rows[2]["difference"]
 
 
+@pytest.mark.slow
 def test_what_pairing_was_worth_is_told_for_each_measure(record):
     rows = {row["measure"]: row for row in compare.variance_reduction(record, 2)}
     assert rows.keys() == record["measured"][0]["measures"].keys()
@@ -201,6 +208,7 @@ def test_the_interval_is_students():
     assert found.unpaired_standard_error == pytest.approx(math.sqrt((13 + 1) / 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_intervals_cover_the_truth_as_often_as_they_say(n):
     """Arms that share most of their noise, as paired trainings do."""
@@ -218,6 +226,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(n):
     assert ratio == pytest.approx(math.sqrt(0.18 / 2.18), rel=0.1)
 
 
+@pytest.mark.slow
 def test_equal_arms_rarely_differ_in_simulation():
     g = torch.Generator().manual_seed(1)
     draws = torch.randn(2, 4000, 3, generator=g, dtype=torch.float64)
@@ -226,6 +235,7 @@ def test_equal_arms_rarely_differ_in_simulation():
     assert abs(share - 0.05) < 3 * math.sqrt(0.05 * 0.95 / 4000)
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_start_alike_and_differ_between_seeds(root):
     one, other = (replace(TINY, prediction=p) for p in (predictions.eps, predictions.x_0))
     first, second = (arm.build().network.state_dict() for arm in (one, other))
@@ -239,6 +249,7 @@ def trained_steps(log: Path) -> list[int]:
     return [json.loads(line).get("step") for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_added_arm_and_seed_train_only_themselves(root):
     def run(arms, seeds, steps):
         return compare.compare(arms, seeds, steps, ERRORS_ONLY, root, torch.device("cpu"))
@@ -254,6 +265,7 @@ def test_an_added_arm_and_seed_train_only_themselves(root):
     assert len(list(Path("runs").glob("mnist-*"))) == 18
 
 
+@pytest.mark.slow
 def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
     arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
     found = [
@@ -272,6 +284,7 @@ def arguments(root):
     return ["compare", "study.json", "--data", str(root), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_ends_with_the_same_record(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
     process = processes.command(arguments(root), Path("output"))
@@ -290,6 +303,7 @@ class Killed(BaseException):
     """Nothing in the library catches it, as nothing can catch SIGKILL."""
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
     root, undisturbed, one_thread, monkeypatch
 ):
@@ -317,6 +331,7 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
     assert record == undisturbed
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(root, undisturbed):
     Path("study.json").write_text(json.dumps(STUDY))
     started = [
@@ -329,6 +344,7 @@ def test_two_processes_share_a_study(root, undisturbed):
     assert compare.load("study.record.json") == undisturbed
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsys):
     Path("study.json").write_text(json.dumps(STUDY))
     assert main(["compare", "study.json", "--data", str(root), "--device", "cpu"]) == 0
@@ -418,6 +434,7 @@ def test_what_cannot_be_measured_is_refused_before_any_training(root, arm, condi
     assert not list(Path().glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_arms_of_different_data_sets_are_not_compared(record):
     other = json.loads(json.dumps(record))
     other["arms"]["broken"]["dataset"] = "fashion_mnist"
@@ -431,6 +448,7 @@ def test_arms_of_different_data_sets_are_not_compared(record):
         compare.differences(other, "v error", 2, "broken")
 
 
+@pytest.mark.slow
 def test_what_is_no_study_is_answered_with_what_it_is(record):
     Path("study.json").write_text(json.dumps(STUDY))
     Path("study.record.json").write_text(json.dumps(record))
@@ -447,6 +465,7 @@ def test_what_is_no_study_is_answered_with_what_it_is(record):
         compare.load(".")
 
 
+@pytest.mark.slow
 def test_measures_that_cannot_be_written_are_in_the_record(root, monkeypatch):
     arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
     write = files.write_text
@@ -500,6 +519,7 @@ def test_missing_and_foreign_files_are_refused():
             read("cut.json")
 
 
+@pytest.mark.slow
 def test_unknown_arms_measures_and_steps_are_named(record):
     for arguments, words in (
         (("bits per dimm", 2, "eps", "again"), "did you mean bits per dim"),
@@ -512,6 +532,7 @@ def test_unknown_arms_measures_and_steps_are_named(record):
         paired([1.0], [1.0])
 
 
+@pytest.mark.slow
 def test_arms_whose_learning_rate_falls_begin_at_step_0_for_every_number_of_steps(
     root, tmp_path, monkeypatch
 ):

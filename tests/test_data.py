@@ -143,6 +143,7 @@ def test_cifar10_becomes_channels_first(monkeypatch, tmp_path):
     assert labels.tolist() == [7, 3]
 
 
+@pytest.mark.slow
 def test_mnist_falls_back_to_5000_real_digits_and_says_so_once(tmp_path, offline):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -163,6 +164,7 @@ def test_mnist_falls_back_to_5000_real_digits_and_says_so_once(tmp_path, offline
         assert len(split.labels[:64].unique()) == 10
 
 
+@pytest.mark.slow
 def test_what_a_failed_download_leaves_behind_does_not_stop_the_fall_back(tmp_path, offline):
     """torchvision leaves the part that it got; that is no damaged data set."""
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)

@@ -220,6 +220,7 @@ def test_eps_prediction_is_refused_where_float32_holds_no_signal_at_T():
 # ---- other precisions -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])
 def test_a_denoiser_of_any_precision_samples(dtype, sampler, tmp_path):
@@ -271,6 +272,7 @@ def test_weights_of_half_precision_are_not_trained():
 # ---- weights alone ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_are_read_into_a_denoiser_and_know_their_step(tmp_path):
     saved, other = small(), small()
     torch.nn.init.zeros_(other.network.conv_out.weight)

@@ -54,6 +54,7 @@ def test_inversion_and_back_is_off_by_an_error_of_first_order(schedule, t):
     assert orders(inversions) == pytest.approx([1, 1], abs=0.2)
 
 
+@pytest.mark.slow
 @both
 def test_a_second_evaluation_a_step_makes_the_way_back_meet_the_way_there(schedule):
     s, x_0, t = schedule(1000), images(50).double(), 900
@@ -67,6 +68,7 @@ def test_a_second_evaluation_a_step_makes_the_way_back_meet_the_way_there(schedu
     assert error(30) < 1e-5  # DDIM's very steps, undone
 
 
+@pytest.mark.slow
 @both
 def test_with_it_the_error_of_both_ways_is_of_second_order(schedule):
     s, x_0, t = schedule(4000), images(50).double(), 2000
@@ -78,6 +80,7 @@ def test_with_it_the_error_of_both_ways_is_of_second_order(schedule):
     assert orders(errors) == pytest.approx([2, 2], abs=0.2)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("sampler", "order"), [(samplers.ddim, 1), (samplers.dpm_solver, 2), (samplers.heun, 2)]
@@ -123,6 +126,7 @@ def test_t_0_gives_back_the_very_bits(schedule, timesteps):
         assert torch.equal(states[0].x_t.view(torch.int32), x_0.view(torch.int32))
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_t_T_forgets(schedule, sampler):
@@ -140,6 +144,7 @@ def test_t_T_forgets(schedule, sampler):
     assert abs(correlation) < 1.96 / math.sqrt(n) + float(s.signal[-1])
 
 
+@pytest.mark.slow
 @both
 def test_between_them_the_correlation_is_the_closed_form(schedule):
     """An edit of exact data draws from p(x_0 | x_t): its covariance with the input is known."""
@@ -220,6 +225,7 @@ COVARIANCE = torch.tensor([[0.04, 0.03, 0.0], [0.03, 0.05, 0.02], [0.0, 0.02, 0.
 MEANS = torch.tensor([0.1, -0.2, 0.3]).double()
 
 
+@pytest.mark.slow
 @both
 def test_inpainting_reaches_the_conditional_mean_and_covariance(schedule):
     s, n = schedule(), 2000
@@ -239,6 +245,7 @@ def test_inpainting_reaches_the_conditional_mean_and_covariance(schedule):
     assert torch.equal(filled[..., 0], x_0[..., 0])
 
 
+@pytest.mark.slow
 @both
 def test_in_few_even_steps_it_listens_somewhat_too_little(schedule):
     """The defaults, as people run them: off by less than half a standard deviation, not by 0."""
@@ -294,6 +301,7 @@ def test_known_pixels_are_exact_and_the_states_tell_the_jumps():
 # ---- any denoiser --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_they_take_guided_denoisers():
     plain = random_denoiser(clip=1.0)
     wish, times = guided(plain, FOUR_LABELS, 2.0), plain.schedule.timesteps(5)

@@ -85,6 +85,7 @@ def small(tmp_path, monkeypatch):
     return str(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_measurement_runs_and_goes_on(small, monkeypatch):
     record = measure.measure(small)
     told = [(run["schedule"], run["seed"], list(run["ways"])) for run in record["runs"]]

@@ -71,6 +71,7 @@ def test_runs_are_measured_and_printed_side_by_side(trained, root, capsys):
     assert (trained[0] / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_records_made_under_different_conditions_are_not_compared(run, root):
     one = evaluation.evaluate(run, FEW, root)
     other = json.loads(json.dumps(one))
@@ -79,6 +80,7 @@ def test_records_made_under_different_conditions_are_not_compared(run, root):
         evaluation.table([one, other])
 
 
+@pytest.mark.slow
 def test_other_conditions_or_weights_are_measured_anew(run, root):
     first = evaluation.evaluate(run, FEW, root)
     assert evaluation.evaluate(run, FEW, root) == first
@@ -134,6 +136,7 @@ def test_impossible_conditions_are_refused(run, root, change, message):
 # ---- sample files --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path, capsys):
     path = tmp_path / "x.npz"
     images = np.random.default_rng(0).integers(0, 256, (75, 28, 28, 1), dtype=np.uint8)
@@ -198,6 +201,7 @@ def test_files_that_are_no_samples_are_refused(tmp_path):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_measured_again(run, root):
     first = evaluation.evaluate(run, FEW, root)
     (run.folder / "metrics.json").write_text("{")
@@ -206,6 +210,7 @@ def test_a_damaged_record_is_measured_again(run, root):
     assert evaluation.load(run.folder / "metrics.json") == again
 
 
+@pytest.mark.slow
 def test_equal_experiments_stay_apart_in_a_table(run, root):
     one = evaluation.evaluate(run, FEW, root)
     assert len(set(evaluation.distinguishing_labels([one, one, one]))) == 3
@@ -213,6 +218,7 @@ def test_equal_experiments_stay_apart_in_a_table(run, root):
     assert len(rows[0]) == 4  # the metric, two runs, the floor
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_told_before_anything_is_measured(
     run, root, tmp_path, capsys
 ):
@@ -241,6 +247,7 @@ def test_files_that_are_no_records_are_refused(tmp_path, content):
         evaluation.load(tmp_path / "nothing.json")
 
 
+@pytest.mark.slow
 def test_samples_like_the_training_images_are_found_out():
     """A run that only copies: good distances, and nearest training images at distance 0."""
     generator = torch.Generator().manual_seed(0)
@@ -311,6 +318,7 @@ def test_other_pictures_under_the_same_name_are_measured_anew(own):
         evaluation.table([one, two])
 
 
+@pytest.mark.slow
 def test_a_named_data_set_given_as_a_function_makes_the_same_record(run, root):
     first = evaluation.evaluate(run, FEW, root)
     assert evaluation.evaluate(run, FEW, root, dataset=data.mnist) == first
@@ -344,6 +352,7 @@ def test_a_function_that_is_no_data_set_is_refused(own, dataset, message):
         evaluation.evaluate(own, FEW, dataset=dataset)
 
 
+@pytest.mark.slow
 def test_a_record_that_cannot_be_written_is_returned(run, root, monkeypatch):
     monkeypatch.setattr(files, "write_text", full_disk)
     with pytest.warns(UserWarning, match=r"is returned, but not kept .*No space left"):
@@ -387,6 +396,7 @@ def test_a_run_of_half_precision_is_measured(run, root):
     assert evaluation.evaluate(run, conditions, root)["likelihood"]["bits per dim"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_samples_and_data_sets_may_be_arrays_and_pairs(run, root):
     """Whatever is taken for images in a training is so here too."""
 

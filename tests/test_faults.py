@@ -12,7 +12,10 @@ from diffusion_lib.runs import folder as run_folder
 from tests import faults
 from tests.helpers import assert_same_run
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and locks")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and locks"),
+]
 
 
 @pytest.fixture(scope="module")

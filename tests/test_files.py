@@ -81,6 +81,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), JSON))
 def test_a_record_is_read_as_it_was_written(record):
     assert json.loads(files._json(record, 0)) == record

@@ -195,6 +195,7 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
     assert left == [".pictures-3x8x8.lock", "pictures"]  # the lock is empty
 
 
+@pytest.mark.slow
 def test_without_locks_a_process_at_work_keeps_its_folder(pictures, monkeypatch):
     """And what another one has decoded meanwhile is as good."""
     monkeypatch.setattr(files, "fcntl", None)
@@ -224,6 +225,7 @@ def test_what_a_killed_decoding_left_is_cleared_away(pictures):
     assert not (pictures.parent / ".pictures-3x8x8.part").exists()
 
 
+@pytest.mark.slow
 def test_several_processes_decode_a_folder_once(pictures):
     numbers, door = processes.CONTEXT.SimpleQueue(), processes.CONTEXT.Barrier(2)
     outputs = [pictures.parent / name for name in ("one", "other")]
@@ -815,6 +817,7 @@ def with_text(kind, n):
     return file_of(Image.new("RGB", (8, 8), (9, 8, 7)), pnginfo=text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raw",
     [

@@ -33,6 +33,7 @@ from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from tests.helpers import STATE_FORMAT, is_own
 
+pytestmark = pytest.mark.slow
 N = 1000
 ROOM = 2**30  # bytes
 SMALL = UNetConfig((1, 8, 8), 4, (1,), num_blocks=1, attention=(), dropout=0.1)

@@ -115,6 +115,7 @@ def assert_agree(actual: Tensor, expected: Tensor) -> None:
     assert ((actual - expected).abs().amax(dim=(1, 2, 3, 4)) / size).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_from_ours_to_theirs_to_ours_nothing_changes(exported):
     denoiser, folder = exported
     back = interop.from_diffusers(folder)
@@ -127,12 +128,14 @@ def test_from_ours_to_theirs_to_ours_nothing_changes(exported):
     assert not back.training
 
 
+@pytest.mark.slow
 def test_the_exported_pipeline_takes_the_steps_of_ddpm(exported):
     denoiser, folder = exported
     theirs = their_trajectory(DDPMPipeline.from_pretrained(folder), T)
     assert_agree(our_trajectory(denoiser, samplers.ddpm, denoiser.schedule.timesteps(T)), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", list(OURS)[:4] + list(OURS)[6:7], indirect=True)
 def test_the_exported_pipeline_takes_few_steps_of_ddpm(exported):
     denoiser, folder = exported
@@ -146,6 +149,7 @@ def test_the_exported_pipeline_takes_few_steps_of_ddpm(exported):
     assert_agree(our_trajectory(denoiser, samplers.ddpm, timesteps), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", list(OURS)[:4], indirect=True)
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_the_exported_pipeline_takes_the_steps_of_ddim(exported, eta):
@@ -163,6 +167,7 @@ class Curve(nn.Module):
         return torch.tanh(x_t.roll(1, -1) + (t[:, None, None, None] / 300).sin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "tolerance"), [(schedules.linear, 1e-4), (schedules.cosine, 5e-4)]
 )
@@ -213,6 +218,7 @@ def their_network(**change) -> UNet2DModel:
     return randomise(UNet2DModel(**THEIRS | change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "settings"),
     [
@@ -238,6 +244,7 @@ def test_a_pipeline_of_theirs_takes_the_same_steps_here(tmp_path, network, setti
     assert_agree(ours, their_trajectory(pipeline, steps))
 
 
+@pytest.mark.slow
 def test_the_larger_variance_is_the_samplers(tmp_path):
     """As google/ddpm-cifar10-32 has it."""
     settings = LINEAR | {"variance_type": "fixed_large"}
@@ -291,6 +298,7 @@ def test_names_that_attention_had_in_older_models_are_known(bare):
     assert_is_theirs(interop.from_diffusers(bare))
 
 
+@pytest.mark.slow
 def test_half_precision_is_read_as_float32(bare):
     their_network().half().save_pretrained(bare)
     assert {weight.dtype for weight in weights_of(interop.from_diffusers(bare)).values()} == {
@@ -321,6 +329,7 @@ def change_json(path: Path, change: dict) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
@@ -357,6 +366,7 @@ def test_what_a_denoiser_cannot_be_is_refused_by_name(bare, file, change, words)
     assert str(bare) in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "scheduler_config.json", "model_index.json"])
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
 def test_damaged_settings_are_named(bare, name, content):
@@ -410,6 +420,7 @@ def test_a_pickle_is_never_opened(bare, also_an_index):
         interop.from_diffusers(bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -541,6 +552,7 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_exports_the_averaged_weights(run, tmp_path, capsys):
     out = tmp_path / "sub" / "exported"
     assert main(["export", str(run), "--format", "diffusers", "--out", str(out)]) == 0
@@ -561,6 +573,7 @@ def test_the_command_exports_the_averaged_weights(run, tmp_path, capsys):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_command_overwrites_nothing(run, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

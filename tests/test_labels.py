@@ -91,6 +91,7 @@ def test_a_learned_variance_is_that_of_the_asked_for():
     torch.testing.assert_close(guided(denoiser, FOUR_LABELS, 3.0)(X_T, T).variance_fraction, told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in samplers.__all__])
 def test_samplers_take_it_as_any_denoiser(sampler):
     denoiser = random_denoiser(clip=1.0)
@@ -159,6 +160,7 @@ def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
     assert torch.equal(drawn[0], drawn[1])
 
 
+@pytest.mark.slow
 def test_the_asked_for_share_of_the_labels_is_left_out():
     t = trainer(replace(CONFIG, label_dropout=0.3))
     told = torch.cat([p.labels for (p,) in islice(t._batches(IMAGES, LABELS, slice(0, 4)), 500)])
@@ -168,6 +170,7 @@ def test_the_asked_for_share_of_the_labels_is_left_out():
     assert torch.equal(told, again)
 
 
+@pytest.mark.slow
 def test_training_with_labels_goes_on_exactly(tmp_path):
     images = Images(IMAGES, LABELS)
     whole = trainer()
@@ -181,6 +184,7 @@ def test_training_with_labels_goes_on_exactly(tmp_path):
     assert_same(weights(second), weights(whole))
 
 
+@pytest.mark.slow
 def test_without_any_label_it_trains_as_if_there_were_none():
     other = Images(IMAGES, (LABELS + 1) % 3)
     one, two, told = (trainer(replace(CONFIG, label_dropout=p)) for p in (1.0, 1.0, 0.0))
@@ -189,6 +193,7 @@ def test_without_any_label_it_trains_as_if_there_were_none():
     assert first != [step.loss for step in told.run(other)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
     # In bfloat16, which some processors train in, parts are rounded by thousands of times as much.
@@ -207,6 +212,7 @@ def test_a_batch_in_parts_is_that_batch(parts, monkeypatch):
         trainer(replace(CONFIG, accumulate=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_labels_may_be_whole_numbers_of_any_kind(dtype):
     few = guided(random_denoiser(), FOUR_LABELS.to(dtype), 2.0)(X_T, T).x_0
@@ -219,6 +225,7 @@ def test_guidance_of_guidance_is_refused():
         guided(guided(random_denoiser(), FOUR_LABELS, 2.0), FOUR_LABELS, 2.0)
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_its_labels_mean():
     """Black, grey and white pictures: each label brings its own, also in few guided steps."""
     shades = torch.tensor([0, 128, 255], dtype=torch.uint8)
@@ -254,6 +261,7 @@ def test_images_without_fitting_labels_are_refused(images, message):
     assert t.step == 0
 
 
+@pytest.mark.slow
 def test_a_network_without_labels_ignores_those_of_the_data():
     plain = replace(CONDITIONAL, classes=0)
     one, two = trainer(network=plain), trainer(network=plain)
@@ -292,6 +300,7 @@ def run(tmp_path_factory):
     return runs.load(folder, CPU)
 
 
+@pytest.mark.slow
 def test_a_run_is_asked_for_labels_in_turn(run):
     """Image i has label i % 3, whatever batch it is in."""
     asked = {"sampler": samplers.ddpm, "num_steps": 3}
@@ -303,6 +312,7 @@ def test_a_run_is_asked_for_labels_in_turn(run):
     assert alike == [i % 3 == 0 for i in range(7)]
 
 
+@pytest.mark.slow
 def test_a_run_of_other_labels_is_another_run(run):
     other = Images(DIGITS.images, DIGITS.labels.flip(0))
     with pytest.raises(ValueError, match=r"training images: .* of labels"):
@@ -353,6 +363,7 @@ def test_labels_and_guidance_on_the_command_line(run, tmp_path, capsys):
     assert "0..9" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_preset_trains_from_the_command_line(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw", 30, 20)
     folder = tmp_path / "run"

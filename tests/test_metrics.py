@@ -41,6 +41,7 @@ def exact_variance(schedule, t, s):
 # ---- likelihood ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 # At T = 4000 only linear's: the others' first steps add less noise than a pixel's bin is wide, and
 # there data of 256 values are no longer Gaussian.
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ class Learned(nn.Module):
         return self.mean(x_t, t)._replace(variance_fraction=share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("T", [1000, 4000])
 def test_a_learned_variance_counts_as_the_variance_that_it_stands_for(T):
     """At every t, t = 1 included, in the bound and in the errors per t."""
@@ -123,6 +125,7 @@ class Knows(nn.Module):
         return Denoised(self.x_0.expand_as(x_t), (x_t - signal * self.x_0) / noise)
 
 
+@pytest.mark.slow
 def test_the_terms_vanish_where_the_denoiser_is_exact():
     image = torch.full((1, 1, 4, 4), 51, dtype=torch.uint8)
     denoiser = Knows(schedules.linear(), image.float() / 127.5 - 1)
@@ -137,6 +140,7 @@ def test_the_terms_vanish_where_the_denoiser_is_exact():
     assert max(errors.v) < 1e-4  # rounding of eps near t = 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_probability_flow_reaches_the_entropy_of_gaussian_data(schedule):
     images, exact = pixels(300)
@@ -145,6 +149,7 @@ def test_the_probability_flow_reaches_the_entropy_of_gaussian_data(schedule):
     assert bits.mean == pytest.approx(exact.mean().item(), abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 def test_the_probability_flow_reaches_the_density_of_nearly_discrete_data(schedule):
     """Black and white pixels, as in MNIST: all of the divergence lies at the smallest noises."""
@@ -176,6 +181,7 @@ def test_impossible_numbers_of_steps_are_refused(num_steps):
         metrics.ode_bits_per_dim(gaussian(schedules.linear(), 0, 1), pixels(2)[0], num_steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("T", "num_times"), [(1000, 2), (1000, 3), (1000, 999), (7, 5), (4000, 9)])
 def test_the_first_stratum_is_the_first_step(T, num_times):
     images, _ = pixels(2)
@@ -342,6 +348,7 @@ def test_quality_gives_the_distances_with_intervals_around_them():
     assert share.high - share.low == pytest.approx(2 * 1.96 * (0.1 * 0.9 / 400) ** 0.5, rel=0.25)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says():
     inside = 0
     for seed in range(40):
@@ -351,6 +358,7 @@ def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says():
     assert 33 <= inside <= 40  # 38 expected
 
 
+@pytest.mark.slow
 def test_equal_distributions_are_rarely_called_different():
     """Of two sets of one distribution 5 % of the differences are "different", of distances fewer.
 

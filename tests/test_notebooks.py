@@ -133,6 +133,7 @@ def beside_notebooks():
     return {path for folder in folders for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", STUDIES, ids=lambda path: path.name)
 def test_it_draws_the_committed_records_again(notebook, executed):
     node, _ = executed[0][notebook]
@@ -147,6 +148,7 @@ def test_it_draws_the_committed_records_again(notebook, executed):
     assert any(tables)
 
 
+@pytest.mark.slow
 @training
 def test_it_runs_in_the_smoke_budget(notebook, executed):
     node, folder = executed[0][notebook]
@@ -156,11 +158,13 @@ def test_it_runs_in_the_smoke_budget(notebook, executed):
     assert all((run / "ema.safetensors").exists() for run in runs)
 
 
+@pytest.mark.slow
 def test_they_write_nothing_beside_themselves(executed):
     _, new = executed
     assert not {path for path in new if path.name != "__pycache__"}
 
 
+@pytest.mark.slow
 @every
 def test_an_executed_notebook_holds_one_line_for_each_bar(notebook, executed):
     node, _ = executed[0][notebook]
@@ -201,6 +205,7 @@ def test_what_is_committed_is_of_the_full_budget(notebook):
     assert "| budget | full |" in str(code(notebook)[0].outputs)
 
 
+@pytest.mark.slow
 @every
 def test_it_is_thin(notebook):
     cells = code(notebook)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
+import pytest
 from setuptools import build_meta
 
 from diffusion_lib.metrics import features
@@ -22,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "huggingface_hub": "diffusers"}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_every_feature_network(tmp_path, monkeypatch):
     copy = tmp_path / "copy"  # as building writes into the folder that it builds
     shutil.copytree(PACKAGE, copy / "diffusion_lib", ignore=shutil.ignore_patterns("__pycache__"))

@@ -38,6 +38,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return files.read_tensors(folder / "run" / "training.safetensors", STATE_FORMAT)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_reaches_the_same_weights(made, processes):
     """Weights, moving average and optimizer: also a wrong batch, time or noise would show.
@@ -54,6 +55,7 @@ def test_any_number_of_processes_reaches_the_same_weights(made, processes):
     assert start.network.config.classes == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_log_tells_the_loss_of_the_whole_batch(made, processes):
     logs = [read_log(made[n] / "run") for n in (1, processes)]
@@ -65,6 +67,7 @@ def test_the_log_tells_the_loss_of_the_whole_batch(made, processes):
     assert logs[1][0]["device"].startswith(f"{processes} processes, each CPU")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_images_are_divided_among_processes_and_stay_the_same(made, processes):
     """In four batches, the last one smaller, with labels that go on from batch to batch; the last
@@ -76,6 +79,7 @@ def test_images_are_divided_among_processes_and_stay_the_same(made, processes):
     assert abs(a - b).max() <= 1
 
 
+@pytest.mark.slow
 def test_measurements_are_those_of_one_process(made):
     one, two = (json.loads((made[n] / "run" / "metrics.json").read_text()) for n in (1, 2))
     assert one["conditions"] == two["conditions"]
@@ -84,6 +88,7 @@ def test_measurements_are_those_of_one_process(made):
         assert abs(a - b) < 1e-2 * abs(a)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_and_a_restart_goes_on(made):
     lost, again = made["lost"], made["again"]
     assert (lost / "failed").exists()

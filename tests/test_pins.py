@@ -135,6 +135,7 @@ def test_a_training_ends_with_the_same_weights(tmp_path):
     assert_near(run.log[-1] | {"seconds": 0}, expected | {"seconds": 0})
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     shutil.copytree(PINNED / "stopped", tmp_path / "run")
     run = runs.train(EXPERIMENT, TRAIN, HELD_OUT, tmp_path / "run", CPU)
@@ -164,6 +165,7 @@ def test_samples_stay_the_same():
         assert abs(guided.numpy().astype(int) - pinned["guided"]).max() <= 1
 
 
+@pytest.mark.slow
 def test_measurements_stay_the_same(tmp_path, root):
     shutil.copytree(PINNED / "finished", tmp_path / "finished")
     pinned = evaluation.load(tmp_path / "finished" / "metrics.json")

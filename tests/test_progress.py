@@ -163,6 +163,7 @@ def test_a_bar_of_work_that_an_error_ended_does_not_stand_above_the_next(capsys,
     assert next(stopped).step == 2
 
 
+@pytest.mark.slow
 def test_a_bar_that_is_thrown_away_is_closed(capsys):
     steps = viz.progress((TrainStep(n, torch.tensor(0.5)) for n in range(1, 5)), 4, "thrown away")
     next(steps)

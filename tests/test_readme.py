@@ -76,6 +76,7 @@ def test_two_commands_set_everything_up():
     assert "pytest" in commands[1]
 
 
+@pytest.mark.slow
 def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
     """As they stand there, but for fewer and smaller steps."""
     code = re.search(

@@ -122,6 +122,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_prediction_of_ones_own_trains_and_goes_on(tmp_path):
     def half(signal, noise):
         return 0.5 - noise, signal
@@ -184,6 +185,7 @@ class Stops:
         monkeypatch.setattr(Trainer, "_update", update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), FloatingPointError("step 18: nan")])
 def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, error):
     Stops(monkeypatch, 17, error)
@@ -196,6 +198,7 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(finished, tmp_path, 
     assert run.series("loss") == runs.load(finished, CPU).series("loss")
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
     Stops(monkeypatch, 12, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -218,6 +221,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
 SHORT = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_images_of_any_number_of_channels_train_go_on_and_are_sampled(tmp_path, channels):
@@ -235,6 +239,7 @@ def test_images_of_any_number_of_channels_train_go_on_and_are_sampled(tmp_path, 
     assert np.load(out)["arr_0"].shape == (3, 8, 8, channels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("error", [TypeError("Descriptors"), ImportError("x"), AttributeError("y")])
 def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
@@ -253,6 +258,7 @@ def test_a_tensorboard_that_cannot_be_imported_costs_a_warning(
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("call", ["add_scalar", "add_image", "close"])
 def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
@@ -281,6 +287,7 @@ def test_where_warnings_are_errors_what_only_looks_still_costs_nothing(tmp_path,
     assert runs.load(tmp_path, CPU).describe()["steps"] == "30"
 
 
+@pytest.mark.slow
 def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_path, monkeypatch):
     """Its batch may be larger than that of the training, and the memory too small for it alone."""
 
@@ -295,6 +302,7 @@ def test_a_held_out_loss_that_fails_costs_itself_and_a_warning(finished, tmp_pat
     assert run.describe()["held-out loss"] == "not measured"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [ValueError("a loss of one's own"), TypeError("x"), SystemExit(3), MemoryError("full")]
 )
@@ -318,6 +326,7 @@ def test_where_the_last_step_cannot_be_saved_the_first_error_stays(tmp_path, mon
     assert re.search(r"Step 17 of 30 is not saved: .*No space left", caught.value.__notes__[0])
 
 
+@pytest.mark.slow
 def test_a_line_of_the_log_that_a_full_disk_cut_short_is_taken_back(
     finished, tmp_path, monkeypatch
 ):
@@ -361,6 +370,7 @@ def without_step(path):
     files.write_tensors(path, tensors, metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_a_finished_run_of_which_the_small_files_were_kept_is_loaded(finished, tmp_path, old):
     copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
@@ -381,6 +391,7 @@ def test_weights_that_know_that_they_are_final_need_no_log(finished, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_weights_without_a_training_state_that_are_not_final_are_refused(
     tmp_path, monkeypatch, old
@@ -416,6 +427,7 @@ def test_weights_of_ones_own_prediction_are_loaded_too(tmp_path):
     assert torch.equal(found.network.conv_in.weight, expected.network.conv_in.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatch, old):
     """With a training state of step 5 copied beside the final weights, and stopped at step 8."""
@@ -435,6 +447,7 @@ def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatc
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_a_first_save_that_a_full_disk_ended_is_continued_from_step_0(
     finished, tmp_path, monkeypatch
 ):
@@ -450,6 +463,7 @@ def test_a_first_save_that_a_full_disk_ended_is_continued_from_step_0(
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replaced(
     finished, tmp_path, monkeypatch
 ):
@@ -470,6 +484,7 @@ def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replace
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 12])
 def test_an_error_in_the_middle_of_an_update_saves_no_half_of_it(
     finished, tmp_path, monkeypatch, step
@@ -496,6 +511,7 @@ def test_an_error_in_the_middle_of_an_update_saves_no_half_of_it(
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{}", None])
 def test_damaged_averaged_weights_of_a_finished_run_are_written_anew(finished, tmp_path, content):
     copy(finished, tmp_path, *contents(finished))
@@ -612,6 +628,7 @@ def test_a_start_that_is_no_whole_run_is_refused(finished, tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_without_the_compiler_that_it_began_with(tmp_path, monkeypatch):
     """What only changes speed is no part of what is trained, nor of its name."""
     compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
@@ -627,6 +644,7 @@ def test_a_run_may_go_on_without_the_compiler_that_it_began_with(tmp_path, monke
     assert run.describe()["steps"] == "31"
 
 
+@pytest.mark.slow
 def test_a_state_from_before_the_compiler_was_free_to_change_is_continued(tmp_path, monkeypatch):
     """Its name depends on the compiler."""
     compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
@@ -645,6 +663,7 @@ identities = run_folder.experiment_digests
 # ---- what is taken for images -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_arrays_of_numpy_and_pairs_with_labels_are_taken_for_tensors(tmp_path):
     labels = [i % 3 for i in range(30)]
     with_labels = replace(SHORT, network=replace(SHORT.network, classes=3))
@@ -760,6 +779,7 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_the_training(finished,
         runs.load(tmp_path / "y\udcff", CPU)
 
 
+@pytest.mark.slow
 def test_a_default_device_of_ones_own_breaks_nothing(tmp_path):
     """Every tensor is made where it belongs: "meta" would hold no number that is asked for."""
     network = replace(EXPERIMENT.network, classes=3, dropout=0.1)
@@ -821,6 +841,7 @@ def trained(root, small_preset, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
     child = process(command(root, tmp_path / "c", steps=100_000))
     deadline = time.monotonic() + 60
@@ -864,6 +885,7 @@ def test_bad_input_is_named_and_writes_nothing(tmp_path, monkeypatch, capsys, ar
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_more_sampling_steps_than_T_and_no_images_are_refused(trained, capsys):
     assert main(["sample", str(trained), "--steps", "1001"]) == 2
     assert "1001 sampling steps, but this schedule has T = 1000" in capsys.readouterr().err
@@ -871,6 +893,7 @@ def test_more_sampling_steps_than_T_and_no_images_are_refused(trained, capsys):
     assert "got n = 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", samplers.__all__)
 def test_the_same_command_samples_the_same_file(trained, tmp_path, sampler):
     for name in ("a.png", "b.png"):
@@ -922,6 +945,7 @@ def test_a_run_whose_learning_rate_has_fallen_is_not_gone_on_from(tmp_path):
         runs.train(longer, TRAIN, HELD_OUT, tmp_path / "longer", CPU, start=tmp_path / "short")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.ddim])
 def test_image_i_does_not_depend_on_n_or_the_batch(trained, sampler):
     run = runs.load(trained, CPU)
@@ -947,6 +971,7 @@ def test_the_flags_reach_the_experiment(root, tmp_path):
     assert torch.equal(denoiser.schedule.alpha_bar, schedules.cosine().alpha_bar)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     """Also of a run that went on: what was drawn after its checkpoint is drawn once."""
@@ -968,6 +993,7 @@ def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     ).size[::-1]
 
 
+@pytest.mark.slow
 def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "find_spec", lambda name: None)
     run = train(tmp_path / "run")
@@ -975,6 +1001,7 @@ def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
     assert run.series("held_out")[0] == [30]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_looking_at_samples_changes_nothing_that_is_trained(finished, tmp_path):
     train(tmp_path / "run")

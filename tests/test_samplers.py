@@ -24,6 +24,7 @@ def noise(n: int, seed: int = 0, shape: tuple[int, int, int] = (1, 1, 1)) -> tor
 # ---- the moments of known data -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize(
     ("run", "tolerance"),
@@ -71,6 +72,7 @@ def test_strided_ddim_of_a_gaussian_has_its_closed_form():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_mixture_comes_out_with_its_shares(sampler):
     n = 8000
@@ -100,6 +102,7 @@ class Fixed(nn.Module):
         return Denoised(self.x_0, (x_t - signal * self.x_0) / noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpm_solver, 2), (heun, 2)])
 def test_the_error_falls_at_the_order_of_the_sampler(schedule, sampler, order):
@@ -146,6 +149,7 @@ def test_beta_is_the_variance_of_a_step_forward():
     assert samplers.beta(schedule, 1, 0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [1000, 100, 7])
 def test_ddim_with_eta_1_is_ddpm(num_steps):
     denoiser = mixture(schedules.linear(), (-0.5, 0.5), (0.1, 0.2), (0.5, 0.5))
@@ -197,6 +201,7 @@ def diffusers_trajectory(scheduler, schedule, x_t, **arguments):
     return x_t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize(
@@ -227,6 +232,7 @@ class WaveWithVariance(Wave):
         return torch.cat([super().forward(x_t, index), 1.2 * torch.sin(5 * x_t)], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize("num_steps", [1000, 50])
 def test_a_learned_variance_agrees_with_diffusers(schedule, num_steps):

@@ -29,6 +29,7 @@ class Half:
         return Denoised(x_t / 2, (x_t - signal * x_t / 2) / noise)
 
 
+@pytest.mark.slow
 def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
     denoiser = Half()
     drawn = []
@@ -51,6 +52,7 @@ def test_a_sweep_counts_evaluations_and_measures_what_was_drawn():
         assert {name: [*value] for name, value in expected.items()}.items() <= row.items()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_guidance_has_a_row_for_each_scale():
     network = features.load("mnist")
     g = torch.Generator().manual_seed(0)

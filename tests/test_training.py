@@ -153,6 +153,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_t_and_keeps_the_weights()
     )
 
 
+@pytest.mark.slow
 def test_a_device_that_is_looked_at_rarely_applies_nothing_after_a_bad_step(tmp_path, monkeypatch):
     """As on a GPU: noticed at the end, with the weights, the optimizer and the step before it."""
     good = trainer()
@@ -192,6 +193,7 @@ def test_the_learning_rate_rises_stays_and_falls(config, expected):
     assert [training.learning_rate(config, step) for step in range(config.num_steps)] == expected
 
 
+@pytest.mark.slow
 def test_an_interrupt_waits_for_the_end_of_the_update():
     """Ctrl-C in the middle of an update: the state is that of a whole step, not of half of one."""
     sent = []
@@ -230,6 +232,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_state_of_another_network_is_refused_and_changes_nothing(tmp_path):
     trainer(network=replace(SMALL, width=16)).save(tmp_path / "a.safetensors")
     t = trainer()
@@ -249,6 +252,7 @@ def test_a_denoiser_file_is_not_a_training_state(tmp_path):
         t.load(tmp_path / "ema.safetensors")
 
 
+@pytest.mark.slow
 def test_compiling_changes_neither_names_nor_results(monkeypatch, tmp_path):
     """With the compiler's front end only: the back end needs a C++ compiler and a minute."""
     real = nn.Module.compile
@@ -290,6 +294,7 @@ def test_images_are_checked_before_anything_is_trained():
         trainer().run(IMAGES.expand(-1, 3, -1, -1))
 
 
+@pytest.mark.slow
 def test_eight_images_are_learned_by_heart():
     """The whole path: data, loss, training, average, sampler."""
     g = torch.Generator().manual_seed(0)

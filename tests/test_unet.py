@@ -39,6 +39,7 @@ def randomise(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_is_the_network_of_google_ddpm_cifar10_32():
     theirs = randomise(UNet2DModel(**DDPM_CIFAR10))
     ours = interop.unet_from_diffusers(theirs).eval()
@@ -176,6 +177,7 @@ def test_groups_that_are_neither_one_number_nor_ours_are_refused():
         interop.unet_from_diffusers(theirs)
 
 
+@pytest.mark.slow
 def test_groups_are_those_of_every_layer_or_as_many_as_suit_it():
     def groups(config: UNetConfig) -> set[int]:
         norms = (m for m in UNet(config).modules() if isinstance(m, nn.GroupNorm))

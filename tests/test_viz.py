@@ -44,6 +44,7 @@ def test_grid_refuses_what_is_not_a_set_of_images(shape):
         viz.grid(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_strip_shows_evenly_spaced_states_and_the_last():
     figure = viz.strip(states(1000), columns=5)
     titles = [axis.get_title() for axis in figure.axes[:5]]
