@@ -15,7 +15,6 @@ torchrun --nproc-per-node 8 -m diffusion_lib train cifar10 --out runs/c
 
 import argparse
 import io
-import json
 import math
 import os
 import re
@@ -320,7 +319,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     if rank > 0:
         return  # all processes end with the same record
     try:
-        files.write_text(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        compare.save(record, out)
     finally:  # shown also where it cannot be written
         _print_study(record)
     print(f"\n{out}")

@@ -1,18 +1,33 @@
-"""The files of a study: what it asks, and what was measured."""
+"""The files of a study: its arms and conditions, and the record of what was measured.
 
+The record of a study is a JSON file with one measurement on a line.  Its samples are one picture
+beside it, NAME.samples.png: a row for each arm, and in it, from left to right, the first samples of
+the first seed after each number of steps.
+"""
+
+import base64
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from diffusion_lib import config
 from diffusion_lib.config import Experiment
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.evaluation import record as records
+from diffusion_lib.system import files
 
-_FORMAT = "diffusion_lib study 1"
+FORMAT = "diffusion_lib study 1"
 
 
 class Study(NamedTuple):
-    """The arguments of `compare`, as a file holds them."""
+    """The arguments of `compare` that a file holds."""
 
     arms: dict[str, Experiment]
     seeds: tuple[int, ...]
@@ -21,14 +36,14 @@ class Study(NamedTuple):
 
 
 def described(arm: Experiment) -> dict[str, Any]:
-    """An arm as a record has it: without the seed and steps, which its study decides."""
-    told = json.loads(arm.to_json())
-    del told["train"]["seed"], told["train"]["num_steps"]
-    return told
+    """Return an arm as a record has it: without the seed and steps, which its study decides."""
+    described = json.loads(arm.to_json())
+    del described["train"]["seed"], described["train"]["num_steps"]
+    return described
 
 
 def read_study(path: str | Path) -> Study:
-    """A study from a JSON file.
+    """Read a study from a JSON file.
 
         {"preset": "mnist", "all": {"train": {"batch_size": 32}},
          "arms": {"eps": {}, "x_0": {"prediction": "x_0"}},
@@ -40,40 +55,38 @@ def read_study(path: str | Path) -> Study:
     Raises:
         FileNotFoundError, ValueError: no such file; not a study; an unknown name.
     """
-    path = Path(path)
-    _demand_file(path, "a study")
+    study = records.parse(path, "a study", _without_repeats)
     try:
-        told = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
-        if told.get("format") == _FORMAT:
+        if study.get("format") == FORMAT:
             raise ValueError(
                 "it is the record of one that has run. Give the file of the study itself to go on "
                 "with it; compare.load reads its record"
             )
-        if "network" in told:
+        if "network" in study:
             raise ValueError("it is an experiment, such as a run has; a study has arms")
-        unknown = told.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
+        unknown = study.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
         if unknown:
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
-        preset = config.choose(told["preset"], config.PRESETS, "preset")
+        preset = config.choose(study["preset"], config.PRESETS, "preset")
         arms = {
-            name: preset.changed(told.get("all", {})).changed(changes)
-            for name, changes in told["arms"].items()
+            name: preset.changed(study.get("all", {})).changed(changes)
+            for name, changes in study["arms"].items()
         }
-        seeds, steps = (_whole_numbers(told[name], name) for name in ("seeds", "steps"))
-        return Study(arms, seeds, steps, Conditions(**told.get("conditions", {})))
+        seeds, steps = (_whole_numbers(study[name], name) for name in ("seeds", "steps"))
+        return Study(arms, seeds, steps, Conditions(**study.get("conditions", {})))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a study: {reason}") from error
 
 
-def _whole_numbers(found: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or any(type(number) is not int for number in found):
-        raise ValueError(f"{name} must be a list of whole numbers; got {found!r}")
-    return tuple(found)
+def _whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(type(number) is not int for number in value):
+        raise ValueError(f"{name} must be a list of whole numbers; got {value!r}")
+    return tuple(value)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two entries of one name JSON itself would forget the first."""
+    """Build a JSON object; of two entries of one name JSON itself drops the first."""
     for name, _ in pairs:
         if sum(name == other for other, _ in pairs) > 1:
             raise ValueError(f"{name!r} stands there twice")
@@ -81,26 +94,113 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read the record of a study.
+    """Read the record of a study, with its samples where their picture is beside it.
 
     Raises:
         FileNotFoundError, ValueError: no such file; not such a record.
     """
-    _demand_file(Path(path), "the record of a study")
-    try:
-        record = json.loads(Path(path).read_text())
-        found = record.get("format")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not the record of a study ({error})") from error
-    if found != _FORMAT:
-        raise ValueError(f"{path} is not the record of a study: its format is {found!r:.99}")
+    record = records.read(path, FORMAT, "the record of a study")
+    if isinstance(name := record.pop("samples", None), str):
+        picture = Path(path).parent / Path(name).name
+        if picture.is_file():
+            record["samples"] = base64.b64encode(picture.read_bytes()).decode()
     return record
 
 
-def _demand_file(path: Path, what: str) -> None:
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder: give the file of {what}, as JSON")
-    if not path.is_file():
-        same = path.with_name(f"{path.name}.json")
-        hint = f"did you mean {same}?" if same.is_file() else f"give the file of {what}, as JSON"
-        raise FileNotFoundError(f"{path} does not exist: {hint}")
+def save(record: dict[str, Any], path: str | Path) -> None:
+    """Write the record of a study, and beside it the picture of its samples.
+
+    Args:
+        record: what `compare` returned.
+        path: JSON file; NAME.record.json has the picture NAME.samples.png.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    path = Path(path)
+    if "samples" in record:
+        stem = path.name.removesuffix(".json").removesuffix(".record")
+        picture = path.with_name(f"{stem}.samples.png")
+        with files.atomic_write(picture) as temporary:
+            temporary.write_bytes(base64.b64decode(record["samples"]))
+        record = record | {"samples": picture.name}
+    files.write_json(path, record)
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+NUM_SAMPLES = 8
+"""Samples of a run that a record holds."""
+
+_GAP = 4  # gray columns behind the samples of a number of steps
+
+
+def to_png(images: Tensor) -> str:
+    """Encode images, uint8 [N, C, H, W], side by side as a PNG in base64."""
+    return _encode(torch.cat(list(images), dim=2))
+
+
+def sheet(strips: list[list[str]]) -> str:
+    """Join pictures from `to_png`, rows below each other, into one; smaller ones at top left."""
+    pixels = [[_decode(strip) for strip in row] for row in strips]
+    shapes = [strip.shape for row in pixels for strip in row]
+    channels, height, width = (max(shape[k] for shape in shapes) for k in range(3))
+    width += _GAP
+    whole = torch.full((channels, height * len(pixels), width * len(pixels[0])), 128).byte()
+    for i, row in enumerate(pixels):
+        for j, strip in enumerate(row):
+            _, h, w = strip.shape
+            whole[:, i * height : i * height + h, j * width : j * width + w] = strip
+    return _encode(whole)
+
+
+def stored_samples(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
+    """Return the first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
+
+    Image i starts from the same x_T in all arms.
+
+    Raises:
+        ValueError: no such arm or steps; a record without samples.
+    """
+    (row, *_) = rows(record, arm, steps)
+    channels, height, width = record["arms"][arm]["network"]["image_shape"]
+    if "samples" in row:  # a record from before there were sheets
+        pixels = _decode(row["samples"])
+    elif "samples" in record:
+        whole = _decode(record["samples"])
+        i, j = list(record["arms"]).index(arm), record["steps"].index(steps)
+        top, left = i * whole.shape[1] // len(record["arms"]), j * whole.shape[2]
+        left //= len(record["steps"])
+        n = min(NUM_SAMPLES, record["conditions"][record["arms"][arm]["dataset"]]["n"])
+        pixels = whole[:channels, top : top + height, left : left + n * width]
+    else:
+        raise ValueError(
+            "this record has no samples: its study sampled nothing (n = 0), or its picture, "
+            "NAME.samples.png, is not beside it"
+        )
+    return torch.stack(pixels.split(width, dim=2))
+
+
+def rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]]:
+    """Return what was measured of an arm after a number of steps, for each seed.
+
+    Raises:
+        ValueError: no such arm or steps.
+    """
+    config.choose(arm, record["arms"], "arm")
+    config.choose(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
+    return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]
+
+
+def _encode(pixels: Tensor) -> str:
+    file = io.BytesIO()
+    image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
+    image.save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _decode(text: str) -> Tensor:
+    """Decode a PNG in base64: uint8 [C, H, W]."""
+    with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+        pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

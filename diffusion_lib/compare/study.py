@@ -1,9 +1,5 @@
 """Train and measure the arms of a study over shared seeds."""
 
-import base64
-import hashlib
-import io
-import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,23 +11,21 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diffusion_lib import config, data, evaluation, metrics, runs, samplers
-from diffusion_lib.compare.record import _FORMAT, Study, described
+from diffusion_lib import config, data, evaluation, metrics, runs
+from diffusion_lib.compare.record import FORMAT, NUM_SAMPLES, Study, described, sheet, to_png
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.evaluation import record as records
 from diffusion_lib.metrics import features
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
 
-_SHOWN = 8  # samples of each run that its record keeps
-
-_PATIENCE = 1.0  # seconds between looks at what other processes have done
+_POLL_SECONDS = 1.0  # seconds between looks at what other processes have done
 
 ERRORS = ("x_0 error", "eps error", "v error")
 """Held-out mean squared errors a pixel, averaged over t: those of every arm on one yardstick."""
@@ -89,7 +83,7 @@ def compare(
                     bar.update(longest)
                     break  # look first at what other processes have finished meanwhile
             else:
-                time.sleep(_PATIENCE)  # they hold all that is left
+                time.sleep(_POLL_SECONDS)  # they hold all that is left
     return _record(study, measured, place)
 
 
@@ -220,58 +214,50 @@ def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str
 
 
 def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
-    """What was measured of a run under the study's conditions, if anything was."""
-    path = _measures_file(experiment, study, place)
+    """Read what was measured of a run under the study's conditions, if anything was."""
+    path, conditions = _measures_file(experiment, study, place)
+    return records.read_if(path, {"conditions": conditions})
+
+
+def _measures_file(
+    experiment: Experiment, study: Study, place: _Place
+) -> tuple[Path, dict[str, Any]]:
+    """Return the file in the run's folder, and its conditions, whose digest is in its name."""
     conditions = _conditions(experiment, study, place)
-    try:
-        found = json.loads(path.read_text())
-        return found if found["conditions"] == conditions else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a damaged one is measured again
-
-
-def _measures_file(experiment: Experiment, study: Study, place: _Place) -> Path:
-    """In the folder of the run; studies that measure differently share the run."""
-    told = json.dumps(_conditions(experiment, study, place), sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return place.folder(experiment) / f"compared-{digest}.json"
+    return place.folder(experiment) / f"compared-{records.digest(conditions)}.json", conditions
 
 
 def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
-    """The measures of a run, which are written into its folder, or returned with a warning."""
-    asked, train = study.conditions, experiment.train
-    test = _split(experiment.dataset, place.root, False)
-    images = evaluation.random_subset(test, asked.n_likelihood, "test images for the likelihood")
-    times = min(asked.num_times, experiment.T)
-    bound = metrics.bits_per_dim(run.denoiser, images, times, seed=asked.seed)
-    errors = metrics.errors_per_t(run.denoiser, images, seed=asked.seed)
-    found = {"bits per dim": bound.total.mean, "L_0": bound.L_0}
+    """Measure a run, and write that into its folder, or return it with a warning."""
+    dataset, train = experiment.dataset, experiment.train
+    measured = evaluation.measure(
+        run,
+        study.conditions,
+        _split(dataset, place.root, False),
+        lambda images: _quality(images, dataset, place),
+    )
+    errors = measured.errors
+    measures = {"bits per dim": measured.bound.total.mean, "L_0": measured.bound.L_0}
     for name, values in zip(ERRORS, (errors.x_0, errors.eps, errors.v), strict=True):
-        # Of the evenly spaced times: t = 1 stands beside them, for plots.
-        found[name] = fmean(values[1:] or values)
+        measures[name] = fmean(values[1:] or values)  # t = 1 is not one of the evenly spaced times
+    path, conditions = _measures_file(experiment, study, place)
     record: dict[str, Any] = {
-        "conditions": _conditions(experiment, study, place),
+        "conditions": conditions,
         "device": _devices(run, place.device),
         "images seen": train.num_steps * train.batch_size,
         "errors": {
             name: [_short(value) for value in values] for name, values in errors._asdict().items()
         },
     }
-    if asked.n:
-        sampler = config.resolve(asked.sampler, samplers, "sampler")
-        samples = runs.sample(run, asked.n, asked.seed, sampler, asked.steps)
-        found |= _quality(samples, experiment.dataset, place)
-        record["samples"] = _to_png(samples[:_SHOWN])
-    record["measures"] = {name: _short(value) for name, value in found.items()}
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    try:
-        files.write_text(_measures_file(experiment, study, place), text)
-    except OSError as error:
-        warnings.warn(
-            f"the measures of {run.folder} are in the study's record, but not kept beside the run: "
-            f"a study that is stopped measures it again ({error})",
-            stacklevel=2,
-        )
+    if measured.samples is not None:
+        record["samples"] = to_png(measured.samples[:NUM_SAMPLES])
+    measures |= measured.quality
+    record["measures"] = {name: _short(value) for name, value in measures.items()}
+    consequence = (
+        f"the measures of {run.folder} are in the study's record, but not kept beside the run, so "
+        "a study that is stopped measures it again"
+    )
+    records.write_or_warn(path, record, consequence)
     return record
 
 
@@ -304,14 +290,6 @@ def _floor(dataset: Dataset, n: int, place: _Place) -> dict[str, float]:
     return {name: _short(value) for name, value in _quality(images, dataset, place).items()}
 
 
-def _to_png(images: Tensor) -> str:
-    """Images side by side as a PNG, in text."""
-    row = torch.cat(list(images), dim=2).permute(1, 2, 0).squeeze(-1)
-    file = io.BytesIO()
-    Image.fromarray(row.numpy()).save(file, format="PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
@@ -319,14 +297,16 @@ def _short(value: float) -> float:
 def _record(
     study: Study, measured: Mapping[tuple[str, int], list[dict[str, Any]]], place: _Place
 ) -> dict[str, Any]:
-    rows, devices = [], set()
+    rows, devices, strips = [], set(), []
     for name in study.arms:
+        strips.append([])
         for seed in study.seeds:
             for steps, found in zip(study.steps, measured[name, seed], strict=True):
                 row = {"arm": name, "seed": seed, "steps": steps, **found}
                 del row["conditions"]
-                if seed != study.seeds[0]:
-                    row.pop("samples", None)  # pictures of one seed are enough
+                picture = row.pop("samples", None)
+                if picture and seed == study.seeds[0]:  # those of one seed are enough
+                    strips[-1].append(picture)
                 devices.add(row.pop("device"))
                 rows.append(row)
     sets = {config.label(arm.dataset): arm for arm in study.arms.values()}
@@ -336,12 +316,13 @@ def _record(
             label: _floor(arm.dataset, study.conditions.n, place) for label, arm in sets.items()
         }
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "arms": {name: described(arm) for name, arm in study.arms.items()},
         "seeds": list(study.seeds),
         "steps": list(study.steps),
         "conditions": {label: _conditions(arm, study, place) for label, arm in sets.items()},
         "devices": sorted(devices),
         "floor": floors,
+        **({"samples": sheet(strips)} if study.conditions.n else {}),
         "measured": rows,
     }

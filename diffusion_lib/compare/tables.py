@@ -1,7 +1,5 @@
 """Tables and series from the record of a study; nothing is trained."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +7,8 @@ from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from diffusion_lib import config
+from diffusion_lib.compare.record import rows as rows_of
 from diffusion_lib.metrics import Interval
 
 
@@ -40,7 +34,7 @@ def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> lis
     Raises:
         ValueError: no such arm, steps or measure.
     """
-    found = _rows(record, arm, steps)
+    found = rows_of(record, arm, steps)
     for row in found:
         config.choose(measure, row["measures"], "measure")
     return [row["measures"][measure] for row in found]
@@ -131,7 +125,7 @@ def pairwise_differences(
     rows = []
     for arm, other in pairs:
         told = difference(record, measure, steps, arm, other)
-        seen = f"{_rows(record, arm, steps)[0]['images seen']:,}"
+        seen = f"{rows_of(record, arm, steps)[0]['images seen']:,}"
         row = {"images seen": seen, "arm": arm, "minus": other}
         row |= {"difference": f"{told:.3g}", "verdict": told.verdict}
         row["standard error"] = f"{told.standard_error:.2g}"
@@ -184,7 +178,7 @@ def series(
     seen, means, margins = [], [], []
     for steps in record["steps"]:
         mean = Interval.student_t(values(record, measure, arm, steps))
-        seen.append(_rows(record, arm, steps)[0]["images seen"])
+        seen.append(rows_of(record, arm, steps)[0]["images seen"])
         means.append(mean.value)
         margins.append(mean.margin)
     return seen, means, margins
@@ -213,31 +207,7 @@ def errors(
     record: Mapping[str, Any], kind: str, arm: str, steps: int
 ) -> tuple[list[int], list[float]]:
     """Times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
-    rows = _rows(record, arm, steps)
+    rows = rows_of(record, arm, steps)
     config.choose(kind, rows[0]["errors"], "error")
     columns = zip(*(row["errors"][kind] for row in rows), strict=True)
     return rows[0]["errors"]["t"], [fmean(column) for column in columns]
-
-
-def stored_samples(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
-    """The first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
-
-    Image i starts from the same x_T in all arms.
-
-    Raises:
-        ValueError: no such arm or steps; a study that sampled nothing.
-    """
-    row = _rows(record, arm, steps)[0]
-    if "samples" not in row:
-        raise ValueError("this study sampled nothing: its conditions have n = 0")
-    with Image.open(io.BytesIO(base64.b64decode(row["samples"]))) as picture:
-        pixels = torch.from_numpy(np.array(picture))
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    width = record["arms"][arm]["network"]["image_shape"][2]
-    return torch.stack(pixels.permute(2, 0, 1).split(width, dim=2))
-
-
-def _rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]]:
-    config.choose(arm, record["arms"], "arm")
-    config.choose(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
-    return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]

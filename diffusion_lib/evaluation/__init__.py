@@ -7,18 +7,20 @@ depend on the number of images, the reference, the features and the sampler.
 from diffusion_lib.evaluation.measurement import (
     BUDGETS,
     Conditions,
+    Measurements,
     check_enough,
+    evaluate,
     load_splits,
+    measure,
     measure_samples,
     random_subset,
-    read_samples,
     resolve_conditions,
 )
-from diffusion_lib.evaluation.record import (
+from diffusion_lib.evaluation.npz import read_samples
+from diffusion_lib.evaluation.record import load
+from diffusion_lib.evaluation.tables import (
     check_same_conditions,
     distinguishing_labels,
-    evaluate,
-    load,
     table,
     verdicts,
 )

@@ -2,40 +2,26 @@
 
 import hashlib
 import json
-import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_lib import config, data, metrics, rng, runs, samplers
 from diffusion_lib.data import Dataset, Images, sets
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.evaluation import record as records
+from diffusion_lib.evaluation.tables import EXPERIMENT_FIELDS
 from diffusion_lib.metrics import features
 from diffusion_lib.runs import GuidedRun, Run
+from diffusion_lib.system import device as hardware
 from diffusion_lib.system import parallel
-
-# What a damaged file leads numpy, or the zipfile beneath it, to raise.
-_DAMAGED = (
-    ValueError,
-    TypeError,
-    OSError,
-    KeyError,
-    IndexError,
-    EOFError,
-    AttributeError,
-    MemoryError,  # a header that speaks of more numbers than any memory holds
-    NotImplementedError,  # zipfile: a compression that it does not know
-    BadZipFile,
-    zlib.error,
-)
-
-_TOLD = ("dataset", "schedule", "T", "prediction", "weight", "loss")  # of an experiment
 
 
 @dataclass(frozen=True)
@@ -43,12 +29,12 @@ class Conditions:
     """How to measure a run.
 
     Args:
-        n: images to sample; 0 measures no samples, only the likelihood and the errors.
+        n: number of images to sample; 0 measures only the likelihood and the errors.
         sampler: name of one of `samplers`.
-        steps: of the sampler, None for all T.
-        seed: of the samples and of the measurements' draws.
-        n_likelihood: test images for the bound and the errors per t.
-        num_times: network evaluations of each for the bound, or T where that is less.
+        steps: number of steps of the sampler, None for all T.
+        seed: random seed of the samples and of the draws of the measurements.
+        n_likelihood: number of test images for the bound and the errors per t.
+        num_times: network evaluations of each of them for the bound, or T where that is less.
 
     Raises:
         ValueError: a number too small to measure anything, or no such sampler.
@@ -74,12 +60,148 @@ class Conditions:
                 raise ValueError(f"{name} must be at least {smallest}; got {value}")
 
 
-# How much the notebooks measure in each of `config.BUDGETS`.
 BUDGETS = {
     "smoke": Conditions(n=70, steps=2, n_likelihood=4, num_times=4),
     "quick": Conditions(n=200, steps=50, n_likelihood=50, num_times=50),
     "full": Conditions(),
 }
+"""What the notebooks measure in each of `config.BUDGETS`."""
+
+
+class Measurements(NamedTuple):
+    """What `measure` returns."""
+
+    samples: Tensor | None  # uint8 [n, C, H, W]
+    quality: dict[str, Any]  # of the samples
+    bound: metrics.Bound
+    errors: metrics.Errors
+    seconds: dict[str, float]
+
+
+def measure(
+    run: Run,
+    conditions: Conditions,
+    test: Tensor,
+    assess: Callable[[Tensor], dict[str, Any]],
+    samples: Tensor | None = None,
+) -> Measurements:
+    """Sample a run, assess the samples, and measure its likelihood and errors on test images.
+
+    Args:
+        run: trained run.
+        conditions: what to measure; with n = 0 nothing is sampled.
+        test: held-out images, uint8 [N, C, H, W].
+        assess: function from samples to their quality.
+        samples: images made from the run earlier, uint8 [n, C, H, W]; None draws new ones.
+    """
+    quality: dict[str, Any] = {}
+    clocks = {"": time.monotonic()}
+    if conditions.n:
+        if samples is None:
+            sampler = config.resolve(conditions.sampler, samplers, "sampler")
+            samples = runs.sample(run, conditions.n, conditions.seed, sampler, conditions.steps)
+        clocks["sampling"] = time.monotonic()
+        quality = assess(samples)
+        clocks["metrics of samples"] = time.monotonic()
+    images = random_subset(test, conditions.n_likelihood, "test images for the likelihood")
+    times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
+    bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
+    errors = metrics.errors_per_t(run.denoiser, images, seed=conditions.seed)
+    clocks["likelihood and errors"] = time.monotonic()
+    seconds = {part: clocks[part] - clocks[before] for before, part in pairwise(clocks)}
+    return Measurements(samples, quality, bound, errors, seconds)
+
+
+def evaluate(
+    run: Run,
+    conditions: Conditions,
+    root: str | Path | None = None,
+    samples: Tensor | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Measure a run and write `metrics.json` into its folder; load it where it is there already.
+
+    Samples are compared with the whole test split; the floor compares as many training images
+    with it.  Where no feature network is released for the data set, and with n = 0, the record has
+    no "samples" and no "floor": only the likelihood and the errors are measured.
+
+    Where the record cannot be written, a warning says so, and it is returned all the same.
+
+    Args:
+        run: trained run.
+        conditions: what to measure.
+        root: folder of the data sets, None for `config.data_root()`.
+        samples: images made from the run earlier, uint8 [N, C, H, W], in place of the n that the
+            conditions would have sampled; their record is `metrics-DIGEST.json`.
+        dataset: function (root, train) -> Images, None for the one of `data` that the run's
+            experiment.json names.
+
+    Raises:
+        ValueError: a data set that is none of `data` without `dataset`; samples of one without a
+            feature network; a data set smaller than n or n_likelihood; n not above the features'
+            dimension; more steps than T.
+    """
+    plan = _plan(run, conditions, root, samples, dataset)
+    identity = {
+        "weights sha256": _weights_digest(run.denoiser),
+        "conditions": plan.conditions,
+        "samples sha256": None,
+    }
+    path = run.folder / "metrics.json"
+    if isinstance(run, GuidedRun):
+        labels = [plan.conditions["labels"], run.scale]
+        path = run.folder / f"metrics-{records.digest(labels)}.json"
+    if plan.samples is not None:
+        sha256 = hashlib.sha256(plan.samples.numpy().tobytes()).hexdigest()
+        identity["samples sha256"] = sha256
+        path = run.folder / f"metrics-{sha256[:8]}.json"
+    parallel.assert_same_on_all_ranks("weights", identity["weights sha256"])
+    kept = {"format": records.FORMAT, **identity}
+    if former := parallel.on_rank_zero(lambda: records.read_if(path, kept)):
+        return former
+    n = plan.conditions["n"]
+    if conditions.n and not n and parallel.rank() == 0:
+        warnings.warn(
+            f"no feature network is released for the data set {plan.name!r}: its samples are not "
+            "measured, only the likelihood and the errors",
+            stacklevel=2,
+        )
+
+    def assess(images: Tensor) -> dict[str, Any]:
+        network = features.load(plan.name)
+        return measure_samples(images, plan.train, plan.test, network, conditions.seed)
+
+    measured = measure(run, replace(conditions, n=n), plan.test, assess, plan.samples)
+    bound, device = measured.bound, run.denoiser.schedule.signal.device
+    record = {
+        "format": records.FORMAT,
+        "run": run.folder.name,
+        "experiment": {name: plan.experiment.get(name) for name in EXPERIMENT_FIELDS},
+        "weights sha256": identity["weights sha256"],
+        "variance": _variance(run, conditions, plan.samples),
+        **{name: value for name, value in identity.items() if value is not None},
+        **measured.quality,
+        "likelihood": {
+            "bits per dim": asdict(bound.total.interval),
+            "bits per image": bound.total.bits_per_image,
+            "standard error": bound.total.standard_error,
+            "per image": [round(bits, 6) for bits in bound.total.per_image.tolist()],
+            "L_T": bound.L_T,
+            "L_0": bound.L_0,
+            "times": bound.times,
+            "L_t": bound.L_t,
+        },
+        "errors": measured.errors._asdict(),
+        "seconds": {part: round(seconds, 1) for part, seconds in measured.seconds.items()},
+        "device": hardware.name(device),
+        **hardware.conditions(device),
+    }
+    consequence = (
+        f"the record of {run.folder} is returned, but not kept (write what evaluate returns to "
+        "another place, or measure a copy of the run in a folder that can be written)"
+    )
+    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, consequence))
+    return record
 
 
 def resolve_conditions(
@@ -89,14 +211,35 @@ def resolve_conditions(
     samples: Tensor | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
-    """The conditions as a record has them; cheap, so that runs can be told apart beforehand.
+    """Return the conditions as the record of `evaluate` has them; nothing is measured.
 
-    Refuses all that `evaluate` cannot measure, before it takes its time.
+    Takes the arguments of `evaluate`, and refuses what that could not measure.
 
     Raises:
         ValueError: as `evaluate` does.
     """
-    described = _experiment(run)
+    return _plan(run, conditions, root, samples, dataset).conditions
+
+
+class _Plan(NamedTuple):
+    """What `evaluate` is going to measure."""
+
+    name: str  # of the data set
+    experiment: dict[str, Any]
+    train: Tensor  # uint8 [N, C, H, W]
+    test: Tensor
+    samples: Tensor | None
+    conditions: dict[str, Any]
+
+
+def _plan(
+    run: Run,
+    conditions: Conditions,
+    root: str | Path | None,
+    samples: Tensor | None,
+    dataset: Dataset | None,
+) -> _Plan:
+    experiment = _experiment(run)
     samples = None if samples is None else data.check(samples, run.image_shape)
     dataset = dataset or _dataset(run)
     name, T = config.label(dataset), run.denoiser.schedule.num_timesteps
@@ -129,7 +272,7 @@ def resolve_conditions(
     reference = f"{name} test, {len(test)} images"
     if dataset is not getattr(sets, name, None):  # a name of the user's own may stand for anything
         reference = f"{name} test, {runs.fingerprint(test)}"
-    found: dict[str, Any] = {
+    resolved: dict[str, Any] = {
         "n": n,
         "reference": reference,
         "training images": len(train),
@@ -138,20 +281,20 @@ def resolve_conditions(
         "steps": steps,
         "weights": "EMA",
         "seed": conditions.seed,
-        "images seen": (run.series("loss")[0] or [0])[-1] * described["train"]["batch_size"],
+        "images seen": (run.series("loss")[0] or [0])[-1] * experiment["train"]["batch_size"],
         "likelihood": f"{conditions.n_likelihood} test images, {times} times",
     }
     if isinstance(run, GuidedRun):
-        found |= {"labels": run.labels.tolist(), "guidance": run.scale}
+        resolved |= {"labels": run.labels.tolist(), "guidance": run.scale}
     if samples is not None:
-        found |= {"sampler": "given", "steps": None}
+        resolved |= {"sampler": "given", "steps": None}
     if not n:  # nothing is sampled, nor compared with training images
-        found |= {"sampler": None, "steps": None, "training images": None}
-    return found
+        resolved |= {"sampler": None, "steps": None, "training images": None}
+    return _Plan(name, experiment, train, test, samples, resolved)
 
 
 def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str | None:
-    """Of the noise that the sampler added; runs that differ in it may be compared."""
+    """Name the variance of the sampler's noise; runs that differ in it may be compared."""
     if samples is not None:
         return None
     if conditions.sampler != samplers.ddpm.__name__:
@@ -175,7 +318,7 @@ def _experiment(run: Run) -> dict[str, Any]:
 
 
 def _dataset(run: Run) -> Dataset:
-    """The function of `data` that the run's experiment.json names."""
+    """Return the function of `data` that the run's experiment.json names."""
     try:
         return config.resolve(_experiment(run)["dataset"], sets, "data set")
     except ValueError as error:
@@ -187,25 +330,29 @@ def _dataset(run: Run) -> Dataset:
 
 
 def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
-    """The images to train and to test on; of several processes the first may download them.
+    """Return the images to train and to test on; only rank 0 downloads them.
+
+    Args:
+        dataset: function (root, train) -> Images.
+        root: folder of the data sets.
 
     Raises:
         TypeError: `dataset` returns something else than images with labels.
     """
-    found: list[Images] = []
+    splits: list[Images] = []
 
     def read() -> None:
-        found.extend(data.load(dataset, root, part) for part in (True, False))
+        splits.extend(data.load(dataset, root, train) for train in (True, False))
 
     parallel.on_rank_zero(read)
-    if not found:  # in another process than the first
+    if not splits:  # on another rank
         read()
-    train, test = found
+    train, test = splits
     return train, test
 
 
 def _weights_digest(denoiser: Denoiser) -> str:
-    """Of the numbers that are measured: a file may be of a later moment of a training."""
+    """Return the SHA-256 of the weights measured; the checkpoint file may be newer."""
     digest = hashlib.sha256()
     for name, tensor in sorted(denoiser.network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -215,7 +362,7 @@ def _weights_digest(denoiser: Denoiser) -> str:
 def measure_samples(
     samples: Tensor, train: Tensor, test: Tensor, network: features.Classifier, seed: int = 0
 ) -> dict[str, Any]:
-    """Quality of samples beside the test split, and the floor: the same of real images.
+    """Measure the quality of samples, and that of as many real images: the floor.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -244,54 +391,22 @@ def measure_samples(
     return found
 
 
-def read_samples(path: str | Path, image_shape: Sequence[int]) -> Tensor:
-    """Images from an .npz file such as `sample --out` writes, uint8 [N, C, H, W].
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not an .npz; an array of another name, dtype
-            or shape.  Pickled arrays are never loaded.
-    """
-    c, h, w = image_shape
-    wanted = f"an array arr_0 of uint8 [N, {h}, {w}, {c}], as `sample --out x.npz` writes it"
-    if not Path(path).is_file():
-        missing = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {missing}: give an .npz file that holds {wanted}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["arr_0"]
-    except _DAMAGED as error:
-        is_npy = Path(path).suffix.lower() == ".npy"
-        hint = f". np.savez('x.npz', np.load({str(path)!r})) makes one" if is_npy else ""
-        # numpy takes any other file for a pickle, and says how to load that.
-        reason = error if is_npy or is_zipfile(path) else "it is not an .npz file"
-        raise ValueError(f"{path} does not hold {wanted} ({reason}){hint}") from error
-    if not isinstance(images, np.ndarray):
-        raise ValueError(f"{path} does not hold {wanted}, but raw bytes of that name")
-    if images.dtype != np.uint8 or images.shape[1:] != (h, w, c) or len(images) == 0:
-        found = f"{images.dtype} {list(images.shape)}"
-        if images.dtype.kind == "f" and images.size:
-            finite = np.isfinite(images).all()
-            values = f"values {images.min():g} to {images.max():g}" if finite else "NaN or infinity"
-            found += f" with {values}"
-        raise ValueError(f"{path} holds {found}; expected {wanted}")
-    if images.max() <= 1:
-        raise ValueError(
-            f"{path} holds values 0 to {images.max()}; expected {wanted}, pixels being 0..255"
-        )
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
 def random_subset(images: Tensor, n: int, what: str) -> Tensor:
-    """n of the images, the same ones for every run.
+    """Return n of the images, the same ones for every run.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        n: number of images, at most N.
+        what: name of the images, for messages.
 
     Raises:
-        ValueError: there are fewer; the message says `what` they were asked for.
+        ValueError: there are fewer.
     """
     check_enough(images, n, what)
     return images[torch.randperm(len(images), generator=rng.generator(0))[:n]]
 
 
 def check_enough(images: Tensor, n: int, what: str) -> None:
-    """Refuse to measure with fewer images than asked for; `what` is what they are."""
+    """Refuse to measure with fewer than n images; `what` is their name."""
     if len(images) < n:
         raise ValueError(f"{n} {what} were asked for, but there are {len(images)}")

@@ -2,12 +2,11 @@
 
     python -m other_tests.cifar10.few_steps
 
-Trains what is missing, goes on where it was stopped, and writes few_steps.record.json: number of
-sampling steps -> the record of the study.
+Trains what is missing, goes on where it was stopped, and writes few_steps.N.record.json: the record
+of the study with N sampling steps.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lib import compare, config
-from diffusion_lib.system import files
 
 FOLDER = Path(__file__).parent
-RECORD = FOLDER / "few_steps.record.json"
 DATASET = "cifar10_jpeg"
 NUM_STEPS = (5, 10, 25)
 
 
 def load() -> dict[int, dict[str, Any]]:
     """Number of sampling steps -> the record of the study."""
-    return {int(steps): study for steps, study in json.loads(RECORD.read_text()).items()}
+    return {steps: compare.load(_file(steps)) for steps in NUM_STEPS}
+
+
+def _file(num_steps: int) -> Path:
+    return FOLDER / f"few_steps.{num_steps}.record.json"
 
 
 def series(
@@ -47,7 +48,6 @@ def main() -> None:
     arms, seeds, steps, conditions = compare.read_study(FOLDER / "cifar10.json")
     # Likelihoods do not depend on the sampler, and the study has measured them.
     conditions = replace(conditions, sampler="ddim", n_likelihood=2, num_times=2)
-    found: dict[str, Any] = {}
     for num_steps in NUM_STEPS:
         asked = replace(conditions, steps=num_steps)
         study = compare.compare(arms, seeds, steps[-1:], asked, options.data)
@@ -55,9 +55,8 @@ def main() -> None:
             # From two images, which say nothing; the study has measured likelihoods and errors.
             row["measures"] = {name: row["measures"][name] for name in study["floor"][DATASET]}
             del row["errors"]
-        found[str(num_steps)] = study
-    if os.environ.get("RANK", "0") == "0":  # all processes end with the same
-        files.write_json(RECORD, found)
+        if os.environ.get("RANK", "0") == "0":  # all processes end with the same
+            compare.save(study, _file(num_steps))
 
 
 if __name__ == "__main__":
