@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,9 +102,9 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     record = records.read(path, FORMAT, "the record of a study")
     if isinstance(name := record.pop("samples", None), str):
-        picture = Path(path).parent / Path(name).name
-        if picture.is_file():
-            record["samples"] = base64.b64encode(picture.read_bytes()).decode()
+        with suppress(OSError, ValueError):  # the numbers are read without their picture
+            picture = (Path(path).parent / Path(name).name).read_bytes()
+            record["samples"] = base64.b64encode(picture).decode()
     return record
 
 

@@ -253,11 +253,8 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
         record["samples"] = to_png(measured.samples[:NUM_SAMPLES])
     measures |= measured.quality
     record["measures"] = {name: _short(value) for name, value in measures.items()}
-    consequence = (
-        f"the measures of {run.folder} are in the study's record, but not kept beside the run, so "
-        "a study that is stopped measures it again"
-    )
-    records.write_or_warn(path, record, consequence)
+    state = f"the measures of {run.folder} are in the study's record, but not kept beside the run"
+    records.write_or_warn(path, record, state, "A study that is stopped measures it again.")
     return record
 
 

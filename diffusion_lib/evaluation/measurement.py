@@ -196,11 +196,12 @@ def evaluate(
         "device": hardware.name(device),
         **hardware.conditions(device),
     }
-    consequence = (
-        f"the record of {run.folder} is returned, but not kept (write what evaluate returns to "
-        "another place, or measure a copy of the run in a folder that can be written)"
+    state = f"the record of {run.folder} is returned, but not kept"
+    way = (
+        "To keep it, write what evaluation.evaluate returns to another place, or measure a copy of "
+        "the run in a folder that can be written."
     )
-    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, consequence))
+    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, state, way))
     return record
 
 
