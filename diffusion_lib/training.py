@@ -12,7 +12,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -42,33 +42,33 @@ from diffusion_lib.system.interrupts import defer_interrupts
 
 _FORMAT = "diffusion_lib training state 1"
 
-_LARGEST_BATCH = 10**15  # more than any memory holds the numbers of
+_LARGEST_BATCH = 10**15  # more indices than any memory holds
 
 # Fields of a TrainConfig that lie in [0, 1].
-_SHARES = ("ema_decay", "mirror", "cooldown", "label_dropout")
+_FRACTIONS = ("ema_decay", "mirror", "cooldown", "label_dropout")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train.  The defaults are those of DDPM's CIFAR-10 run [DDPM appendix B].
+    """Settings of a training.  The defaults are those of DDPM's CIFAR-10 run [DDPM appendix B].
 
     Args:
-        num_steps: optimizer updates.
-        batch_size: images in each.
-        learning_rate: of AdamW, reached after `warmup_steps` of linear growth.
-        cooldown: share of the steps, at the end, over which it falls to 0 [Hagele 2024].
-        weight_decay: AdamW's; the paper uses none.
+        num_steps: number of optimizer updates.
+        batch_size: number of images per update, over all processes.
+        learning_rate: peak learning rate of AdamW, after `warmup_steps` of linear growth.
+        warmup_steps: number of updates over which the learning rate grows.
+        weight_decay: weight decay of AdamW; the paper uses none.
         grad_clip: bound on the norm of the whole gradient.
-        ema_decay: of the moving average, after its own warm-up: min(ema_decay, (1 + n) / (10 +
-            n)) at step n.
+        ema_decay: decay of the moving average; min(ema_decay, (1 + n) / (10 + n)) at step n.
         mirror: probability of flipping a training image left to right.
-        seed: of the initial weights and of everything that is drawn.
-        compile: train through torch.compile on a CPU too: costs a minute or more, needs a C++
-            compiler. On a GPU trainings of 5,000 steps or more are compiled unasked.
-        label_dropout: share of the images whose label is left out, which teaches a network of
-            labels to do without as well, for guidance [Ho & Salimans 2022, algorithm 1].
-        accumulate: equal parts in which a process computes its share of a batch, one after the
-            other, where all of it does not fit into memory.
+        seed: random seed of the initial weights and of all draws.
+        compile: whether to train through torch.compile on a CPU too: costs a minute or more, needs
+            a C++ compiler. On a GPU runs of 5,000 steps or more are compiled automatically.
+        cooldown: fraction of the steps, at the end, in which the learning rate falls to 0
+            [Hagele 2024].
+        label_dropout: fraction of the images whose label is dropped, so that the network also
+            learns to do without, for guidance [Ho & Salimans 2022, algorithm 1].
+        accumulate: number of gradient accumulation steps, where a batch exceeds the memory.
     """
 
     num_steps: int = 800_000
@@ -89,7 +89,7 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "warmup_steps", "seed", "accumulate"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
-        for name in ("learning_rate", "weight_decay", "grad_clip", *_SHARES):
+        for name in ("learning_rate", "weight_decay", "grad_clip", *_FRACTIONS):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{name} must be a number; got {value!r:.99}")
@@ -112,7 +112,7 @@ class TrainConfig:
         for name in ("seed", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in _SHARES:
+        for name in _FRACTIONS:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
         if self.warmup_steps > self.num_steps:
@@ -127,11 +127,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """An update.
+    """A finished training step.
 
     Args:
         step: number of updates so far.
-        loss_tensor: its loss, [], on the device.
+        loss_tensor: loss of its batch, [], on the device.
     """
 
     step: int
@@ -139,16 +139,16 @@ class TrainStep:
 
     @property
     def loss(self) -> float:
-        """Its loss.  A GPU works ahead of the program; this waits until it has got here."""
+        """The loss as a float.  Synchronizes with the GPU."""
         return self.loss_tensor.item()
 
 
-class _Part(NamedTuple):
+class _MicroBatch(NamedTuple):
     """Rows of a batch that are computed at once."""
 
     x_0: Tensor
     labels: Tensor | None
-    first: int  # row of the batch
+    first_row: int
 
 
 class Trainer:
@@ -158,8 +158,8 @@ class Trainer:
     device's memory layout; weights, loss and moving average stay float32.
 
     Args:
-        denoiser: on the device to train on.
-        config: how to train.
+        denoiser: denoiser to train, on the device to train on.
+        config: settings of the training.
         loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator; with the
             functions of `rng`, if a batch is to be divided.
 
@@ -183,7 +183,6 @@ class Trainer:
         self.config = config
         self.loss = loss
         self.step = 0
-        self._in_update = False
         self._parameters: list[Tensor] = list(denoiser.parameters())
         self.device = self._parameters[0].device
         self.optimizer = torch.optim.AdamW(
@@ -191,8 +190,11 @@ class Trainer:
         )
         network = denoiser.network
         self._classes = network.config.classes if isinstance(network, UNet) else 0
-        # Updates refused since the first loss or gradient that was not finite.
-        self._refused = torch.zeros((), device=self.device)
+        self._autocast = autocast(denoiser)
+        self._check_interval = finite_check_interval(self.device)
+        # Updates skipped since the first loss or gradient that was not finite.
+        self._num_skipped = torch.zeros((), device=self.device)
+        self._in_update = False
         if config.compile or should_compile(self.device, config.num_steps):
             denoiser.network.compile()  # in place: the names of the weights stay
         parts = parallel.size() * config.accumulate
@@ -202,12 +204,11 @@ class Trainer:
                 f"({parallel.size()} processes times accumulate = {config.accumulate}): use a "
                 "multiple"
             )
-        self._part_size = config.batch_size // parts
-        # What computes the loss: its gradients become those of all processes together.
-        self._together = denoiser
+        self._micro_batch_size = config.batch_size // parts
+        self._ddp_denoiser = denoiser  # averages the gradients over all processes
         if parallel.size() > 1:
             # Gives all processes the weights of the first.
-            self._together = with_network(denoiser, DistributedDataParallel(denoiser.network))
+            self._ddp_denoiser = with_network(denoiser, DistributedDataParallel(denoiser.network))
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.ema.parameters())
 
@@ -215,7 +216,7 @@ class Trainer:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
 
         Stopping between two updates, by `break`, an exception or an interrupt, leaves a state
-        that can be saved and gone on from: an interrupt (Ctrl-C) during an update comes after the
+        that can be saved and resumed: an interrupt (Ctrl-C) during an update is raised after the
         yield that follows it.
 
         Args:
@@ -226,157 +227,156 @@ class Trainer:
             TypeError, ValueError: images that do not fit the network, see `data.check`; labels
                 that it does not know, or none for a network of labels.
             FloatingPointError: a loss or gradient that is not finite; that update and any after it
-                are not applied. On a GPU it comes up to 10 steps late, as every look at a number
-                there waits for it.
+                are not applied. On a GPU it is raised up to 10 steps late, because reading a
+                number there synchronizes.
         """
         images, labels = data.images_and_labels(images)
         network = self.denoiser.network
-        built_for = network.config.image_shape if isinstance(network, UNet) else None
-        data.check(images, built_for)
+        data.check(images, network.config.image_shape if isinstance(network, UNet) else None)
         if not self._classes:
-            return self._updates(images, None)
-        labels = check_labels(labels, self._classes, len(images))
-        return self._updates(images, labels)
+            return self._train(images, None)
+        return self._train(images, check_labels(labels, self._classes, len(images)))
 
-    def _updates(self, images: Tensor, labels: Tensor | None) -> Generator[TrainStep, None, None]:
-        config = self.config
+    def _train(self, images: Tensor, labels: Tensor | None) -> Generator[TrainStep, None, None]:
         if images.nbytes < image_memory_budget(self.device):
             images = images.to(self.device)
-        labels = labels if labels is None else labels.to(self.device)
-        mine = config.batch_size // parallel.size()
-        rows = slice(parallel.rank() * mine, (parallel.rank() + 1) * mine)
-        left = max(0, config.num_steps - self.step)
-        for parts in islice(self._batches(images, labels, rows), min(left, sys.maxsize)):
+        self._data = images, None if labels is None else labels.to(self.device)
+        rows_per_process = self.config.batch_size // parallel.size()
+        first = parallel.rank() * rows_per_process
+        batches = self._batches(slice(first, first + rows_per_process))
+        remaining = max(0, self.config.num_steps - self.step)
+        for micro_batches in islice(batches, min(remaining, sys.maxsize)):
             with defer_interrupts() as deliver:
-                loss = self._update(parts)
-                if (
-                    self.step % finite_check_interval(self.device) == 0
-                    or self.step == config.num_steps
-                ):
-                    self._check(images, labels)
-                self._average()
+                loss = self.train_step(micro_batches)
             yield TrainStep(self.step, loss)
             deliver()
 
-    def _batches(self, images: Tensor, labels: Tensor | None, rows: slice) -> Iterator[list[_Part]]:
-        """Those rows of the batches from the coming step on, in parts, on the device."""
-        config, size = self.config, self._part_size
-        draw = config.batch_size, config.seed, self.step
-        batches = data.batches(images, *draw, config.mirror, rows)
-        chosen = data.batch_indices(len(images), *draw, self.device)
-        for step, x_0 in enumerate(batches, self.step):
-            pieces = x_0.to(self.device).split(size)
-            told: Sequence[Tensor | None] = [None] * len(pieces)
-            if labels is not None:
-                g = rng.generator(
-                    config.seed, TrainingStream.LABEL_DROPOUT, step, device=self.device
-                )
-                left_out = torch.rand(config.batch_size, generator=g, device=self.device)
-                left_out = left_out < config.label_dropout
-                kept = torch.where(left_out, self._classes, labels[next(chosen)])
-                told = kept[rows].split(size)
-            firsts = range(rows.start, rows.stop, size)
-            yield [_Part(*part) for part in zip(pieces, told, firsts, strict=True)]
+    def train_step(self, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+        """Update the weights and their moving average on one batch.
 
-    def _update(self, parts: list[_Part]) -> Tensor:
-        self._together.train()
-        loss = parallel.mean(self._backward(self._together, parts))
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip)
-        # Decided on the device, so that the program need not wait for the numbers.
-        refused = (self._refused > 0) | ~torch.isfinite(loss + norm)
-        self._refused += refused
-        self.optimizer.found_inf = refused.float()  # pyright: ignore[reportAttributeAccessIssue]
+        Args:
+            micro_batches: this process's rows of the batch, in equal parts.
+
+        Returns:
+            The loss, [], averaged over all processes.
+        """
+        config, denoiser = self.config, self._ddp_denoiser
+        denoiser.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for part in micro_batches:
+            with self._gradient_exchange(is_last=part is micro_batches[-1]):
+                part_loss = self._loss(denoiser, part) / len(micro_batches)
+                part_loss.backward()
+            loss += part_loss.detach()
+        loss = parallel.mean(loss)
+        norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
+        self._skip_unless_finite(loss + norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        self._in_update = True  # until the moving average has followed
+            group["lr"] = learning_rate(config, self.step)
+        self._in_update = True
         self.optimizer.step()
         self.step += 1
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            get_ema_multi_avg_fn(decay)(self._averages, self._parameters, self.step)
+        self._in_update = False
         return loss
 
-    def _backward(self, denoiser: Denoiser, parts: list[_Part]) -> Tensor:
-        """The loss of the coming step over these parts, []; its gradient replaces the one before.
+    def _batches(self, rows: slice) -> Iterator[list[_MicroBatch]]:
+        """Yield these rows of each batch from `step` on, in micro-batches on the device."""
+        config, size = self.config, self._micro_batch_size
+        images, labels = self._data
+        key = config.batch_size, config.seed, self.step
+        indices = data.batch_indices(len(images), *key, self.device)
+        first_rows = range(rows.start, rows.stop, size)
+        for step, x_0 in enumerate(data.batches(images, *key, config.mirror, rows), self.step):
+            pieces = x_0.to(self.device).split(size)
+            piece_labels: Sequence[Tensor | None] = [None] * len(pieces)
+            if labels is not None:
+                key = config.seed, TrainingStream.LABEL_DROPOUT, step
+                generator = rng.generator(*key, device=self.device)
+                uniform = torch.rand(config.batch_size, generator=generator, device=self.device)
+                dropped = uniform < config.label_dropout
+                batch_labels = torch.where(dropped, self._classes, labels[next(indices)])
+                piece_labels = batch_labels[rows].split(size)
+            yield list(map(_MicroBatch, pieces, piece_labels, first_rows))
 
-        Processes that train together exchange gradients once, with the last part.
-        """
-        network = denoiser.network
-        together = isinstance(network, DistributedDataParallel)
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for part in parts:
-            with network.no_sync() if together and part is not parts[-1] else nullcontext():
-                loss = self._loss(denoiser, part) / len(parts)
-                loss.backward()
-            total += loss.detach()
-        return total
-
-    def _check(self, images: Tensor, labels: Tensor | None) -> None:
-        """Raise where updates were refused, with the weights from before the first of them.
-
-        Where the device is not looked at after every step, the moving average has come some steps
-        nearer to these weights.
-        """
-        refused = int(self._refused)
-        if not refused:
-            return
-        self.step -= refused
-        self._refused.zero_()
-        self._in_update = False
-        # Every process looks at the whole batch, so that all of them tell the same.
-        parts = next(self._batches(images, labels, slice(0, self.config.batch_size)))
-        loss = self._backward(self.denoiser, parts)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        raise FloatingPointError(
-            f"step {self.step + 1}: the loss is {loss.item():g} and the norm of its gradient "
-            f"{norm.item():g}, at t = {self._bad_times(parts)}. The update was not applied; "
-            "the weights are those before it. Try a lower learning_rate or a longer warm-up."
-        )
-
-    def _loss(self, denoiser: Denoiser, part: _Part) -> Tensor:
-        """The loss of a part of the coming step; calling it twice gives the same."""
+    def _loss(self, denoiser: Denoiser, part: _MicroBatch) -> Tensor:
+        """Compute the loss of a micro-batch of the present step; a second call returns the same."""
         seed, step, device = self.config.seed, self.step, self.device
         if part.labels is not None:
             denoiser = with_labels(denoiser, part.labels)
         generator = rng.generator(seed, TrainingStream.TIMES_AND_NOISE, step, device=device)
         if len(part.x_0) < self.config.batch_size:
-            generator = rng.Rows(generator, part.first, self.config.batch_size)
-        dropout = (seed, TrainingStream.DROPOUT, step, *([part.first] if part.first else []))
-        cuda = device.type == "cuda"
-        with torch.random.fork_rng(devices=[device] if cuda else []), autocast(self.denoiser):
-            torch.manual_seed(rng.seed(*dropout))  # dropout draws from torch's global generator
+            generator = rng.Rows(generator, part.first_row, self.config.batch_size)
+        row_key = [part.first_row] if part.first_row else []
+        dropout_seed = rng.seed(seed, TrainingStream.DROPOUT, step, *row_key)
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), self._autocast:
+            torch.manual_seed(dropout_seed)  # dropout draws from torch's global generator
             return self.loss(denoiser, part.x_0, generator=generator)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        average = get_ema_multi_avg_fn(decay)
-        average(self._averages, self._parameters, self.step)
-        self._in_update = False
+    def _gradient_exchange(self, is_last: bool) -> AbstractContextManager[None]:
+        """Make processes exchange their gradients once a step, with the last micro-batch."""
+        network = self._ddp_denoiser.network
+        if isinstance(network, DistributedDataParallel) and not is_last:
+            return network.no_sync()
+        return nullcontext()
 
-    @torch.no_grad()
-    def _bad_times(self, parts: list[_Part]) -> list[int]:
-        """Times at which the coming step's network output is not finite, or else all its times."""
-        seen: list[tuple[int, bool]] = []
+    def _skip_unless_finite(self, loss_and_norm: Tensor) -> None:
+        """Make the optimizer skip this update and all after it where a number is not finite.
 
-        def look(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        Decided on the device; the program reads the decision at intervals, and then raises.  By
+        then the moving average of a GPU has come some steps nearer to the last weights.
+        """
+        skipped = (self._num_skipped > 0) | ~torch.isfinite(loss_and_norm)
+        self._num_skipped += skipped
+        self.optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
+        step = self.step + 1
+        if step % self._check_interval and step != self.config.num_steps:
+            return
+        if num_skipped := int(self._num_skipped):
+            self.step -= num_skipped - 1
+            self._num_skipped.zero_()
+            self._raise_not_finite()
+
+    def _raise_not_finite(self) -> None:
+        """Compute the batch of the present step again and raise what is not finite, and when.
+
+        Every process computes the whole batch, so that all raise the same.
+        """
+        times: list[tuple[int, bool]] = []  # with whether the network's output is finite
+
+        def hook(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             finite = output.isfinite().flatten(1).all(1)
-            seen.extend(zip((inputs[1] + 1).tolist(), finite.tolist(), strict=True))
+            times.extend(zip((inputs[1] + 1).tolist(), finite.tolist(), strict=True))
 
-        handle = self.denoiser.network.register_forward_hook(look)
+        micro_batches = next(self._batches(slice(0, self.config.batch_size)))
+        loss = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        handle = self.denoiser.network.register_forward_hook(hook)
         try:
             with torch.compiler.set_stance("force_eager"):  # compiled code may not see the hook
-                for part in parts:
-                    self._loss(self.denoiser, part)
+                for part in micro_batches:
+                    part_loss = self._loss(self.denoiser, part) / len(micro_batches)
+                    part_loss.backward()
+                    loss += part_loss.item()
         finally:
             handle.remove()
-        bad = {t for t, finite in seen if not finite} or {t for t, _ in seen}
-        return sorted(bad)
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        bad_times = {t for t, finite in times if not finite} or {t for t, _ in times}
+        raise FloatingPointError(
+            f"step {self.step + 1}: the loss is {loss:g} and the norm of its gradient "
+            f"{norm.item():g}, at t = {sorted(bad_times)}. The update was not applied; "
+            "the weights are those before it. Try a lower learning_rate or a longer warm-up."
+        )
 
     def check_whole(self) -> None:
-        """Refuse to go on from an update that an error ended half-way, as none can be saved.
+        """Raise if an error ended an update half-way, because such weights cannot be saved.
 
         Raises:
-            RuntimeError: such an error has been raised, for example of too small a memory.
+            RuntimeError: such an error was raised, for example by too small a memory.
         """
         if self._in_update:
             raise RuntimeError(
@@ -385,10 +385,11 @@ class Trainer:
             )
 
     def save(self, path: str | Path, run: str = "") -> None:
-        """Write all that `load` needs to go on exactly: a safetensors file, whole or not at all.
+        """Write all that `load` needs to resume exactly: a safetensors file, whole or not at all.
 
         Args:
-            run: a name of what is trained, which `load` asks for again.
+            path: file to write.
+            run: name of what is trained, which `load` compares.
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
@@ -402,15 +403,16 @@ class Trainer:
         files.write_tensors(
             path,
             tensors,
-            {"format": _FORMAT, "step": str(self.step - int(self._refused)), "run": run},
+            {"format": _FORMAT, "step": str(self.step - int(self._num_skipped)), "run": run},
         )
 
     def load(self, path: str | Path, run: str = "", *former: str) -> None:
-        """Go on from a saved state.
+        """Load a saved state, to resume from it.
 
         Args:
-            run: the name that it was saved with; a file from before there were names has none.
-            former: other names that it may have been saved with.
+            path: file that `save` wrote.
+            run: name that it was saved with; a file from before there were names has none.
+            *former: other names that it may have been saved with.
 
         Raises:
             FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or
@@ -449,22 +451,22 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
         self._in_update = False
-        self._refused.zero_()
+        self._num_skipped.zero_()
 
     def _check_moments(
         self, moments: Mapping[int, Mapping[str, Tensor]], step: int, path: str | Path
     ) -> None:
-        """Refuse optimizer states that are not those of this network's weights after `step`."""
+        """Raise if the optimizer states are not those of this network's weights after `step`."""
         parameters = self._parameters if step else []
         expected = {
             i: {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
             for i, p in enumerate(parameters)
         }
-        found = {
+        shapes = {
             i: {key: list(x.shape) for key, x in state.items() if x.is_floating_point()}
             for i, state in moments.items()
         }
-        if step < 0 or found != expected:
+        if step < 0 or shapes != expected:
             raise ValueError(
                 f"{path} belongs to another network: the optimizer states after step {step} are "
                 "not those of its weights"
@@ -472,7 +474,7 @@ class Trainer:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of the update after `step` others: up, level, down."""
+    """Return the learning rate of the update after `step` others: up, level, down."""
     up = (step + 1) / max(1, config.warmup_steps)
     down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
     return config.learning_rate * min(1.0, up, down)

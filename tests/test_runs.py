@@ -174,15 +174,15 @@ class Stops:
     """Makes training raise once, after a given step."""
 
     def __init__(self, monkeypatch, after, error):
-        real = Trainer._update
+        real = Trainer.train_step
 
         def update(trainer, x_0):
             if trainer.step == after:
-                monkeypatch.setattr(Trainer, "_update", real)
+                monkeypatch.setattr(Trainer, "train_step", real)
                 raise error
             return real(trainer, x_0)
 
-        monkeypatch.setattr(Trainer, "_update", update)
+        monkeypatch.setattr(Trainer, "train_step", update)
 
 
 @pytest.mark.slow
