@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import predictions
-from diffusion_lib.denoiser import Denoiser, prediction_name
+from diffusion_lib.checkpoints import prediction_name
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule

@@ -25,8 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffusion_lib import data, losses, rng
+from diffusion_lib.checkpoints import check_weights
 from diffusion_lib.data import Images
-from diffusion_lib.denoiser import Denoiser, check_weights, with_network
+from diffusion_lib.denoiser import Denoiser, with_network
 from diffusion_lib.guidance import check_labels, with_labels
 from diffusion_lib.networks.unet import UNet
 from diffusion_lib.rng import TrainingStream

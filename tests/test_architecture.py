@@ -29,6 +29,7 @@ ORDER = [
     "posterior",
     "predictions",
     "networks.unet",
+    "checkpoints",
     "data.images",
     "data.batching",
     "data.pictures",

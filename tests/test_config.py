@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lib import bound, config, data, denoiser, losses, predictions, schedules
+from diffusion_lib import bound, checkpoints, config, data, losses, predictions, schedules
 from diffusion_lib.compare import study
 from diffusion_lib.config import Experiment, presets
 from diffusion_lib.networks.unet import UNetConfig
@@ -358,7 +358,7 @@ def test_a_function_of_the_library_is_known_after_its_module_was_reloaded(module
     before = [(e.name("x"), e.to_json()) for e in experiments]
     reloaded(module)
     assert [(e.name("x"), e.to_json()) for e in experiments] == before
-    assert denoiser.prediction_name(config.MNIST.prediction) == "eps"
+    assert checkpoints.prediction_name(config.MNIST.prediction) == "eps"
     with pytest.raises(ValueError, match="hybrid_loss teaches a variance"):
         replace(experiments[-1], network=config.MNIST.network).build()
 
@@ -377,7 +377,7 @@ def test_a_function_that_was_wrapped_is_ones_own():
     for own in (replace(TINY, prediction=eps), replace(TINY, loss=loss)):
         assert own.name("x") != TINY.name("x")
         assert "#" in own.to_json()
-    assert denoiser.prediction_name(eps) == "eps (your own)"
+    assert checkpoints.prediction_name(eps) == "eps (your own)"
 
 
 @pytest.mark.parametrize("name", ["network", "train"])

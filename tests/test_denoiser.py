@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion_lib import predictions, samplers, schedules
+from diffusion_lib import checkpoints, predictions, samplers, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
 from diffusion_lib.networks.unet import UNet, UNetConfig
@@ -278,12 +278,12 @@ def test_weights_are_read_into_a_denoiser_and_know_their_step(tmp_path):
     torch.nn.init.zeros_(other.network.conv_out.weight)
     saved.save(tmp_path / "a", 30)
     saved.save(tmp_path / "b")
-    other.load_weights(tmp_path / "a")
+    checkpoints.load_weights(other.network, tmp_path / "a")
     assert torch.equal(other.network.conv_out.weight, saved.network.conv_out.weight)
-    assert Denoiser.read_step(tmp_path / "a") == 30
-    assert Denoiser.read_step(tmp_path / "b") is None
+    assert checkpoints.read_step(tmp_path / "a") == 30
+    assert checkpoints.read_step(tmp_path / "b") is None
     wide = Denoiser(UNet(replace(SMALL, width=12)), schedules.linear(100))
     before = wide.network.conv_in.weight.clone()
     with pytest.raises(ValueError, match="belongs to another network"):
-        wide.load_weights(tmp_path / "a")
+        checkpoints.load_weights(wide.network, tmp_path / "a")
     assert torch.equal(wide.network.conv_in.weight, before)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import bound, losses, predictions, rng, schedules
+from diffusion_lib.checkpoints import is_same
 from diffusion_lib.config.registry import choose, label, resolve
 from diffusion_lib.data import Dataset, sets
-from diffusion_lib.denoiser import Denoiser, is_same
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.losses import Weight
 from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
 from diffusion_lib.predictions import Prediction

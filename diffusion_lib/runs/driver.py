@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, data, losses, samplers
+from diffusion_lib import checkpoints, config, data, losses, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
@@ -118,7 +118,7 @@ def train(
 
         has_state, has_weights_alone = parallel.on_rank_zero(prepare)
         if has_weights_alone:
-            trainer.ema.load_weights(average)
+            checkpoints.load_weights(trainer.ema.network, average)
         elif has_state:
             trainer.load(state, *experiment_digests(folder))
         position = f"{data_digest}, step {trainer.step}"
@@ -334,7 +334,7 @@ def _preview(denoiser: Denoiser) -> Tensor:
 def _complete(average: Path, trainer: Trainer) -> None:
     """Write the averaged weights of a finished run where they are missing or of an earlier step."""
     with suppress(OSError, ValueError):  # missing or damaged
-        if Denoiser.read_step(average) in (None, trainer.step):
+        if checkpoints.read_step(average) in (None, trainer.step):
             return
     try:
         trainer.ema.save(average, trainer.step)

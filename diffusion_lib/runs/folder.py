@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from diffusion_lib import config
+from diffusion_lib import checkpoints, config
 from diffusion_lib.config import Experiment
-from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.system import files
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def read_ema_step(folder: Path) -> int:
     They know their steps themselves; of those from before they did, the log tells.
     """
     try:
-        step = Denoiser.read_step(folder / "ema.safetensors")
+        step = checkpoints.read_step(folder / "ema.safetensors")
     except (OSError, ValueError):
         return 0
     if step is None:
@@ -144,7 +143,7 @@ def check_final_weights(folder: Path, num_steps: int) -> None:
     Raises:
         ValueError: they are not, or they are damaged.
     """
-    Denoiser.read_step(folder / "ema.safetensors")  # refuses damaged ones
+    checkpoints.read_step(folder / "ema.safetensors")  # refuses damaged ones
     step = read_ema_step(folder)
     if step != num_steps:
         known = f"those of step {step} of {num_steps}" if step else "of a step that nothing tells"

@@ -1,0 +1,143 @@
+"""Files of denoisers: safetensors that say all about the denoiser they hold.
+
+    tensors     network.NAME for each weight of the network; betas of the schedule
+    metadata    format; denoiser, a JSON object {network, prediction, clip}; step, where it is known
+
+`Denoiser.save` and `Denoiser.load` write and read them.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lib import predictions
+from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
+from diffusion_lib.predictions import Prediction
+from diffusion_lib.schedules import NoiseSchedule
+from diffusion_lib.system import files
+
+_FORMAT = "diffusion_lib denoiser 1"
+
+D = TypeVar("D")
+
+
+def write(
+    path: str | Path,
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    clip: float | None,
+    step: int | None,
+) -> None:
+    """Write the parts of a denoiser; arguments and errors as in `Denoiser` and `Denoiser.save`."""
+    if not isinstance(network, UNet):
+        raise TypeError(
+            "only a UNet can be saved with its shape; this network is a "
+            f"{type(network).__name__}. Save its state_dict() yourself."
+        )
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    description = {
+        "network": asdict(network.config),
+        "prediction": prediction_name(prediction),
+        "clip": clip,
+    }
+    metadata = {"format": _FORMAT, "denoiser": json.dumps(description)}
+    if step is not None:
+        metadata["step"] = str(step)
+    files.write_tensors(path, {**tensors, "betas": schedule.betas}, metadata)
+
+
+def read(path: str | Path, build: Callable[..., D]) -> D:
+    """Build a denoiser from (network, schedule, prediction, clip); errors as in `Denoiser.load`."""
+    weights, betas, metadata = _read_tensors(path)
+    try:
+        description = json.loads(metadata["denoiser"])
+        schedule = NoiseSchedule(betas)
+        network = on_meta_device(UNetConfig(**description["network"]))
+        if (prediction := description["prediction"]) not in predictions.__all__:
+            raise ValueError(
+                f"it was trained to predict {prediction!r:.99}, which is not one of "
+                f"{', '.join(predictions.__all__)}: add that function to predictions.py"
+            )
+        denoiser = build(network, schedule, getattr(predictions, prediction), description["clip"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe a denoiser ({error})") from error
+    check_weights(network, weights, path)
+    network.load_state_dict({name: x.float() for name, x in weights.items()}, assign=True)
+    return denoiser
+
+
+def read_step(path: str | Path) -> int | None:
+    """Read the number of training steps behind the weights of a file; None if it is unknown.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one.
+    """
+    step = files.read_metadata(path, _FORMAT).get("step", "")
+    return int(step) if step.isdecimal() else None
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Replace the weights of a network by those of a saved denoiser.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or one
+            of another network. The weights then are as they were.
+    """
+    weights, _, _ = _read_tensors(path)
+    check_weights(network, weights, path)
+    network.load_state_dict(weights)
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that do not fit a module.
+
+    Raises:
+        ValueError: a missing, unexpected or differently shaped weight, or one of whole numbers,
+            named together with `path`.
+    """
+
+    def describe(weight: Tensor | None) -> str:
+        if weight is None:
+            return "nothing"
+        return f"{list(weight.shape)}{'' if weight.is_floating_point() else f' {weight.dtype}'}"
+
+    own = module.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        here, there = describe(own.get(name)), describe(weights.get(name))
+        if here != there:
+            raise ValueError(
+                f"{path} belongs to another network: {name} is {there} there, {here} here"
+            )
+
+
+def prediction_name(prediction: Prediction) -> str:
+    """Name a prediction as files do; a user's own never has the name of one of the library."""
+    name = prediction.__name__
+    is_ours = is_same(prediction, getattr(predictions, name, None))
+    return name if is_ours else f"{name} (your own)"
+
+
+def is_same(function: Callable[..., Any], other: Callable[..., Any] | None) -> bool:
+    """Tell whether two functions are one, also where its module was reloaded in between.
+
+    Compares the place of their code, because decorators such as `functools.wraps` copy names.
+    """
+
+    def place(f: Callable[..., Any] | None) -> tuple[str, str] | None:
+        code = getattr(f, "__code__", None)
+        return code and (code.co_filename, code.co_qualname)
+
+    return function is other or (place(function) == place(other) is not None)
+
+
+def _read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
+    """Read the weights, named as in the network, the betas, [0] if missing, and the metadata."""
+    tensors, metadata = files.read_tensors(path, _FORMAT)
+    betas = tensors.pop("betas", torch.empty(0))
+    return {name.removeprefix("network."): x for name, x in tensors.items()}, betas, metadata
