@@ -92,7 +92,7 @@ def named(node: ast.ImportFrom) -> set[str]:
     """The modules of ours that a line imports, or imports from."""
     inner = (node.module or "").removeprefix("diffusion_lib").removeprefix(".")
     names = {f"{inner}.{alias.name}".strip(".") for alias in node.names}
-    return {name if name in ORDER or not inner else inner for name in names}
+    return {name if name in ORDER or not inner else inner for name in names} - {"__version__"}
 
 
 def imports(module: str) -> set[str]:
@@ -153,6 +153,71 @@ def test_no_test_module_imports_another():
     for path in (ROOT / "tests").glob("*.py"):
         found = {name for name in imported(path) if re.search(r"\btest_", name)}
         assert not found, f"{path.name} imports {found}"
+
+
+# Read first, and each in one sitting; the mathematics of training and sampling, and what it serves.
+CORE = ["schedules", "predictions", "posterior", "denoiser", "guidance", "losses", "samplers"]
+FLAT = {*CORE, "rng", "bound", "oracles", "editing"}
+TODO = pytest.mark.xfail(strict=False, reason="on its way")
+
+
+def length(module: str) -> int:
+    path = PACKAGE / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return len(path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(m, marks=TODO) if m in {"editing", "interop", "training", "cli"} else m
+        for m in ORDER
+    ],
+)
+def test_a_file_is_read_in_one_sitting(module):
+    assert length(module) <= (300 if module in FLAT else 450)
+
+
+@TODO
+def test_the_core_is_small():
+    assert sum(map(length, CORE)) <= 1100
+
+
+@TODO
+def test_the_library_is_small():
+    assert sum(map(length, ORDER)) <= 7500
+
+
+# Everyday words in the place of the field's: a value's name is a noun, a function's a verb.
+DIALECT = "told untold litter suit asked found kept shown alike gone mine theirs beside strangers"
+DIALECT = {*f"{DIALECT} obedience looked".split()}
+
+
+def identifiers(path: Path) -> set[str]:
+    """All names that a file gives: to functions, classes, arguments, values and attributes."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return names - {"found_inf"}  # an attribute of PyTorch's optimizers
+
+
+@TODO
+@pytest.mark.parametrize("folder", ["diffusion_lib", "other_tests", "benchmarks"])
+def test_names_are_the_words_of_the_field(folder):
+    dialect = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / folder).rglob("*.py")
+        for name in identifiers(path)
+        if DIALECT & {*name.lower().split("_")}
+    }
+    assert dialect == set()
 
 
 def test_a_training_needs_no_pictures():

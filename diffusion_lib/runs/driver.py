@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lib import checkpoints, config, data, losses, samplers
+from diffusion_lib import __version__, checkpoints, config, data, losses, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
@@ -159,6 +159,7 @@ def _prepare_log(folder: Path, trainer: Trainer, num_images: int) -> int:
         "device": name if processes == 1 else f"{processes} processes, each {name}",
         **hardware.conditions(trainer.device),
         "torch": torch.__version__,
+        "diffusion_lib": __version__,
         "images": num_images,
     }
     append_to_log(folder, record)
