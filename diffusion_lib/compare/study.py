@@ -39,14 +39,14 @@ def compare(
     root: str | Path | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train and measure what is missing of a study; returns its record.
+    """Train and measure what is missing of a study; return its record.
 
     Shows a progress bar over the whole study.  Stopped at any moment and called again, it goes on,
     and ends with the same record.
 
     Args:
         arms: by name; `train.seed` and `train.num_steps` of an arm are replaced by the study's.
-        seeds: of trainings, at least 2.
+        seeds: random seeds of the trainings, at least 2.
         steps: numbers of training steps at which every arm is measured.  A longer training goes on
             from a shorter one.
         conditions: how to measure; n = 0 samples nothing, for data sets without features.
@@ -64,31 +64,35 @@ def compare(
         FloatingPointError: an arm diverged; the message names it.
     """
     study = Study(dict(arms), tuple(seeds), tuple(sorted(steps)), conditions)
-    place = _Place(str(root or config.data_root()), device or config.device())
-    _check(study, place)
+    context = _Context(str(root or config.data_root()), device or config.device())
+    _check(study, context)
     jobs = [(name, seed) for seed in study.seeds for name in study.arms]
-    measured = {job: found for job in jobs if (found := _found(*job, study, place))}
+    measured = {
+        job: job_rows for job in jobs if (job_rows := _load_measurements(*job, study, context))
+    }
     longest = study.steps[-1]
     total, done = len(jobs) * longest, len(measured) * longest
-    # The rate is that of the whole time, as arms differ; what was done before is not part of it.
+    # smoothing=0 shows the mean rate, because arms differ in cost.
     with Bar(None, "study", total, done, " steps", smoothing=0) as bar:
         while len(measured) < len(jobs):
             for name, seed in [job for job in jobs if job not in measured]:
                 bar.note(f"{name}, seed {seed}")
-                with _claim(name, seed, study, place) as mine:
+                with _claim(name, seed, study, context) as is_free:
                     # Of what another process holds, it may just have written the last measure.
-                    found = (_work if mine else _found)(name, seed, study, place)
-                if found:
-                    measured[name, seed] = found
+                    job_rows = (_train_and_measure if is_free else _load_measurements)(
+                        name, seed, study, context
+                    )
+                if job_rows:
+                    measured[name, seed] = job_rows
                     bar.update(longest)
                     break  # look first at what other processes have finished meanwhile
             else:
                 time.sleep(_POLL_SECONDS)  # they hold all that is left
-    return _record(study, measured, place)
+    return _record(study, measured, context)
 
 
-class _Place(NamedTuple):
-    """Where a study runs."""
+class _Context(NamedTuple):
+    """Folder of the data sets and device of a study."""
 
     root: str
     device: torch.device
@@ -97,8 +101,8 @@ class _Place(NamedTuple):
         return config.runs_root() / experiment.name(_fingerprint(experiment.dataset, self.root))
 
 
-def _check(study: Study, place: _Place) -> None:
-    """Refuse what cannot be trained or measured before hours are spent on the rest."""
+def _check(study: Study, context: _Context) -> None:
+    """Refuse arms that cannot be trained or measured before hours are spent on the others."""
     if len(study.arms) < 2:
         raise ValueError(f"a comparison needs at least 2 arms; got {list(study.arms)}")
     for what, given, least in (("seeds", study.seeds, 2), ("steps", study.steps, 1)):
@@ -107,18 +111,18 @@ def _check(study: Study, place: _Place) -> None:
     for name, arm in study.arms.items():
         try:
             for seed in study.seeds:
-                _at(arm, seed, study.steps[0]).build()
-            _check_conditions(arm, study.conditions, place)
+                _with_seed_and_steps(arm, seed, study.steps[0]).build()
+            _check_conditions(arm, study.conditions, context)
         except (TypeError, ValueError) as error:
             raise ValueError(f"arm {name!r}: {error}") from error
 
 
-def _check_conditions(arm: Experiment, asked: Conditions, place: _Place) -> None:
-    train, test = (_split(arm.dataset, place.root, part) for part in (True, False))
+def _check_conditions(arm: Experiment, conditions: Conditions, context: _Context) -> None:
+    train, test = (_split(arm.dataset, context.root, part) for part in (True, False))
     for images in (train, test):
         data.check(images, arm.network.image_shape)
-    evaluation.check_enough(test, asked.n_likelihood, "test images for the likelihood")
-    if asked.n:
+    evaluation.check_enough(test, conditions.n_likelihood, "test images for the likelihood")
+    if conditions.n:
         name = config.label(arm.dataset)
         if name not in features.RELEASED:
             raise ValueError(
@@ -126,68 +130,72 @@ def _check_conditions(arm: Experiment, asked: Conditions, place: _Place) -> None
                 'cannot be measured: use the conditions {"n": 0}'
             )
         network = features.load(name)
-        metrics.check_count(asked.n, network.classify.in_features, "samples")
-        evaluation.check_enough(train, asked.n, "training images for the floor")
+        metrics.check_count(conditions.n, network.classify.in_features, "samples")
+        evaluation.check_enough(train, conditions.n, "training images for the floor")
         schedule = arm.schedule(arm.T)
-        schedule.timesteps(asked.steps or arm.T)  # refuses more sampling steps than T
+        schedule.timesteps(conditions.steps or arm.T)  # refuses more sampling steps than T
 
 
-def _at(arm: Experiment, seed: int, steps: int) -> Experiment:
-    """One arm with one seed, at one number of steps."""
+def _with_seed_and_steps(arm: Experiment, seed: int, steps: int) -> Experiment:
+    """Return an arm with this seed and number of steps."""
     return replace(arm, train=replace(arm.train, seed=seed, num_steps=steps))
 
 
 def _chain(name: str, seed: int, study: Study) -> list[Experiment]:
-    """One arm with one seed, at every number of steps."""
-    return [_at(study.arms[name], seed, steps) for steps in study.steps]
+    """Return an arm with one seed at every number of steps."""
+    return [_with_seed_and_steps(study.arms[name], seed, steps) for steps in study.steps]
 
 
-def _found(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]] | None:
-    """The measures of one arm with one seed, if all are there."""
-    found = []
+def _load_measurements(
+    name: str, seed: int, study: Study, context: _Context
+) -> list[dict[str, Any]] | None:
+    """Read the measurements of an arm with one seed; None where one is missing."""
+    measurements = []
     for experiment in _chain(name, seed, study):
-        measures = _read_measures(experiment, study, place)
+        measures = _read_measures(experiment, study, context)
         if measures is None:
             return None
-        found.append(measures)
-    return found
+        measurements.append(measures)
+    return measurements
 
 
 @contextmanager
-def _claim(name: str, seed: int, study: Study, place: _Place) -> Iterator[bool]:
-    """Whether this process may work on one arm with one seed, at whatever number of steps."""
+def _claim(name: str, seed: int, study: Study, context: _Context) -> Iterator[bool]:
+    """Lock an arm with one seed; yields whether this process holds the lock."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a warm-up longer than 1 step, which nothing trains
-        folder = place.folder(_at(study.arms[name], seed, 1))
+        folder = context.folder(_with_seed_and_steps(study.arms[name], seed, 1))
     claim = folder.with_name(f".{folder.name}.lock")
     try:
         claim.parent.mkdir(parents=True, exist_ok=True)
         claim.touch()
     except OSError as error:
         raise files.write_error(claim, error) from error
-    with files.lock(claim) as mine:
-        yield mine
+    with files.lock(claim) as is_free:
+        yield is_free
 
 
-def _work(name: str, seed: int, study: Study, place: _Place) -> list[dict[str, Any]]:
+def _train_and_measure(
+    name: str, seed: int, study: Study, context: _Context
+) -> list[dict[str, Any]]:
     """Train and measure one arm with one seed, at every number of steps."""
     dataset = study.arms[name].dataset
-    train, test = (_labelled(dataset, place.root, part) for part in (True, False))
-    found, start = [], None
+    train, test = (_labelled(dataset, context.root, part) for part in (True, False))
+    measurements, start = [], None
     for experiment in _chain(name, seed, study):
-        folder = place.folder(experiment)
-        measures = _read_measures(experiment, study, place)
+        folder = context.folder(experiment)
+        measures = _read_measures(experiment, study, context)
         if measures is None:
             try:
-                run = runs.train(experiment, train, test, folder, place.device, start)
-                measures = _measure(run, experiment, study, place)
+                run = runs.train(experiment, train, test, folder, context.device, start)
+                measures = _measure(run, experiment, study, context)
             except (ValueError, FloatingPointError) as error:
                 error.add_note(f"This was arm {name!r}, seed {seed}.")
                 raise
-        found.append(measures)
+        measurements.append(measures)
         # A learning rate that has fallen at the end is not gone on from: that trains from step 0.
         start = folder if experiment.train.cooldown == 0 else None
-    return found
+    return measurements
 
 
 def _split(dataset: Dataset, root: str, train: bool) -> Tensor:
@@ -204,46 +212,48 @@ def _fingerprint(dataset: Dataset, root: str, train: bool = True) -> str:
     return runs.fingerprint(_split(dataset, root, train))
 
 
-def _conditions(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
-    """All that the measures of a run depend on, apart from the run and the device."""
+def _conditions(experiment: Experiment, study: Study, context: _Context) -> dict[str, Any]:
+    """Return all that the measurements of a run depend on, but for the run and the device."""
     dataset = experiment.dataset
-    found: dict[str, Any] = {"test images": _fingerprint(dataset, place.root, False)}
+    conditions: dict[str, Any] = {"test images": _fingerprint(dataset, context.root, False)}
     if study.conditions.n:
-        found["features sha256"] = features.released(config.label(dataset))[1]
-    return asdict(study.conditions) | found
+        conditions["features sha256"] = features.released(config.label(dataset))[1]
+    return asdict(study.conditions) | conditions
 
 
-def _read_measures(experiment: Experiment, study: Study, place: _Place) -> dict[str, Any] | None:
+def _read_measures(
+    experiment: Experiment, study: Study, context: _Context
+) -> dict[str, Any] | None:
     """Read what was measured of a run under the study's conditions, if anything was."""
-    path, conditions = _measures_file(experiment, study, place)
+    path, conditions = _measures_file(experiment, study, context)
     return records.read_if(path, {"conditions": conditions})
 
 
 def _measures_file(
-    experiment: Experiment, study: Study, place: _Place
+    experiment: Experiment, study: Study, context: _Context
 ) -> tuple[Path, dict[str, Any]]:
     """Return the file in the run's folder, and its conditions, whose digest is in its name."""
-    conditions = _conditions(experiment, study, place)
-    return place.folder(experiment) / f"compared-{records.digest(conditions)}.json", conditions
+    conditions = _conditions(experiment, study, context)
+    return context.folder(experiment) / f"compared-{records.digest(conditions)}.json", conditions
 
 
-def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> dict[str, Any]:
+def _measure(run: Run, experiment: Experiment, study: Study, context: _Context) -> dict[str, Any]:
     """Measure a run, and write that into its folder, or return it with a warning."""
     dataset, train = experiment.dataset, experiment.train
     measured = evaluation.measure(
         run,
         study.conditions,
-        _split(dataset, place.root, False),
-        lambda images: _quality(images, dataset, place),
+        _split(dataset, context.root, False),
+        lambda images: _quality(images, dataset, context),
     )
     errors = measured.errors
     measures = {"bits per dim": measured.bound.total.mean, "L_0": measured.bound.L_0}
     for name, values in zip(ERRORS, (errors.x_0, errors.eps, errors.v), strict=True):
         measures[name] = fmean(values[1:] or values)  # t = 1 is not one of the evenly spaced times
-    path, conditions = _measures_file(experiment, study, place)
+    path, conditions = _measures_file(experiment, study, context)
     record: dict[str, Any] = {
         "conditions": conditions,
-        "device": _devices(run, place.device),
+        "device": _devices(run, context.device),
         "images seen": train.num_steps * train.batch_size,
         "errors": {
             name: [_short(value) for value in values] for name, values in errors._asdict().items()
@@ -259,18 +269,18 @@ def _measure(run: Run, experiment: Experiment, study: Study, place: _Place) -> d
 
 
 def _devices(run: Run, device: torch.device) -> str:
-    """Where a run was trained and, if that is another place, measured."""
+    """Describe where a run was trained and, if that is another device, measured."""
     described = run.describe()
     trained = ", ".join(described[name] for name in ("device", "precision", "memory layout"))
     measured = f"{hardware.name(device)}, {hardware.precision(device)}, {hardware.layout(device)}"
     return trained if trained == measured else f"{trained}; measured on {measured}"
 
 
-def _quality(images: Tensor, dataset: Dataset, place: _Place) -> dict[str, float]:
-    """How images compare with the test split; no intervals, as a study has its seeds for those."""
+def _quality(images: Tensor, dataset: Dataset, context: _Context) -> dict[str, float]:
+    """Compare images with the test split, without intervals: those of a study are over seeds."""
     network = features.load(config.label(dataset))
     return metrics.point_estimates(
-        network.extract_features(images), _reference(dataset, place.root)
+        network.extract_features(images), _reference(dataset, context.root)
     )
 
 
@@ -280,11 +290,11 @@ def _reference(dataset: Dataset, root: str) -> Tensor:
     return network.extract_features(_split(dataset, root, False)).features
 
 
-def _floor(dataset: Dataset, n: int, place: _Place) -> dict[str, float]:
-    """What n real training images score in the place of samples."""
-    train = _split(dataset, place.root, True)
+def _floor(dataset: Dataset, n: int, context: _Context) -> dict[str, float]:
+    """Measure n real training images in place of samples."""
+    train = _split(dataset, context.root, True)
     images = evaluation.random_subset(train, n, "training images for the floor")
-    return {name: _short(value) for name, value in _quality(images, dataset, place).items()}
+    return {name: _short(value) for name, value in _quality(images, dataset, context).items()}
 
 
 def _short(value: float) -> float:
@@ -292,14 +302,14 @@ def _short(value: float) -> float:
 
 
 def _record(
-    study: Study, measured: Mapping[tuple[str, int], list[dict[str, Any]]], place: _Place
+    study: Study, measured: Mapping[tuple[str, int], list[dict[str, Any]]], context: _Context
 ) -> dict[str, Any]:
     rows, devices, strips = [], set(), []
     for name in study.arms:
         strips.append([])
         for seed in study.seeds:
-            for steps, found in zip(study.steps, measured[name, seed], strict=True):
-                row = {"arm": name, "seed": seed, "steps": steps, **found}
+            for steps, measures in zip(study.steps, measured[name, seed], strict=True):
+                row = {"arm": name, "seed": seed, "steps": steps, **measures}
                 del row["conditions"]
                 picture = row.pop("samples", None)
                 if picture and seed == study.seeds[0]:  # those of one seed are enough
@@ -310,14 +320,14 @@ def _record(
     floors = {}
     if study.conditions.n:
         floors = {
-            label: _floor(arm.dataset, study.conditions.n, place) for label, arm in sets.items()
+            label: _floor(arm.dataset, study.conditions.n, context) for label, arm in sets.items()
         }
     return {
         "format": FORMAT,
         "arms": {name: described(arm) for name, arm in study.arms.items()},
         "seeds": list(study.seeds),
         "steps": list(study.steps),
-        "conditions": {label: _conditions(arm, study, place) for label, arm in sets.items()},
+        "conditions": {label: _conditions(arm, study, context) for label, arm in sets.items()},
         "devices": sorted(devices),
         "floor": floors,
         **({"samples": sheet(strips)} if study.conditions.n else {}),

@@ -14,7 +14,7 @@ from diffusion_lib.metrics import Interval
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """What one arm has that another has not, over n seeds."""
+    """The mean difference of two arms over n seeds that they share."""
 
     standard_error: float  # of the paired difference
     unpaired_standard_error: float  # had the arms not shared their seeds
@@ -22,14 +22,14 @@ class Difference(Interval):
 
     @property
     def verdict(self) -> str:
-        """ "lower", "higher" or "not distinguishable"."""
+        """Return "lower", "higher" or "not distinguishable"."""
         if 0 in self:
             return "not distinguishable"
         return "lower" if self.value < 0 else "higher"
 
 
 def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
-    """A measure of an arm after so many steps, one for each seed.
+    """Return a measure of an arm after a number of steps, for each seed.
 
     Raises:
         ValueError: no such arm, steps or measure.
@@ -47,11 +47,15 @@ def difference(
     arm: str | Sequence[str],
     other: str | Sequence[str],
 ) -> Difference:
-    """A measure of one arm less that of another, paired by seed.
+    """Return a measure of one arm minus that of another, paired by seed.
 
     Args:
-        arm, other: names; several on a side stand for their mean, so that the effect of one choice
-            can be averaged over the others that a study crosses with it.
+        record: record of a study.
+        measure: name of the measure.
+        steps: number of training steps.
+        arm: name of an arm; several stand for their mean, so that the effect of one choice can be
+            averaged over the others that a study crosses with it.
+        other: name or names of what is subtracted.
 
     Raises:
         ValueError: no such arms, steps or measure; arms of different data sets, whose measures
@@ -70,7 +74,7 @@ def difference(
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """The mean of one - other with its t interval; entries of one index share a seed.
+    """Return the mean of one - other; entries of one index share a seed.
 
     Raises:
         ValueError: different lengths, or fewer than 2 entries.
@@ -90,7 +94,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
 def differences(
     record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
 ) -> list[dict[str, str]]:
-    """Rows for `viz.table`: the arms of a data set against one of them, by default the first arm.
+    """Return rows for `viz.table`: arms of a data set against one of them, by default the first.
 
     Raises:
         ValueError: no such arm, steps or measure; a baseline alone with its data set.
@@ -117,7 +121,7 @@ def differences(
 def pairwise_differences(
     record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, str]]:
-    """Rows for `viz.table`: the difference of each pair of arms, with what pairing was worth.
+    """Return rows for `viz.table`: the difference of each pair of arms.
 
     Raises:
         ValueError: no such arms, steps or measure.
@@ -135,7 +139,7 @@ def pairwise_differences(
 
 
 def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, str]]:
-    """Rows for `viz.table`: what sharing seeds was worth, for each measure.
+    """Return rows for `viz.table`: the effect of shared seeds on each measure.
 
     The standard errors of the differences of all pairs of arms of one data set, as they are and as
     they would have been unpaired: the square root of their mean squares, and their ratio.  Below
@@ -170,7 +174,7 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
 def series(
     record: Mapping[str, Any], measure: str, arm: str
 ) -> tuple[list[int], list[float], list[float]]:
-    """Images seen, mean over seeds and its 95 % margin, for a plot of quality against budget.
+    """Return images seen, mean over seeds and its 95 % margin, for `viz.curve`.
 
     Raises:
         ValueError: no such arm or measure.
@@ -185,7 +189,7 @@ def series(
 
 
 def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> list[dict[str, str]]:
-    """Rows for `viz.table`: measures of every arm, mean over seeds +- 95 % margin; then the floor.
+    """Return rows for `viz.table`: mean over seeds +- 95 % margin of each arm; then the floor.
 
     Raises:
         ValueError: no such steps or measure.
@@ -206,7 +210,7 @@ def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> lis
 def errors(
     record: Mapping[str, Any], kind: str, arm: str, steps: int
 ) -> tuple[list[int], list[float]]:
-    """Times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
+    """Return times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
     rows = rows_of(record, arm, steps)
     config.choose(kind, rows[0]["errors"], "error")
     columns = zip(*(row["errors"][kind] for row in rows), strict=True)

@@ -367,8 +367,11 @@ def measure_samples(
 
     Args:
         samples: uint8 [N, C, H, W].
-        train, test: uint8; N training images make the floor, N test images are those held out
-            with which the distances to the nearest training image are compared.
+        train: training images, uint8; N of them make the floor.
+        test: reference, uint8; N of them are the held-out images whose distances to the training
+            images those of the samples are compared with.
+        network: classifier in whose features images are compared.
+        seed: random seed of the intervals.
 
     Returns:
         {"samples": {name: {value, low, high}}, "floor": the same names}.

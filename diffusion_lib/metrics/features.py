@@ -1,4 +1,4 @@
-"""A small classifier for each family of data sets, whose features say how alike two sets are.
+"""A small classifier for each family of data sets; distances are measured in its features.
 
 Inception features need a download and describe photographs; these need nothing and describe the
 data at hand.  The weights are released in `assets`; a script in `other_tests` trains them.
@@ -47,7 +47,7 @@ RELEASED = {
 
 
 class ClassifierOutput(NamedTuple):
-    """What a classifier sees in N images."""
+    """Features and class probabilities of N images."""
 
     features: Tensor  # [N, D], float64
     probabilities: Tensor  # of the classes, [N, K], float64
@@ -60,9 +60,9 @@ class Classifier(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        classes: their number.
-        features: dimension of the description; taken before its non-linearity.
-        widths: channels of the convolutions.
+        classes: number of classes.
+        features: number of features; they are taken before the non-linearity.
+        widths: channels of each convolution.
     """
 
     scale: Tensor
@@ -96,7 +96,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def extract_features(self, images: Tensor) -> ClassifierOutput:
-        """Describe uint8 images [N, C, H, W].
+        """Return features and class probabilities of uint8 images [N, C, H, W].
 
         Raises:
             TypeError, ValueError: another dtype or shape.
@@ -117,14 +117,14 @@ class Classifier(nn.Module):
         self.scale *= features.var(0).mean().sqrt().float()
 
     def save(self, path: str | Path, about: dict[str, str]) -> str:
-        """Write the weights and what is to be known about them; returns the file's sha256."""
+        """Write the weights with a description; return the file's SHA-256."""
         shape = "x".join(map(str, self.image_shape))
         files.write_tensors(path, self.state_dict(), {"format": _FORMAT, "shape": shape, **about})
         return sha256(path)
 
 
 def load(dataset: str) -> Classifier:
-    """The released classifier for a data set, on the CPU.
+    """Load the released classifier for a data set, on the CPU.
 
     Raises:
         ValueError: none is released for it; the file's hash is not that of the release.
@@ -135,7 +135,7 @@ def load(dataset: str) -> Classifier:
 
 
 def released(dataset: str) -> tuple[str, str]:
-    """File and sha256 of the released classifier for a data set.
+    """Return the file and SHA-256 of the released classifier for a data set.
 
     Raises:
         ValueError: none is released for it.
@@ -149,7 +149,7 @@ def released(dataset: str) -> tuple[str, str]:
 
 
 def read(path: str | Path, expected: str) -> Classifier:
-    """A classifier from a file whose sha256 is known.
+    """Read a classifier from a file whose SHA-256 is known.
 
     Raises:
         ValueError: another hash: features of other weights cannot be compared.
@@ -172,5 +172,5 @@ def read(path: str | Path, expected: str) -> Classifier:
 
 
 def sha256(path: str | Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

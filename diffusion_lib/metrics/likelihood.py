@@ -35,7 +35,7 @@ class Bits(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of `mean`, from the spread over images, their times and their noise."""
+        """Standard error of `mean`, from the spread over images, their times and their noise."""
         return (self.per_image.std() / len(self.per_image) ** 0.5).item()
 
     @property
@@ -67,18 +67,19 @@ def bits_per_dim(
     variance: Variance | None = None,
     seed: int = 0,
 ) -> Bound:
-    """The discrete variational bound on the negative log-likelihood of images [DDPM section 3.3].
+    """Estimate the variational bound on the negative log-likelihood of images [DDPM section 3.3].
 
     With fewer than T times a sum over t is estimated without bias: 1..T is cut into strata that
     widen with t, since the first terms are the largest, and each image draws one t in each.  The
     first stratum is t = 1 alone.  The noise of (seed, image, stratum) is always the same.
 
     Args:
-        denoiser: what a sampler sees, so with its clipping.
+        denoiser: denoiser as a sampler sees it, with its clipping.
         images: uint8 [N, C, H, W], N >= 2, not trained on.
         num_times: network evaluations an image, 2 to T; None for all T.
-        variance: of the reverse steps, one of `posterior`; None is the learned one where there is
-            one, and else beta_tilde.
+        variance: variance of the reverse steps, one of `posterior`; None is the learned one where
+            there is one, and else beta_tilde.
+        seed: random seed of the times and the noise.
 
     Raises:
         TypeError, ValueError: other images; num_times outside 2..T; fewer than 2 images; NaN from
@@ -106,9 +107,9 @@ def bits_per_dim(
             eps = rng.normal(
                 x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key, k), x_0.device
             )
-            found = denoiser(schedule.add_noise(x_0, t, eps), t)
-            spread = found.variance_fraction if variance is None else variance
-            terms[-1][:, k] = bound.bound_term(schedule, x_0, found.x_0, t, spread).cpu()
+            denoised = denoiser(schedule.add_noise(x_0, t, eps), t)
+            spread = denoised.variance_fraction if variance is None else variance
+            terms[-1][:, k] = bound.bound_term(schedule, x_0, denoised.x_0, t, spread).cpu()
     steps, L_T = torch.cat(terms), torch.cat(prior)
     _check_finite(steps)
     means = steps.mean(0).tolist()
@@ -124,23 +125,26 @@ def bits_per_dim(
 def ode_bits_per_dim(
     denoiser: DenoiserLike, images: Tensor, num_steps: int = 100, seed: int = 0
 ) -> Bits:
-    """Negative log-likelihood under the probability-flow ODE [Song 2021, section 4.3].
+    """Estimate the negative log-likelihood under the probability-flow ODE [Song 2021, 4.3].
 
     With signal = cos(phi) and noise = sin(phi) the flow is dx / dphi = v_hat(x, phi), so
 
         log p(x_1) = log N(x_T; 0, I) + integral of div v_hat dphi,  from t = 1 to T.
 
-    The dequantised image stands for x_1, as the network has seen no less noise.  What that costs is
+    The dequantized image stands for x_1, as the network has seen no less noise.  What that costs is
     part of the result: linear's noise_1 = 0.01 puts 1.7 bits on a pixel that never varies.
 
     Steps are Heun's, at times that grow in equal ratios.  The divergence is Hutchinson's with one
     Rademacher probe an image; it falls as 1 / noise, so its sum runs over log tan(phi / 2), whose
-    derivative is 1 / noise.  Pixels are dequantised uniformly within their bins of width 2 / 255.
+    derivative is 1 / noise.  Pixels are dequantized uniformly within their bins of width 2 / 255.
     It is an estimate of the density of the flow, not a bound.
 
     Args:
+        denoiser: denoiser as a sampler sees it, with its clipping.
         images: uint8 [N, C, H, W], N >= 2.
-        num_steps: of two network evaluations each, 2 to T - 1: double it to see what it leaves.
+        num_steps: number of steps of two network evaluations each, 2 to T - 1; double it to see
+            the error of the discretization.
+        seed: random seed of the dequantization and the probes.
 
     Raises:
         TypeError, ValueError: other images; num_steps outside 2..T - 1; fewer than 2 images; NaN
@@ -153,7 +157,7 @@ def ode_bits_per_dim(
         raise ValueError(f"num_steps must lie in 2..{last}, T - 1; got {num_steps}")
     times = _edges(last, num_steps).tolist()
     angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
-    found = []
+    parts = []
     for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
         uniform = torch.rand(
             x_0.shape,
@@ -179,8 +183,8 @@ def ode_bits_per_dim(
             nats -= stretch * ends / 2
         squares = x.double().square().flatten(1).sum(1)
         nats += (squares + x[0].numel() * math.log(2 * math.pi)) / 2
-        found.append(nats.cpu() / x[0].numel() / math.log(2) + math.log2(255 / 2))
-    bits = torch.cat(found)
+        parts.append(nats.cpu() / x[0].numel() / math.log(2) + math.log2(255 / 2))
+    bits = torch.cat(parts)
     _check_finite(bits)
     return Bits(bits, images[0].numel())
 
@@ -191,15 +195,15 @@ def _v_and_divergence(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         at = torch.full((len(x),), t, device=x.device)
-        found = denoiser(x, at)
+        denoised = denoiser(x, at)
         signal, noise = denoiser.schedule(at)
-        v = signal * found.eps - noise * found.x_0
+        v = signal * denoised.eps - noise * denoised.x_0
         (product,) = torch.autograd.grad((v * probe).sum(), x)
     return v.detach(), (product * probe).flatten(1).sum(1)
 
 
 def _edges(last: int, parts: int) -> Tensor:
-    """1, 2, ..., last + 1: the edges of `parts` strata of 1..last that widen in equal ratios.
+    """Return the edges 1, 2, ..., last + 1 of `parts` strata that widen in equal ratios.
 
     The first stratum is 1 alone, unless it is the only one.
     """
@@ -224,14 +228,15 @@ class Errors(NamedTuple):
 def errors_per_t(
     denoiser: DenoiserLike, images: Tensor, times: Sequence[int] | None = None, seed: int = 0
 ) -> Errors:
-    """How far x_0_hat, eps_hat and v_hat are off, whichever of them the network predicts.
+    """Measure the errors of x_0_hat, eps_hat and v_hat, whichever the network predicts.
 
     All times see the same images with the same noise, and so do all denoisers.
 
     Args:
-        denoiser: what a sampler sees, so with its clipping.
+        denoiser: denoiser as a sampler sees it, with its clipping.
         images: uint8 [N, C, H, W], N >= 2, not trained on.
-        times: each in 1..T; None is 1 and 20 more, evenly spread.
+        times: values of t in 1..T; None is 1 and 20 more, evenly spread.
+        seed: random seed of the noise.
 
     Raises:
         TypeError, ValueError: other images; a time outside 1..T; NaN from the denoiser.
@@ -248,11 +253,11 @@ def errors_per_t(
         eps = rng.normal(x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key), x_0.device)
         for row, time in zip(sums, times, strict=True):
             t = torch.full((len(x_0),), time, device=x_0.device)
-            found = denoiser(schedule.add_noise(x_0, t, eps), t)
+            denoised = denoiser(schedule.add_noise(x_0, t, eps), t)
             signal, noise = schedule(t)
-            off, eps_off = found.x_0 - x_0, found.eps - eps
+            off, eps_off = denoised.x_0 - x_0, denoised.eps - eps
             v_off = signal * eps_off - noise * off
-            term = bound.bound_term(schedule, x_0, found.x_0, t, found.variance_fraction)
+            term = bound.bound_term(schedule, x_0, denoised.x_0, t, denoised.variance_fraction)
             means = [error.square().flatten(1).mean(1) for error in (off, eps_off, v_off)]
             row += torch.stack([*means, term]).double().sum(1).cpu()
     _check_finite(sums)
@@ -261,7 +266,7 @@ def errors_per_t(
 
 
 def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
-    """(x_0, key) of each batch, with a progress bar; the key makes the batch's random numbers."""
+    """Yield (x_0, key of its random numbers) of each batch, with a progress bar."""
     with Bar(description=name, total=len(images)) as bar:
         for key, batch in enumerate(images.split(_BATCH)):
             yield data.to_float(batch).to(device), key

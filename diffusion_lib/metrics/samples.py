@@ -25,7 +25,7 @@ _NEIGHBOURS = 3  # [Kynkaanniemi 2019]
 def quality(
     samples: ClassifierOutput, reference: ClassifierOutput, seed: int = 0
 ) -> dict[str, Interval]:
-    """How alike two sets of images are, in a classifier's features.
+    """Measure the distance of two sets of images in a classifier's features.
 
     Returns:
         "Frechet distance": of the normal distributions fitted to both [Heusel 2017].
@@ -63,14 +63,15 @@ def quality(
 def label_accuracy_and_diversity(
     samples: ClassifierOutput, labels: Tensor, reference: ClassifierOutput
 ) -> dict[str, Interval]:
-    """Do samples show what they were asked for, and does that cost diversity?
+    """Measure how many samples show their label, and how diverse they are within it.
 
     Args:
-        labels: what each sample was asked to show, int64 [N].
+        samples: classifier output for the samples.
+        labels: label that each sample was drawn for, int64 [N].
         reference: real images, at least 2 of each label.
 
     Returns:
-        "accuracy": share of the samples that the classifier takes for what was asked for.
+        "accuracy": share of the samples that the classifier sees as their label.
         "spread": mean squared distance of the features from their mean within a label, averaged
             over the labels, as a share of that of the real images, each in the class that the
             classifier sees: 1 is as diverse as they are.
@@ -121,9 +122,10 @@ def _variance(x: Tensor, counts: Tensor) -> Tensor:
 
 
 def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, float]:
-    """The numbers of `quality` without intervals, for those who repeat the whole measurement.
+    """Return the numbers of `quality` without intervals, for repeated measurements.
 
     Args:
+        samples: classifier output for the samples.
         reference: features of the reference, [M, D].
     """
     precision, recall = precision_recall(samples.features, reference)
@@ -138,7 +140,7 @@ def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, f
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two sets of features, [N, D] and [M, D].
+    """Return |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two sets of features, [N, D] and [M, D].
 
     Raises:
         ValueError: features of other dimensions or not finite; no more images than dimensions.
@@ -149,7 +151,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias.
+    """Return the squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias.
 
     Raises:
         ValueError: as `frechet_distance`.
@@ -160,7 +162,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Share of each set that lies within the other's k-nearest-neighbour balls, k = 3.
+    """Return the share of each set that lies within the other's k-nearest-neighbour balls, k = 3.
 
     Raises:
         ValueError: as `frechet_distance`.
@@ -171,12 +173,13 @@ def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]
 
 
 def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
-    """Distance of each image to the nearest training image, root mean square a pixel: [N].
+    """Return the distance of each image to its nearest training image, RMS per pixel: [N].
 
     Of samples it shows memorization where it is smaller than that of images that were held out.
 
     Args:
-        images, training: uint8 [N, C, H, W] and [M, C, H, W]; distances are of pixels in 0..255.
+        images: uint8 [N, C, H, W]; distances are of pixels in 0..255.
+        training: uint8 [M, C, H, W].
 
     Raises:
         TypeError, ValueError: images of another dtype or shape.
@@ -189,10 +192,12 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
 
 
 def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, Interval]:
-    """How near images are to the training images, against images that were held out.
+    """Compare the distances of images to the training images with those of held-out images.
 
     Args:
-        distances, held_out: `nearest_distances` of the images and of held-out ones, [N] and [M].
+        distances: `nearest_distances` of the images, [N].
+        held_out: `nearest_distances` of held-out images, [M].
+        seed: random seed of the bootstrap.
 
     Returns:
         "nearest training image": the median distance.
@@ -212,14 +217,15 @@ def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
 
 
 def inception_fid(samples: Tensor, reference: Tensor) -> float:
-    """The usual FID, on Inception features, through torchmetrics; needs a download once.
+    """Return the FID on Inception features, by torchmetrics; needs a download once.
 
     Args:
-        samples, reference: uint8 [N, C, H, W] and [M, C, H, W], more than 2048 of each.
+        samples: uint8 [N, C, H, W], N > 2048.
+        reference: uint8 [M, C, H, W], M > 2048.
 
     Raises:
         ValueError: too few images for a covariance of 2048 dimensions.
-        RuntimeError: torchmetrics or the Inception weights are not to be had here.
+        RuntimeError: torchmetrics or the Inception weights are missing.
     """
     for images in (samples, reference):
         data.check(images, samples.shape[1:])
@@ -328,7 +334,7 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> list[Interval]:
 
 
 def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
+    """Return which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
     x_radii, y_radii = _radii(x), _radii(y)
     inside = x.new_zeros(len(x), dtype=torch.bool)
     covered = y.new_zeros(len(y), dtype=torch.bool)
@@ -341,7 +347,7 @@ def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _radii(x: Tensor) -> Tensor:
-    """Distance of each row to its k-th nearest other one."""
+    """Return the distance of each row to its k-th nearest other one."""
     nearest = [
         torch.cdist(rows, x).topk(min(_NEIGHBOURS + 1, len(x)), largest=False).values[:, -1]
         for rows in x.split(_ROWS)
