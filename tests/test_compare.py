@@ -362,6 +362,11 @@ def test_the_command_prints_tables_and_writes_a_record_with_pictures(root, capsy
     images = compare.stored_samples(record, "x_0", 3)
     assert images.shape == (8, 1, 28, 28)
     assert images.dtype == torch.uint8
+    Path("study.samples.png").unlink()
+    without = compare.load("study.record.json")
+    assert without["measured"] == record["measured"]
+    with pytest.raises(ValueError, match=r"NAME\.samples\.png, is not beside it"):
+        compare.stored_samples(without, "x_0", 3)
     seen, means, margins = compare.series(record, "eps error", "eps")
     assert seen == [8, 12]
     assert len(means) == len(margins) == 2
