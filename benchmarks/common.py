@@ -1,4 +1,4 @@
-"""What the benchmarks share: the network of both sides, taking turns, records.
+"""Shared by the benchmarks: the network of both sides, interleaved timings, records.
 
 The network is DDPM's at half of its width, 8.95 million parameters for 32 x 32 x 3; with `--paper`
 it is the paper's own, 35.7 million.  diffusers' and ours start from the same weights and are the
@@ -39,10 +39,11 @@ class Mode(NamedTuple):
     compiled: bool = False
 
     def precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Make the context in which the network computes."""
         return torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def prepare(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network, in place, on the device and in the layout of this mode."""
+        """Put a network on the device and into the layout of this mode, in place."""
         network.to(device)
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -67,11 +68,16 @@ GPU_MODES = {
 
 
 def modes(device: torch.device) -> dict[str, Mode]:
-    """The modes in which diffusers is measured on a device."""
+    """Return the modes in which diffusers is measured on a device."""
     return CPU_MODES if device.type == "cpu" else GPU_MODES
 
 
 def options(about: str | None) -> argparse.Namespace:
+    """Parse the command line of a benchmark.
+
+    Args:
+        about: docstring of the command, whose first line describes it.
+    """
     parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--device", default=str(config.device()), help="cpu or cuda")
     parser.add_argument("--paper", action="store_true", help="the paper's 35.7 million parameters")
@@ -80,9 +86,13 @@ def options(about: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def theirs(paper: bool = False) -> nn.Module:
-    """diffusers' network with fresh weights; its groups in GroupNorm are made as many as ours."""
-    from diffusers import UNet2DModel
+def diffusers_network(paper: bool = False) -> nn.Module:
+    """Make the network of diffusers with fresh weights and as many groups in GroupNorm as ours.
+
+    Args:
+        paper: whether it has the paper's width.
+    """
+    from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(0)
     width = 128 if paper else 64
@@ -104,22 +114,22 @@ def theirs(paper: bool = False) -> nn.Module:
     return network
 
 
-def ours(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
-    """Our denoiser around the same network with the same weights, not clipped."""
-    network = interop.unet_from_diffusers(theirs(paper))
+def our_denoiser(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
+    """Make our denoiser around the same network with the same weights, not clipped."""
+    network = interop.unet_from_diffusers(diffusers_network(paper))
     return Denoiser(network, schedules.linear(), clip=None).to(device)
 
 
-def suited(paper: bool, device: torch.device) -> Denoiser:
-    """`ours` as the library lays it out, and compiles it for long work."""
-    denoiser = hardware.optimize_memory_layout(ours(paper, device))
+def as_the_library_runs_it(paper: bool, device: torch.device) -> Denoiser:
+    """Lay out `our_denoiser` as the library does, and compile it as for long work."""
+    denoiser = hardware.optimize_memory_layout(our_denoiser(paper, device))
     if hardware.should_compile(device, 10_000):
         denoiser.network.compile()
     return denoiser
 
 
 class Timed(NamedTuple):
-    """What the turns of one way took, and what it returned in them."""
+    """Seconds of the turns of one way, and the numbers that it returned."""
 
     seconds: list[float]
     results: list[float]
@@ -129,15 +139,16 @@ class Timed(NamedTuple):
 Side = Callable[..., Mapping[str, Callable[[], float | None]]]
 
 
-def in_turn(sides: Sequence[Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
-    """Time the ways of all sides, a turn of each in every round, after one that is not counted.
+def interleaved_timings(sides: Sequence[Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
+    """Time the ways of all sides, a turn of each in every round, after a round of warm-up.
 
-    A side has a process of its own, so that no setting of one reaches another: only one of them
-    works at a time.  Every round starts with another way, so that what the machine does besides
-    meets all.
+    A side has a process of its own, so that no setting of one reaches another; one of them works at
+    a time.  Every round starts with another way, so that other load on the machine meets all.
 
     Args:
-        arguments: passed to every side.
+        sides: functions from `arguments` to the ways of a side.
+        rounds: number of timings of each way.
+        arguments: arguments of every side.
     """
     context = torch.multiprocessing.get_context("spawn")
     pipes, names, processes = {}, [], []
@@ -149,20 +160,20 @@ def in_turn(sides: Sequence[Side], rounds: int, *arguments: Any) -> dict[str, Ti
         for name in here.recv():
             pipes[name] = here
             names.append(name)
-    found = {name: Timed([], []) for name in names}
+    timings = {name: Timed([], []) for name in names}
     for n in range(-1, rounds):
         for k in range(len(names)):
             name = names[(k + n) % len(names)]
             pipes[name].send(name)
             seconds, result = pipes[name].recv()
             if n >= 0:
-                found[name].seconds.append(seconds)
+                timings[name].seconds.append(seconds)
             if result is not None:
-                found[name].results.append(result)
+                timings[name].results.append(result)
         print(f"round {n + 1} of {rounds}", flush=True)
     for process in processes:
         process.terminate()
-    return found
+    return timings
 
 
 def _serve(pipe: Connection, side: Side, arguments: tuple[Any, ...]) -> None:
@@ -177,34 +188,41 @@ def _serve(pipe: Connection, side: Side, arguments: tuple[Any, ...]) -> None:
         pipe.send((time.perf_counter() - start, result))
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """How many times as fast `fast` is, from seconds of the same rounds: the geometric mean."""
-    logarithms = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
+    """Return the geometric mean of the ratios of two measurements in the same rounds."""
+    logarithms = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
     return Interval(*map(math.exp, Interval.student_t(logarithms)))
 
 
-def against(found: Mapping[str, Timed], mine: str, images: int) -> dict[str, Any]:
-    """Images a second of each way, and how many times as fast ours is."""
+def speeds(timings: Mapping[str, Timed], ours: str, images: int) -> dict[str, Any]:
+    """Return images a second of each way, and how many times as fast ours is.
+
+    Args:
+        timings: result of `interleaved_timings`.
+        ours: name of our way.
+        images: number of images in a turn.
+    """
     table: dict[str, Any] = {}
-    for name, timed in found.items():
+    for name, timed in timings.items():
         table[name] = {"images a second": round(images / median(timed.seconds), 2)}
-        if name != mine:
-            faster = ratio(timed.seconds, found[mine].seconds)
+        if name != ours:
+            faster = ratio(timed.seconds, timings[ours].seconds)
             table[name]["ours is faster by"] = rounded(faster)
     return table
 
 
 def rounded(values: Iterable[float]) -> list[float]:
+    """Round numbers to four digits."""
     return [float(f"{value:.4g}") for value in values]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The device and what it multiplies, the limit of everything else."""
-    told: dict[str, Any] = {"device": hardware.name(device), "torch": torch.__version__}
+    """Describe the device and the speed of its matrix products, the limit of everything else."""
+    record: dict[str, Any] = {"device": hardware.name(device), "torch": torch.__version__}
     if device.type == "cpu":
-        told["processor"] = torch.cpu.get_capabilities().get("cpu_name", "unknown")
-        told["threads"] = torch.get_num_threads()
-    told["bfloat16 chosen"] = hardware.precision(device) == "bfloat16"
+        record["processor"] = torch.cpu.get_capabilities().get("cpu_name", "unknown")
+        record["threads"] = torch.get_num_threads()
+    record["bfloat16 chosen"] = hardware.precision(device) == "bfloat16"
     size = 2048 if device.type == "cpu" else 8192
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(size, size, device=device).to(dtype)
@@ -214,28 +232,34 @@ def machine(device: torch.device) -> dict[str, Any]:
             float((a @ a)[0, 0])
             seconds.append(time.perf_counter() - start)
         name = f"GFLOP/s, {str(dtype).removeprefix('torch.')}"
-        told[name] = round(2 * size**3 / min(seconds) / 1e9)
-    return told
+        record[name] = round(2 * size**3 / min(seconds) / 1e9)
+    return record
 
 
 def write(name: str, device: torch.device, record: dict[str, Any]) -> None:
-    """Print a record and put it beside the benchmarks, under another name if it is of a GPU."""
+    """Write a record beside the benchmarks, and print it.
+
+    Args:
+        name: name of the file on a CPU; a GPU adds "-gpu".
+        device: device that was measured.
+        record: the record.
+    """
     name = name if device.type == "cpu" else f"{name}-gpu"
     path = FOLDER / f"{name}.json"
     files.write_json(path, record)
     print(path.read_text())
 
 
-def kind(device: torch.device) -> str:
-    """What is added to the name of a record of speeds: they depend on the kind of processor most.
+def record_suffix(device: torch.device) -> str:
+    """Return the suffix of the name of a record of speeds, which depend on the kind of processor.
 
-    "-bfloat16" for one that is fast in it, else "".
+    "-bfloat16" for a processor that is fast in it, else "".
     """
     return "-bfloat16" if device.type == "cpu" and hardware.precision(device) == "bfloat16" else ""
 
 
 def draw(step: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """x_0, t and eps of a step, the same for both sides."""
+    """Draw x_0, t and eps of a step, the same for both sides."""
     generator = torch.Generator(device).manual_seed(step)
     shape = (batch_size, *IMAGE_SHAPE)
     x_0 = torch.rand(shape, generator=generator, device=device) * 2 - 1

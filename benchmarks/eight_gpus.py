@@ -56,13 +56,13 @@ def main() -> None:
 
 
 def counted(denoiser: Denoiser, n: int) -> tuple[int, int, int]:
-    """FLOP of n images forward and backward, and bytes kept for the gradient in between."""
+    """Count FLOP of n images forward and backward, and bytes stored for the gradient."""
     x_0 = rng.normal((n, *config.CIFAR10.network.image_shape), rng.generator(0))
-    kept: dict[int, int] = {}
+    storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with (
@@ -73,11 +73,11 @@ def counted(denoiser: Denoiser, n: int) -> tuple[int, int, int]:
         loss = losses.diffusion_loss(denoiser, x_0, generator=rng.generator(1))
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    return forward.get_total_flops(), backward.get_total_flops(), sum(kept.values())
+    return forward.get_total_flops(), backward.get_total_flops(), sum(storages.values())
 
 
 def hours(flop: float) -> list[float]:
-    """The longest and the shortest."""
+    """Return the longest and the shortest time of a number of FLOP."""
     return common.rounded([flop / (GPUS * PEAK * share) / 3600 for share in SHARES])
 
 

@@ -19,7 +19,7 @@ from diffusion_lib.system import device as hardware
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--n", type=int, default=10_000, help="number of samples")
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()

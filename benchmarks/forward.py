@@ -12,30 +12,32 @@ import torch
 from benchmarks import common
 from diffusion_lib.system import device as hardware
 
-MINE, CALLS = "diffusion_lib", 2
+OURS, CALLS = "diffusion_lib", 2
 
 
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    found = common.in_turn([theirs, mine], options.rounds, options.paper, size, device)
-    baseline = found["diffusers, float32"].results[0]
+    timings = common.interleaved_timings(
+        [diffusers_ways, our_ways], options.rounds, options.paper, size, device
+    )
+    baseline = timings["diffusers, float32"].results[0]
     record = common.machine(device) | {
         "batch size": size,
         "rounds": options.rounds,
-        "ways": common.against(found, MINE, size * CALLS),
+        "ways": common.speeds(timings, OURS, size * CALLS),
         "difference of the outputs' norm from diffusers' in float32, relative": {
-            name: abs(timed.results[0] / baseline - 1) for name, timed in found.items()
+            name: abs(timed.results[0] / baseline - 1) for name, timed in timings.items()
         },
     }
-    common.write("forward" + common.kind(device), device, record)
+    common.write("forward" + common.record_suffix(device), device, record)
 
 
-def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
     ways = {}
     for name, mode in common.modes(device).items():
-        network = mode.prepare(common.theirs(paper), device)
+        network = mode.prepare(common.diffusers_network(paper), device)
 
         def turn(mode=mode, network=network) -> float:
             with torch.no_grad(), mode.precision(device):
@@ -45,15 +47,15 @@ def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[
     return ways
 
 
-def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     x_t, t, _ = common.draw(0, size, device)
-    denoiser = common.suited(paper, device)
+    denoiser = common.as_the_library_runs_it(paper, device)
 
     def turn() -> float:
         with torch.no_grad(), hardware.autocast(denoiser):
             return norm([denoiser.output(x_t, t) for _ in range(CALLS)])
 
-    return {MINE: turn}
+    return {OURS: turn}
 
 
 def norm(outputs: list[torch.Tensor]) -> float:

@@ -29,19 +29,19 @@ def main() -> None:
         print(json.dumps(measure(WAYS[name], torch.device(kind), int(size), paper == "True")))
         return
     options = common.options(__doc__)
-    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    megabytes: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(3):
         for name in WAYS:
-            told = [name, options.device, str(options.batch_size), str(options.paper)]
-            command = [sys.executable, "-m", "benchmarks.memory", *told]
+            arguments = [name, options.device, str(options.batch_size), str(options.paper)]
+            command = [sys.executable, "-m", "benchmarks.memory", *arguments]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(name, found[name][-1], "MB", flush=True)
+            megabytes[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, megabytes[name][-1], "MB", flush=True)
     device = torch.device(options.device)
     record = common.machine(device) | {
         "batch size": options.batch_size,
-        "MB, median of 3": {name: round(median(values)) for name, values in found.items()},
-        "MB, all": found,
+        "MB, median of 3": {name: round(median(values)) for name, values in megabytes.items()},
+        "MB, all": megabytes,
     }
     common.write("memory", device, record)
 
@@ -52,7 +52,7 @@ def measure(
     size: int,
     paper: bool,
 ) -> float:
-    """MB at the most, above what the process had before the network was made."""
+    """Return the peak memory in MB, above that of the process before the network was made."""
     with open("/proc/self/statm") as file:
         before = int(file.read().split()[1]) * resource.getpagesize() / 1e6
     step = way(device, size, paper)
@@ -63,15 +63,15 @@ def measure(
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before, 1)
 
 
-def theirs_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
-    return train_step.loop(common.theirs(paper), common.Mode(False, False), size, device)
+def diffusers_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+    return train_step.loop(common.diffusers_network(paper), common.Mode(False, False), size, device)
 
 
 def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
     return train_step.trainer(paper, size, device, images=1000)
 
 
-def theirs_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
+def diffusers_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
     return sampling.pipeline(common.Mode(False, False), paper, size, device)
 
 
@@ -84,7 +84,7 @@ def ours_samples_many(device: torch.device, size: int, paper: bool) -> Callable[
 
 
 def _denoiser(device: torch.device, paper: bool) -> Denoiser:
-    return optimize_memory_layout(common.ours(paper, device)).eval()
+    return optimize_memory_layout(common.our_denoiser(paper, device)).eval()
 
 
 def _sample(denoiser: Denoiser, size: int, batches: int) -> None:
@@ -93,9 +93,9 @@ def _sample(denoiser: Denoiser, size: int, batches: int) -> None:
 
 
 WAYS = {
-    "diffusers trains": theirs_trains,
+    "diffusers trains": diffusers_trains,
     "diffusion_lib trains": ours_trains,
-    "diffusers samples a batch": theirs_samples,
+    "diffusers samples a batch": diffusers_samples,
     "diffusion_lib samples a batch": ours_samples,
     "diffusion_lib samples 8 batches": ours_samples_many,
 }

@@ -22,23 +22,23 @@ def main() -> None:
     device = torch.device(options.device)
     train, test = (data.mnist(config.data_root(), part).images for part in (True, False))
     held_out = data.to_float(test[:1000]).to(device)
-    found: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    losses_of: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     experiment = config.quick(config.MNIST)
     for seed in SEEDS:
         settings = replace(
             experiment.train, num_steps=STEPS, batch_size=BATCH_SIZE, warmup_steps=20, seed=seed
         )
-        for name, values in found.items():
+        for name, values in losses_of.items():
             with hardware.overridden(precision=name):
                 trainer = replace(experiment, train=settings).trainer(device)
                 for _ in viz.progress(trainer.run(train), STEPS, f"{name}, seed {seed}"):
                     pass
             values.append(float(losses.held_out_loss(trainer.ema, held_out)))
-    difference = compare.paired(found["bfloat16"], found["float32"])
+    difference = compare.paired(losses_of["bfloat16"], losses_of["float32"])
     record = common.machine(device) | {
         "steps": STEPS,
         "batch size": BATCH_SIZE,
-        "held-out loss": {name: common.rounded(values) for name, values in found.items()},
+        "held-out loss": {name: common.rounded(values) for name, values in losses_of.items()},
         "bfloat16 less float32": common.rounded(difference),
     }
     common.write("precision", device, record)

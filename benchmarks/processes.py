@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import common
 from diffusion_lib import config, data, evaluation
@@ -30,37 +31,37 @@ FORMAT = "weights of benchmarks.processes"
 
 
 def main() -> None:
-    found: dict[str, dict[str, list[float]]] = {
+    results: dict[str, dict[str, list[float]]] = {
         str(n): {"images a second": [], "largest difference of a weight": []} for n in PROCESSES
     }
     with tempfile.TemporaryDirectory() as place:
         for _ in Bar(range(ROUNDS), "rounds"):
-            weights = {n: launch(n, Path(place) / f"{n}.safetensors", found) for n in PROCESSES}
+            weights = {n: launch(n, Path(place) / f"{n}.safetensors", results) for n in PROCESSES}
             for n, own in weights.items():
                 largest = max(float((own[k] - x).abs().max()) for k, x in weights[1].items())
-                found[str(n)]["largest difference of a weight"].append(largest)
+                results[str(n)]["largest difference of a weight"].append(largest)
     record = common.machine(torch.device("cpu")) | {
         "steps": STEPS,
         "batch size": config.MNIST_LABELS.train.batch_size,
         "cores": os.cpu_count(),
-        "processes": found,
+        "processes": results,
     }
     common.write("processes", torch.device("cpu"), record)
 
 
-def launch(n: int, out: Path, found: dict[str, dict[str, list[float]]]) -> dict[str, torch.Tensor]:
-    """Weights that n processes reach; notes how fast they were."""
+def launch(n: int, out: Path, results: dict[str, dict[str, list[float]]]) -> dict[str, Tensor]:
+    """Train with n processes and return their weights; append their speed to `results`."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     command = [sys.executable, *torchrun, "-m", "benchmarks.processes", str(out)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     weights, metadata = files.read_tensors(out, FORMAT)
-    found[str(n)]["images a second"].append(json.loads(metadata["images a second"]))
+    results[str(n)]["images a second"].append(json.loads(metadata["images a second"]))
     return weights
 
 
 @parallel.process_group()
 def work(out: Path) -> None:
-    """One of the processes that torchrun starts."""
+    """Train in one of the processes that torchrun starts."""
     experiment = config.MNIST_LABELS
     experiment = replace(experiment, train=replace(experiment.train, num_steps=STEPS))
     trainer = experiment.trainer("cpu")

@@ -7,6 +7,7 @@ modes.  Writes sampling.json beside itself, or sampling-gpu.json.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,43 +15,48 @@ from benchmarks import common
 from diffusion_lib import runs, samplers
 
 STEPS = 10
-MINE = "diffusion_lib"
+OURS = "diffusion_lib"
 
 
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    found = common.in_turn([theirs, mine], options.rounds, options.paper, size, device)
+    timings = common.interleaved_timings(
+        [diffusers_ways, our_ways], options.rounds, options.paper, size, device
+    )
     record = common.machine(device) | {
         "batch size": size,
         "steps": STEPS,
         "rounds": options.rounds,
-        "ways": common.against(found, MINE, size),
+        "ways": common.speeds(timings, OURS, size),
     }
-    common.write("sampling" + common.kind(device), device, record)
+    common.write("sampling" + common.record_suffix(device), device, record)
 
 
-def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
+def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
     return {
         f"diffusers, {name}": pipeline(mode, paper, size, device)
         for name, mode in common.modes(device).items()
     }
 
 
-def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
-    denoiser = common.suited(paper, device).eval()
+def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
+    denoiser = common.as_the_library_runs_it(paper, device).eval()
     denoiser.clip = 1.0
 
     def sample() -> None:
         runs.sample(denoiser, size, 0, samplers.ddim, STEPS, batch_size=size)
 
-    return {MINE: sample}
+    return {OURS: sample}
 
 
 def pipeline(mode: common.Mode, paper: bool, size: int, device: torch.device) -> Callable[[], None]:
-    from diffusers import DDIMPipeline, DDIMScheduler
+    from diffusers import (
+        DDIMPipeline,  # pyright: ignore[reportPrivateImportUsage]
+        DDIMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
-    network = mode.prepare(common.theirs(paper), device)
+    network: Any = mode.prepare(common.diffusers_network(paper), device)
     made = DDIMPipeline(network, DDIMScheduler())
     made.set_progress_bar_config(disable=True)
 

@@ -28,8 +28,8 @@ WAYS = {
 
 def main() -> None:
     options, cpu = common.options(__doc__), torch.device("cpu")
-    found = common.in_turn([imports], options.rounds)
-    seconds = {name: median(timed.seconds) for name, timed in found.items()}
+    timings = common.interleaved_timings([imports], options.rounds)
+    seconds = {name: median(timed.seconds) for name, timed in timings.items()}
     record = common.machine(cpu) | {
         "rounds": options.rounds,
         "seconds": {name: round(took, 3) for name, took in seconds.items()},

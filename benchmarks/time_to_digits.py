@@ -4,8 +4,8 @@
 
 Four ways, one after the other, on all of MNIST: diffusers' network and scheduler in a plain loop
 (AdamW with a constant rate of 1e-4); the experiment of ddpm.ipynb as it is in the quick budget and
-the presets mnist_fast and mnist_labels, with as many steps as fit in the time.  The last is asked
-for 50 of each digit, guided, with a seed with which nothing was chosen.  A digit counts where the
+the presets mnist_fast and mnist_labels, with as many steps as fit in the time.  The last draws
+50 of each digit, guided, with a seed with which nothing was chosen.  A digit counts where the
 released classifier gives it more than 0.9.  What else: seconds for a grid of 64 in few steps.
 Writes time_to_digits.json beside itself and the runs under runs/; goes on where it was stopped.
 """
@@ -45,11 +45,11 @@ def main() -> None:
     record: dict[str, Any] = {"minutes": options.minutes, "n": N, "sampling steps": SAMPLE_STEPS}
     record |= common.machine(torch.device("cpu"))
     if OUT.exists():
-        found = json.loads(OUT.read_text())
-        told = ("minutes", "n", "sampling steps", "device", "processor", "torch")
-        if any(found[name] != record[name] for name in told):
+        previous = json.loads(OUT.read_text())
+        conditions = ("minutes", "n", "sampling steps", "device", "processor", "torch")
+        if any(previous[name] != record[name] for name in conditions):
             raise SystemExit(f"{OUT.name} was measured otherwise: move it away to measure again")
-        record = found
+        record = previous
     # Each with its first seed: nothing was chosen by that.
     ways: dict[str, tuple[int, Callable[..., dict[str, Any]]]] = {
         "a plain loop with diffusers: eps, linear": (0, diffusers),
@@ -63,17 +63,17 @@ def main() -> None:
     for n in range(options.seeds):
         for name, (first, way) in ways.items():
             seed = first + n
-            found = record.setdefault("ways", {}).setdefault(name, {})
-            if str(seed) not in found:
-                found[str(seed)] = way(seed, options.minutes * 60, train, held_out)
+            seeds = record.setdefault("ways", {}).setdefault(name, {})
+            if str(seed) not in seeds:
+                seeds[str(seed)] = way(seed, options.minutes * 60, train, held_out)
                 files.write_json(OUT, record)
-                print(name, found[str(seed)], flush=True)
+                print(name, seeds[str(seed)], flush=True)
 
 
 def ours(
     experiment: Experiment, seed: int, seconds: float, train: Images, held_out: Tensor
 ) -> dict[str, Any]:
-    """Train as many steps as fit."""
+    """Train an experiment for as many steps as fit into the time, and judge its samples."""
     settings = replace(experiment.train, seed=seed)
     trial = replace(experiment, train=replace(settings, num_steps=60)).trainer()
     clock = time.perf_counter()
@@ -87,24 +87,28 @@ def ours(
     folder = config.runs_root() / f"{prediction}{labels}-in-{seconds:.0f}-s-{seed}"
     clock = time.perf_counter()
     run = runs.train(experiment, train, held_out, folder, torch.device("cpu"))
-    told = {"seconds": round(time.perf_counter() - clock, 1), "steps": fits}
-    told["parameters"] = sum(p.numel() for p in run.denoiser.parameters())
+    result = {"seconds": round(time.perf_counter() - clock, 1), "steps": fits}
+    result["parameters"] = sum(p.numel() for p in run.denoiser.parameters())
     if labels:
         run = run.guided(range(10), GUIDANCE)
-        told["guidance"] = GUIDANCE
+        result["guidance"] = GUIDANCE
     clock = time.perf_counter()
     few = runs.sample(run, 64, 1, samplers.dpm_solver, FEW_STEPS)
-    told[f"seconds for 64 digits, dpm_solver in {FEW_STEPS} steps"] = round(
+    result[f"seconds for 64 digits, dpm_solver in {FEW_STEPS} steps"] = round(
         time.perf_counter() - clock, 2
     )
-    told["of these"] = judged(few)
+    result["of these"] = judged(few)
     samples = runs.sample(run, N, 1, samplers.ddpm, SAMPLE_STEPS, batch_size=125)
-    return told | {"confident": judged(samples)}
+    return result | {"confident": judged(samples)}
 
 
 def diffusers(seed: int, seconds: float, train: Images, held_out: Tensor) -> dict[str, Any]:
-    """A plain loop: float32, AdamW with a constant learning rate, no moving average."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+    """Train a plain loop: float32, AdamW with a constant learning rate, no moving average."""
+    from diffusers import (
+        DDPMPipeline,  # pyright: ignore[reportPrivateImportUsage]
+        DDPMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+        UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
     torch.manual_seed(seed)
     network = UNet2DModel(
@@ -116,7 +120,7 @@ def diffusers(seed: int, seconds: float, train: Images, held_out: Tensor) -> dic
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )
-    scheduler = DDPMScheduler()
+    scheduler: Any = DDPMScheduler()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     clock, steps = time.perf_counter(), 0
     for x_0 in data.batches(train.images, 64, seed):
@@ -129,20 +133,20 @@ def diffusers(seed: int, seconds: float, train: Images, held_out: Tensor) -> dic
         steps += 1
         if time.perf_counter() - clock > seconds:
             break
-    told: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": steps}
-    told["parameters"] = sum(p.numel() for p in network.parameters())
-    made = DDPMPipeline(network, scheduler)
+    result: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": steps}
+    result["parameters"] = sum(p.numel() for p in network.parameters())
+    made: Any = DDPMPipeline(network, scheduler)
     made.set_progress_bar_config(disable=True)
     parts = [
         made(125, rng.generator(seed, k), SAMPLE_STEPS, output_type="np").images
         for k in range(N // 125)
     ]
     images = torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts])
-    return told | {"confident": judged((images * 255).round().to(torch.uint8))}
+    return result | {"confident": judged((images * 255).round().to(torch.uint8))}
 
 
 def judged(images: Tensor) -> list[float]:
-    """Share of the images of which the classifier is sure, with its 95 % interval."""
+    """Return the share of the images of which the classifier is sure, with its 95 % interval."""
     described = features.load("mnist").extract_features(images)
     sure = int((described.probabilities.max(1).values > metrics.CONFIDENT).sum())
     return common.rounded(metrics.Interval.wilson(sure, len(images)))

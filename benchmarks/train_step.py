@@ -25,58 +25,58 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.system import device as hardware
 from diffusion_lib.training import TrainConfig, Trainer
 
-MINE, BARE = "diffusion_lib, as its trainer runs it", "diffusion_lib, the bare step"
+OURS, BARE = "diffusion_lib, as its trainer runs it", "diffusion_lib, the bare step"
 
 
 def main() -> None:
     options = common.options(__doc__)
     device, size = torch.device(options.device), options.batch_size
-    sides = [theirs, mine] if options.paper else [theirs, mine, lucidrains]
-    found = common.in_turn(sides, options.rounds, options.paper, size, device)
-    baseline = found["diffusers, float32"].results
+    sides = [diffusers_ways, our_ways] if options.paper else [diffusers_ways, our_ways, lucidrains]
+    timings = common.interleaved_timings(sides, options.rounds, options.paper, size, device)
+    baseline = timings["diffusers, float32"].results
     record = common.machine(device) | {
-        "parameters": sum(p.numel() for p in common.theirs(options.paper).parameters()),
+        "parameters": sum(p.numel() for p in common.diffusers_network(options.paper).parameters()),
         "batch size": size,
         "steps a turn": turn(device),
         "rounds": options.rounds,
-        "ways": common.against(found, MINE, size * turn(device)),
+        "ways": common.speeds(timings, OURS, size * turn(device)),
         "largest difference of a loss from diffusers' in float32, relative": {
             name: max(abs(a - b) / abs(b) for a, b in zip(timed.results, baseline, strict=True))
-            for name, timed in found.items()
-            if name.startswith("diffusers") or name == MINE
+            for name, timed in timings.items()
+            if name.startswith("diffusers") or name == OURS
         },
         "GFLOP an image, forward and backward": round(flops(options.paper, device), 3),
-        "profile": profile(mine(options.paper, size, device)[BARE], device),
+        "profile": profile(our_ways(options.paper, size, device)[BARE], device),
     }
     chosen = "bfloat16" if record["bfloat16 chosen"] else "float32"
-    speed = record["ways"][MINE]["images a second"]
+    speed = record["ways"][OURS]["images a second"]
     work = record["GFLOP an image, forward and backward"]
     record["share of the speed of a product (model FLOP utilisation)"] = round(
         speed * work / record[f"GFLOP/s, {chosen}"], 3
     )
-    common.write("train_step" + common.kind(device), device, record)
+    common.write("train_step" + common.record_suffix(device), device, record)
 
 
 def turn(device: torch.device) -> int:
-    """Steps in a turn: a GPU works ahead, which one step would not show."""
+    """Return the steps in a turn: many on a GPU, because it works ahead of the program."""
     return 1 if device.type == "cpu" else 20
 
 
-def theirs(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     return {
-        f"diffusers, {name}": loop(common.theirs(paper), mode, size, device)
+        f"diffusers, {name}": loop(common.diffusers_network(paper), mode, size, device)
         for name, mode in common.modes(device).items()
     }
 
 
-def mine(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
-    return {MINE: trainer(paper, size, device), BARE: bare(paper, size, device)}
+def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
+    return {OURS: trainer(paper, size, device), BARE: bare(paper, size, device)}
 
 
 def lucidrains(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
-    """Its U-Net of 7.4 million parameters with linear attention, where it is installed."""
+    """Make lucidrains' step: 7.4 million parameters, linear attention, where it is installed."""
     try:
-        from denoising_diffusion_pytorch import Unet
+        from denoising_diffusion_pytorch import Unet  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("pip install denoising-diffusion-pytorch to compare with lucidrains too")
         return {}
@@ -86,7 +86,7 @@ def lucidrains(paper: bool, size: int, device: torch.device) -> dict[str, Callab
 
 
 def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Callable[[], float]:
-    """Training as one writes it with diffusers."""
+    """Make a step of training as one writes it with diffusers."""
     mode.prepare(network, device)
     schedule = schedules.linear().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -111,10 +111,13 @@ def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Cal
 def trainer(
     paper: bool, size: int, device: torch.device, images: int = 50_000
 ) -> Callable[[], float]:
-    """The library's own loop; only its draws are those of the other sides.
+    """Make a step of the library's own loop, with the draws of the other sides.
 
     Args:
-        images: in the data set; as many as CIFAR-10's, so that drawing batches costs what it does.
+        paper: whether the network has the paper's width.
+        size: number of images in a batch.
+        device: device to train on.
+        images: number of images in the data set, by default that of CIFAR-10.
     """
     steps = count()
 
@@ -123,19 +126,19 @@ def trainer(
         return losses.loss_at(denoiser, x_0, t, eps).mean()
 
     settings = TrainConfig(1_000_000, size, learning_rate=1e-4, warmup_steps=1)
-    made = Trainer(common.ours(paper, device), settings, loss)
+    made = Trainer(common.our_denoiser(paper, device), settings, loss)
     updates = made.run(torch.zeros((images, *common.IMAGE_SHAPE), dtype=torch.uint8))
 
-    def some() -> float:
+    def run_turn() -> float:
         done = list(islice(updates, turn(device)))
         return fmean(update.loss for update in done)
 
-    return some
+    return run_turn
 
 
 def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
-    """Forward, backward and optimizer alone, in the layout and precision of the trainer."""
-    denoiser = common.suited(paper, device)
+    """Make a step of forward, backward and optimizer alone, laid out as the trainer does."""
+    denoiser = common.as_the_library_runs_it(paper, device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     x_0, t, eps = common.draw(0, size, device)
 
@@ -151,12 +154,12 @@ def bare(paper: bool, size: int, device: torch.device) -> Callable[[], float]:
 
 
 def profile(step: Callable[[], float], device: torch.device) -> dict[str, float]:
-    """Shares of the time of a step, largest first."""
+    """Measure the parts of the time of a step, largest first."""
     step()
-    with torch.profiler.profile() as found:
+    with torch.profiler.profile() as profiler:
         step()
     times: dict[str, float] = {}
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         own = event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
         name = next((n for key, n in _KINDS.items() if key in event.key), "everything else")
         times[name] = times.get(name, 0) + own
@@ -180,8 +183,8 @@ _KINDS = {
 
 
 def flops(paper: bool, device: torch.device) -> float:
-    """10^9 floating-point operations of one image."""
-    denoiser = common.ours(paper, device)
+    """Count the 10^9 floating-point operations of one image."""
+    denoiser = common.our_denoiser(paper, device)
     x_0, t, eps = common.draw(0, 1, device)
     with FlopCounterMode(display=False) as counter:
         losses.loss_at(denoiser, x_0, t, eps).mean().backward()

@@ -6,10 +6,9 @@
 
 Writes features-NAME.safetensors into diffusion_lib/assets with its test accuracy inside, and prints
 the hash that `features.RELEASED` must hold.  Another processor or version of torch rounds otherwise
-and ends with other weights, and so with another hash: records of the two are not comparable.
+and ends with other weights and another hash: records of the two are not comparable.
 """
 
-import argparse
 from typing import NamedTuple
 
 import torch
@@ -18,12 +17,13 @@ import torch.nn.functional as F
 from diffusion_lib import config, data, rng
 from diffusion_lib.metrics.features import ASSETS, Classifier
 from diffusion_lib.system.progress import Bar
+from other_tests import common
 
 SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
 
 
 class Recipe(NamedTuple):
-    """What differs between the networks."""
+    """Settings that differ between the networks."""
 
     dataset: data.Dataset
     widths: tuple[int, ...]
@@ -41,9 +41,8 @@ RECIPES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.parser(__doc__)
     parser.add_argument("name", help=", ".join(RECIPES))
-    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
     recipe = config.choose(options.name, RECIPES, "feature network")
     train, test = (recipe.dataset(options.data, part) for part in (True, False))
@@ -57,7 +56,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in Bar(range(steps), "feature network"):
         chosen = torch.randint(len(train.images), (BATCH,))
-        x = varied(data.to_float(train.images[chosen]), recipe).to(device)
+        x = augment(data.to_float(train.images[chosen]), recipe).to(device)
         with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
             loss = F.cross_entropy(network(x)[1], train.labels[chosen].to(device))
         optimizer.zero_grad()
@@ -66,8 +65,8 @@ def main() -> None:
         schedule.step()
 
     network.normalize(train.images)
-    found = network.extract_features(test.images).probabilities.argmax(1)
-    accuracy = (found == test.labels).double().mean().item()
+    classes = network.extract_features(test.images).probabilities.argmax(1)
+    accuracy = (classes == test.labels).double().mean().item()
     about = {
         "test_accuracy": f"{accuracy:.4f}",
         "data": f"{options.name}, {len(train.images)} training images",
@@ -77,8 +76,8 @@ def main() -> None:
     print(f"test accuracy {accuracy:.4f}, sha256 {network.cpu().save(out, about)}")
 
 
-def varied(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Images mirrored and moved at random: a network that has seen more describes better."""
+def augment(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Mirror and move images at random, because a network that sees more describes better."""
     if recipe.mirror:
         x = torch.where(torch.rand(len(x), 1, 1, 1) < recipe.mirror, x.flip(-1), x)
     if recipe.shift:

@@ -41,12 +41,16 @@ YARDSTICK = "v error"
 
 
 def bits() -> dict[str, float]:
-    """Bits of a picture of each data set, as they were measured."""
+    """Read the bits of a picture of each data set."""
     return common.load(BITS)["bits"]
 
 
 def bits_per_image(images: Tensor) -> float:
-    """Bits of a lossless sheet, for each of its images: uint8 [N, C, H, W]."""
+    """Return the bits of a lossless sheet for each of its images.
+
+    Args:
+        images: uint8 [N, C, H, W].
+    """
     sheet = utils.make_grid(images, nrow=COLUMNS, padding=0)[: images.shape[1]]
     file = io.BytesIO()
     pixels = sheet.permute(1, 2, 0).squeeze(-1).numpy()
@@ -55,27 +59,37 @@ def bits_per_image(images: Tensor) -> float:
 
 
 def gaps(record: Mapping[str, Any], arm: str) -> dict[str, list[float]]:
-    """log2 of the yardstick with an arm over that with eps: data set -> one for each seed."""
-    found = {}
+    """Return log2 of the yardstick with an arm over that with eps, by data set and seed.
+
+    Args:
+        record: record of the study.
+        arm: prediction and weight, such as "x_0, snr".
+    """
+    result = {}
     for dataset in DATASETS:
         name = config.label(dataset)
         one, other = (
             compare.values(record, YARDSTICK, f"{name}, {which}", STEPS)
             for which in (arm, "eps, snr")
         )
-        found[name] = [math.log2(a / b) for a, b in zip(one, other, strict=True)]
-    return found
+        result[name] = [math.log2(a / b) for a, b in zip(one, other, strict=True)]
+    return result
 
 
 def slope(record: Mapping[str, Any], bits: Mapping[str, float], arm: str) -> compare.Difference:
-    """Growth of the gap for each doubling of the bits: a line is fitted for each seed.
+    """Fit the growth of the gap for each doubling of the bits, a line for each seed.
 
     The interval is over seeds.  It says nothing of other data sets: there are four.
+
+    Args:
+        record: record of the study.
+        bits: bits of a picture of each data set.
+        arm: as in `gaps`.
     """
-    found = gaps(record, arm)
-    x = torch.tensor([math.log2(bits[name]) for name in found], dtype=torch.float64)
+    by_set = gaps(record, arm)
+    x = torch.tensor([math.log2(bits[name]) for name in by_set], dtype=torch.float64)
     x = x - x.mean()
-    y = torch.tensor(list(found.values()), dtype=torch.float64)  # [data sets, seeds]
+    y = torch.tensor(list(by_set.values()), dtype=torch.float64)  # [data sets, seeds]
     slopes = ((x[:, None] * y).sum(0) / x.square().sum()).tolist()
     return compare.paired(slopes, [0.0] * len(slopes))
 
@@ -83,14 +97,19 @@ def slope(record: Mapping[str, Any], bits: Mapping[str, float], arm: str) -> com
 def slope_over_sets(
     record: Mapping[str, Any], bits: Mapping[str, float], arm: str
 ) -> compare.Difference:
-    """The same growth with the interval that the scatter of the data sets around a line leaves.
+    """Fit the same growth with the interval that the scatter of the data sets around a line leaves.
 
-    One point a data set, its mean over seeds; the interval is that of least squares.  Added when
-    the gaps had been seen not to lie on a line.
+    One point a data set, its mean over seeds; the interval is that of least squares.  Added after
+    the gaps were seen not to lie on a line.
+
+    Args:
+        record: record of the study.
+        bits: bits of a picture of each data set.
+        arm: as in `gaps`.
     """
-    found = gaps(record, arm)
-    x = [math.log2(bits[name]) for name in found]
-    line = stats.linregress(x, [fmean(values) for values in found.values()])
+    by_set = gaps(record, arm)
+    x = [math.log2(bits[name]) for name in by_set]
+    line: Any = stats.linregress(x, [fmean(values) for values in by_set.values()])
     slope, error, n = float(line.slope), float(line.stderr), len(x)
     margin = float(stats.t.ppf(0.975, n - 2)) * error
     return compare.Difference(slope, slope - margin, slope + margin, error, error, n)

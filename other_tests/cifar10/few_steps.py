@@ -6,14 +6,14 @@ Trains what is missing, goes on where it was stopped, and writes few_steps.N.rec
 of the study with N sampling steps.
 """
 
-import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_lib import compare, config
+from diffusion_lib import compare
+from other_tests import common
 
 FOLDER = Path(__file__).parent
 DATASET = "cifar10_jpeg"
@@ -21,7 +21,7 @@ NUM_STEPS = (5, 10, 25)
 
 
 def load() -> dict[int, dict[str, Any]]:
-    """Number of sampling steps -> the record of the study."""
+    """Read the records of the study by numbers of sampling steps."""
     return {steps: compare.load(_file(steps)) for steps in NUM_STEPS}
 
 
@@ -32,7 +32,13 @@ def _file(num_steps: int) -> Path:
 def series(
     few: Mapping[int, dict[str, Any]], measure: str, arm: str
 ) -> tuple[list[int], list[float], list[float]]:
-    """Numbers of sampling steps, mean over seeds and its 95 % margin, for `viz.curve`."""
+    """Return numbers of sampling steps, means over seeds and 95 % margins for `viz.curve`.
+
+    Args:
+        few: result of `load`.
+        measure: measure of the study, such as "Frechet distance".
+        arm: name of an arm.
+    """
     means, margins = [], []
     for study in few.values():
         _, mean, margin = compare.series(study, measure, arm)
@@ -42,15 +48,13 @@ def series(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     arms, seeds, steps, conditions = compare.read_study(FOLDER / "cifar10.json")
     # Likelihoods do not depend on the sampler, and the study has measured them.
     conditions = replace(conditions, sampler="ddim", n_likelihood=2, num_times=2)
     for num_steps in NUM_STEPS:
-        asked = replace(conditions, steps=num_steps)
-        study = compare.compare(arms, seeds, steps[-1:], asked, options.data)
+        few = replace(conditions, steps=num_steps)
+        study = compare.compare(arms, seeds, steps[-1:], few, options.data)
         for row in study["measured"]:
             # From two images, which say nothing; the study has measured likelihoods and errors.
             row["measures"] = {name: row["measures"][name] for name in study["floor"][DATASET]}

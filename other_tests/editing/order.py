@@ -6,8 +6,6 @@ On normal pixels, whose best denoiser and probability flow are known in closed f
 left is the error of the steps alone.  `tests/test_editing.py` asserts the slopes.
 """
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
@@ -15,27 +13,28 @@ from matplotlib.figure import Figure
 from diffusion_lib import editing, rng, samplers, schedules
 from diffusion_lib.oracles import gaussian, gaussian_flow
 from diffusion_lib.samplers import final
+from other_tests import common
 
-PLOT = Path(__file__).parent.parent.parent / "assets" / "editing-order.png"
+PLOT = common.ASSETS / "editing-order.png"
 T, MEAN, STD = 4000, 0.1, 0.2
 STEPS = (10, 20, 40, 80, 160, 320)
 
 
 def errors() -> dict[str, list[float]]:
-    """Mean absolute error a pixel for each of STEPS, over half of the linear schedule.
+    """Compute the mean absolute error of a pixel for each of STEPS, over half of the schedule.
 
-    Those of the way back alone start from the exact x_t and end at T / 8, as the last step, to 0,
-    is DDIM's in every sampler.
+    Those of reconstruction alone start from the exact x_t and end at T / 8, because the last step,
+    to 0, is DDIM's in every sampler.
     """
     schedule = schedules.linear(T)
     denoiser = gaussian(schedule, MEAN, STD)
     x_0 = (MEAN + STD * rng.normal((50, 1, 1, 1), rng.generator(0))).clamp(-1, 1).double()
     t, end = T // 2, T // 8
     x_t, x_end = (gaussian_flow(schedule, MEAN, STD, x_0, time) for time in (t, end))
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
 
     def add(name: str, off: torch.Tensor) -> None:
-        found.setdefault(name, []).append(off.abs().mean().item())
+        result.setdefault(name, []).append(off.abs().mean().item())
 
     for n in STEPS:
         times = schedule.timesteps(2 * n)
@@ -47,18 +46,19 @@ def errors() -> dict[str, list[float]]:
         times = [*(t - round((t - end) * i / n) for i in range(n + 1)), 0]
         for sampler in (samplers.ddim, samplers.dpm_solver, samplers.heun):
             steps = editing.reconstruct(denoiser, x_t, t, times, sampler)
-            found_end = next(step.x_t for step in steps if step.t == end)
-            add(f"reconstruct by {sampler.__name__}", found_end - x_end)
-    return found
+            x_s = next(step.x_t for step in steps if step.t == end)
+            add(f"reconstruct by {sampler.__name__}", x_s - x_end)
+    return result
 
 
 def plot() -> Figure:
+    """Draw the errors against the number of steps."""
     figure, axis = plt.subplots(figsize=(7, 3.6))
-    found = errors()
-    for name, values in found.items():
+    lines = errors()
+    for name, values in lines.items():
         axis.loglog(STEPS, values, marker=".", label=name)
     for slope, name in ((1, "invert, reconstruct"), (2, "reconstruct by heun")):
-        falling = [1.6 * found[name][0] * (STEPS[0] / n) ** slope for n in STEPS]
+        falling = [1.6 * lines[name][0] * (STEPS[0] / n) ** slope for n in STEPS]
         axis.loglog(STEPS, falling, "k:", linewidth=1)
         axis.annotate(f"slope -{slope}", (STEPS[-2], falling[-2]))
     axis.minorticks_off()

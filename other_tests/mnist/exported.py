@@ -1,4 +1,4 @@
-"""What diffusers' own pipeline samples from an exported run of MNIST.
+"""Sample an exported run of MNIST with diffusers' own pipeline.
 
     python -m other_tests.mnist.exported runs/NAME
 
@@ -8,12 +8,14 @@ Exports the run, loads it with `DDPMPipeline.from_pretrained`, and draws 64 digi
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffusion_lib import interop, rng, runs, viz
+from other_tests import common
 
-OUT = Path(__file__).parent.parent.parent / "assets" / "diffusers-mnist.png"
+OUT = common.ASSETS / "diffusers-mnist.png"
 
 
 def main() -> None:
@@ -24,12 +26,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "exported"
         interop.to_diffusers(run.denoiser, folder)
-        from diffusers import DDPMPipeline
+        from diffusers import DDPMPipeline  # pyright: ignore[reportPrivateImportUsage]
 
-        pipeline = DDPMPipeline.from_pretrained(folder)
+        pipeline: Any = DDPMPipeline.from_pretrained(folder)
     T = run.denoiser.schedule.num_timesteps
-    made = pipeline(64, rng.generator(0), num_inference_steps=T, output_type="np").images
-    images = (torch.from_numpy(made).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+    pixels = pipeline(64, rng.generator(0), num_inference_steps=T, output_type="np").images
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
     viz.grid(images).save(OUT)
 
 

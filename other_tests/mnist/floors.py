@@ -1,4 +1,4 @@
-"""What real digits score: disjoint sets of training images, measured in the place of samples.
+"""Measure real digits: disjoint sets of training images in the place of samples.
 
     python -m other_tests.mnist.floors        writes floors.json
 
@@ -6,39 +6,37 @@ A run's record has one such set as its floor, which is one draw.  Here are twent
 so that a run can be held against the whole of what real digits score.
 """
 
-import argparse
 from pathlib import Path
 
-from diffusion_lib import config, data, evaluation, metrics
+from diffusion_lib import data, evaluation, metrics
 from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
+from other_tests import common
 
 OUT = Path(__file__).with_name("floors.json")
 SETS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     n, network = evaluation.Conditions().n, features.load("mnist")
     train, test = (data.mnist(options.data, part).images for part in (True, False))
     reference = network.extract_features(test).features
     chosen = evaluation.random_subset(train, SETS * n, "training images")
-    found: dict[str, list[float]] = {}
+    floors: dict[str, list[float]] = {}
     for images in Bar(chosen.split(n), "sets of real digits"):
         for name, value in metrics.point_estimates(
             network.extract_features(images), reference
         ).items():
-            found.setdefault(name, []).append(float(f"{value:.6g}"))
-    told = {
+            floors.setdefault(name, []).append(float(f"{value:.6g}"))
+    record = {
         "n": n,
         "reference": f"mnist test, {len(test)} images",
         "features sha256": features.released("mnist")[1],
-        "floors": found,
+        "floors": floors,
     }
-    files.write_json(OUT, told)
+    files.write_json(OUT, record)
 
 
 if __name__ == "__main__":
