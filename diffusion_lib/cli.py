@@ -17,24 +17,19 @@ import argparse
 import io
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
 
 from diffusion_lib import (
     compare,
@@ -53,16 +48,9 @@ from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
-from diffusion_lib.system import files, parallel
+from diffusion_lib.system import errors, files, parallel
 
 _MOST_IN_A_GRID = 10_000
-
-# Texts of errors that are bare RuntimeErrors: of too small a memory; of a device, a driver or
-# another process.
-_MEMORY = re.compile(r"out of memory|can('|no)t allocate|not enough memory|ALLOC_FAILED", re.I)
-_OUTSIDE = re.compile(
-    r"(CUDA|HIP|XPU|cuDNN) (error|driver)|_STATUS_|MPS (backend|device)|NCCL|gloo|NVIDIA driver"
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141  # what a shell shows of a command that SIGPIPE has ended
     except Exception as error:
-        message = _message(error, options.memory)
+        message = errors.explain(error, options.memory)
         if message is None:
             raise
         notes = " ".join(getattr(error, "__notes__", []))
@@ -127,48 +115,20 @@ def _flush() -> None:
             raise OSError(f"what was printed could not be written ({error})") from error
 
 
-def _message(error: Exception, memory: str) -> str | None:
-    """What to tell of an error that a user can do something about; None for a bug.
-
-    Args:
-        memory: advice for where there is too little of it.
-    """
-    text = str(error) or type(error).__name__
-    first = text.splitlines()[0]
-    raised_outside = isinstance(error, RuntimeError | OSError)
-    if isinstance(error, MemoryError) or (raised_outside and _MEMORY.search(text)):
-        return f"out of memory ({first}). {memory}"
-    if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError):
-        return text
-    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-        return (
-            f"the network could not be compiled ({' '.join(text.split())[:300]}). Install what is "
-            "missing, or do without: set the environment variable TORCHDYNAMO_DISABLE=1"
-        )
-    foreseeable = isinstance(error, torch.AcceleratorError | DistError)
-    return first if foreseeable or (raised_outside and _OUTSIDE.search(first)) else None
-
-
 @parallel.process_group()
 def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = _preset(options.preset)
-    budget = (
-        config.choose(options.budget, config.BUDGETS, "--budget")
-        if options.budget
-        else config.budget()
-    )
+    given = options.budget
+    budget = config.choose(given, config.BUDGETS, "--budget") if given else config.budget()
     experiment = budget(experiment)
     for name, module in (("schedule", schedules), ("prediction", predictions), ("weight", losses)):
         if given := getattr(options, name):
             experiment = replace(experiment, **{name: config.resolve(given, module, f"--{name}")})
     if options.loss:
         loss = config.choose(options.loss, config.LOSSES, "--loss")
-        # Only these two losses teach a variance, and need an output for it.
-        outputs = 1 if loss is losses.diffusion_loss else 2
-        experiment = replace(
-            experiment, loss=loss, network=replace(experiment.network, outputs=outputs)
-        )
+        network = replace(experiment.network, outputs=loss.outputs)
+        experiment = replace(experiment, loss=loss, network=network)
     settings = {
         "num_steps": options.steps,
         "batch_size": options.batch_size,
@@ -224,7 +184,7 @@ def sample(options: argparse.Namespace) -> None:
         return
     with files.atomic_write(out) as temporary, temporary.open("wb") as file:
         if kind == ".npz":
-            _write_npz(file, batches, (options.n, h, w, c))
+            runs.write_npz(file, batches, (options.n, h, w, c))
         else:
             from diffusion_lib import viz  # matplotlib, which a training alone does not need
 
@@ -232,18 +192,6 @@ def sample(options: argparse.Namespace) -> None:
             columns = asked * math.ceil(8 / asked)
             viz.grid(torch.cat(list(batches)), columns).save(file, format="PNG")
     print(out)
-
-
-def _write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
-    """arr_0, uint8 [N, H, W, C], written batch by batch, so that N may be large."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with (
-        zipfile.ZipFile(file, "w") as archive,
-        archive.open("arr_0.npy", "w", force_zip64=True) as array,
-    ):
-        np.lib.format.write_array_header_1_0(array, header)
-        for images in batches:
-            array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
 
 
 @parallel.process_group()
@@ -262,13 +210,8 @@ def evaluate(options: argparse.Namespace) -> None:
         for run in trained
     ]
     # Whether the runs can be measured and compared is known before anything is measured.
-    plans = [evaluation.resolve_conditions(*job) for job in jobs]
-    evaluation.check_same_conditions(
-        [
-            {"run": run.folder.name, "conditions": plan}
-            for run, plan in zip(trained, plans, strict=True)
-        ]
-    )
+    plans = [(job[0].folder.name, evaluation.resolve_conditions(*job)) for job in jobs]
+    evaluation.check_same_conditions([{"run": run, "conditions": plan} for run, plan in plans])
     records = []
     try:
         for job in jobs:

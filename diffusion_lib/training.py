@@ -8,9 +8,7 @@ Under torchrun every process computes its rows of the same batches, and the grad
 which draws for each part of a batch.  All keep the same weights; the caller lets the first save.
 """
 
-import math
 import sys
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -40,90 +38,9 @@ from diffusion_lib.system.device import (
     should_compile,
 )
 from diffusion_lib.system.interrupts import defer_interrupts
+from diffusion_lib.train_config import TrainConfig, learning_rate
 
 _FORMAT = "diffusion_lib training state 1"
-
-_LARGEST_BATCH = 10**15  # more indices than any memory holds
-
-# Fields of a TrainConfig that lie in [0, 1].
-_FRACTIONS = ("ema_decay", "mirror", "cooldown", "label_dropout")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training.  The defaults are those of DDPM's CIFAR-10 run [DDPM appendix B].
-
-    Args:
-        num_steps: number of optimizer updates.
-        batch_size: number of images per update, over all processes.
-        learning_rate: peak learning rate of AdamW, after `warmup_steps` of linear growth.
-        warmup_steps: number of updates over which the learning rate grows.
-        weight_decay: weight decay of AdamW; the paper uses none.
-        grad_clip: bound on the norm of the whole gradient.
-        ema_decay: decay of the moving average; min(ema_decay, (1 + n) / (10 + n)) at step n.
-        mirror: probability of flipping a training image left to right.
-        seed: random seed of the initial weights and of all draws.
-        compile: whether to train through torch.compile on a CPU too: costs a minute or more, needs
-            a C++ compiler. On a GPU runs of 5,000 steps or more are compiled automatically.
-        cooldown: fraction of the steps, at the end, in which the learning rate falls to 0
-            [Hagele 2024].
-        label_dropout: fraction of the images whose label is dropped, so that the network also
-            learns to do without, for guidance [Ho & Salimans 2022, algorithm 1].
-        accumulate: number of gradient accumulation steps, where a batch exceeds the memory.
-    """
-
-    num_steps: int = 800_000
-    batch_size: int = 128
-    learning_rate: float = 2e-4
-    warmup_steps: int = 5000
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    ema_decay: float = 0.9999
-    mirror: float = 0.0
-    seed: int = 0
-    compile: bool = False
-    cooldown: float = 0.0
-    label_dropout: float = 0.1
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "warmup_steps", "seed", "accumulate"):
-            if type(getattr(self, name)) is not int:
-                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
-        for name in ("learning_rate", "weight_decay", "grad_clip", *_FRACTIONS):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a number; got {value!r:.99}")
-        if type(self.compile) is not bool:
-            raise ValueError(f"compile must be True or False; got {self.compile!r:.99}")
-        for name in ("num_steps", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.batch_size > _LARGEST_BATCH:
-            raise ValueError(
-                f"batch_size must be at most {_LARGEST_BATCH:,}; got {self.batch_size!r:.99}"
-            )
-        for name in ("learning_rate", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"weight_decay must be finite and not negative; got {self.weight_decay}"
-            )
-        for name in ("seed", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
-        if self.warmup_steps > self.num_steps:
-            reached = self.num_steps / self.warmup_steps * self.learning_rate
-            warnings.warn(
-                f"the warm-up of {self.warmup_steps:,} steps is longer than the training of "
-                f"{self.num_steps:,}: the learning rate gets to {reached:.2g} of "
-                f"{self.learning_rate:g}. Use fewer warmup_steps, or more num_steps",
-                stacklevel=3,
-            )
 
 
 @dataclass(frozen=True)
@@ -425,7 +342,8 @@ class Trainer:
                 f"{path} is of another run ({owner!r:.99}) than the one asked for ({run!r}). It "
                 "was not loaded; restore the right one, or delete it to start again."
             )
-        weights: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
+        networks = {"network": self.denoiser.network, "ema": self.ema.network}
+        weights: dict[str, dict[str, Tensor]] = {name: {} for name in networks}
         moments: dict[int, dict[str, Tensor]] = {}
         try:
             step = int(metadata["step"])
@@ -440,10 +358,10 @@ class Trainer:
             raise ValueError(f"{path} is not a training state ({error!r:.99})") from error
         groups = self.optimizer.state_dict()["param_groups"]
         self._check_moments(moments, step, path)
-        check_weights(self.denoiser.network, weights["network"], path)
-        check_weights(self.ema.network, weights["ema"], path)
-        self.denoiser.network.load_state_dict(weights["network"])
-        self.ema.network.load_state_dict(weights["ema"])
+        for name, network in networks.items():
+            check_weights(network, weights[name], path)
+        for name, network in networks.items():
+            network.load_state_dict(weights[name])
         for i, parameter in enumerate(self._parameters):
             for key, tensor in moments.get(i, {}).items():
                 if tensor.shape == parameter.shape:
@@ -458,10 +376,9 @@ class Trainer:
         self, moments: Mapping[int, Mapping[str, Tensor]], step: int, path: str | Path
     ) -> None:
         """Raise if the optimizer states are not those of this network's weights after `step`."""
-        parameters = self._parameters if step else []
         expected = {
             i: {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
-            for i, p in enumerate(parameters)
+            for i, p in enumerate(self._parameters if step else [])
         }
         shapes = {
             i: {key: list(x.shape) for key, x in state.items() if x.is_floating_point()}
@@ -472,10 +389,3 @@ class Trainer:
                 f"{path} belongs to another network: the optimizer states after step {step} are "
                 "not those of its weights"
             )
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of the update after `step` others: up, level, down."""
-    up = (step + 1) / max(1, config.warmup_steps)
-    down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
-    return config.learning_rate * min(1.0, up, down)

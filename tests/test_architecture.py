@@ -24,6 +24,7 @@ ORDER = [
     "system.parallel",
     "system.interrupts",
     "system.device",
+    "system.errors",
     "rng",
     "schedules",
     "posterior",
@@ -50,6 +51,7 @@ ORDER = [
     "metrics.likelihood",
     "metrics.samples",
     "metrics",
+    "train_config",
     "training",
     "viz",
     "config.registry",
@@ -74,10 +76,10 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["rng", "schedules", "predictions", "networks.unet"]
+ALONE = ["train_config", "rng", "schedules", "predictions", "networks.unet"]
 ALONE += [
     f"system.{name}"
-    for name in ("torchvision", "guard", "files", "parallel", "interrupts", "device")
+    for name in ("torchvision", "guard", "files", "parallel", "interrupts", "device", "errors")
 ]
 
 

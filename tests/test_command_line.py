@@ -19,10 +19,10 @@ from PIL import Image
 
 import diffusion_lib
 from diffusion_lib import compare, config, data, evaluation, runs, samplers
-from diffusion_lib.cli import _message, main
+from diffusion_lib.cli import main
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.runs import sampling
-from diffusion_lib.system import files
+from diffusion_lib.system import errors, files
 from diffusion_lib.training import TrainConfig
 from tests.helpers import write_idx
 
@@ -533,7 +533,7 @@ def test_too_little_memory_for_real(place, monkeypatch, capsys):
     ],
 )
 def test_what_no_program_can_avoid_is_one_line(error, words):
-    told = _message(error, "")
+    told = errors.explain(error, "")
     assert words in told
     assert "\n" not in told
 
@@ -548,7 +548,7 @@ def test_what_no_program_can_avoid_is_one_line(error, words):
     ],
 )
 def test_a_bug_stays_a_traceback(place, monkeypatch, error):
-    assert _message(error, "") is None
+    assert errors.explain(error, "") is None
 
     def train(*_):
         raise error

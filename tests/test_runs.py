@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from diffusion_lib import config, data, losses, metrics, predictions, runs, samplers, schedules
-from diffusion_lib.cli import _write_npz, main
+from diffusion_lib.cli import main
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import check_labels
@@ -924,7 +924,7 @@ def test_an_array_is_written_batch_by_batch(tmp_path):
             yield batch
 
     with (tmp_path / "x.npz").open("wb", buffering=0) as file:
-        _write_npz(file, stream(), (12, 4, 2, 3))
+        runs.write_npz(file, stream(), (12, 4, 2, 3))
     assert written[1] - written[0] == written[2] - written[1] == 5 * 3 * 4 * 2
     array = np.load(tmp_path / "x.npz")["arr_0"]
     assert np.array_equal(array, torch.cat(batches).permute(0, 2, 3, 1).numpy())

@@ -1,8 +1,11 @@
 """Sample images from a denoiser or a run, in batches, each image from its own random numbers."""
 
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
+from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,3 +117,15 @@ def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
     """Return (C, H, W) of a denoiser's images."""
     assert isinstance(denoiser.network, UNet)
     return denoiser.network.config.image_shape
+
+
+def write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
+    """Write images as arr_0, uint8 [N, H, W, C], batch by batch, so that N may be large."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, header)
+        for images in batches:
+            array.write(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
