@@ -16,8 +16,8 @@ from diffusion_lib.losses import Weight, draw, trains, weighted_error
 from diffusion_lib.posterior import Variance
 from diffusion_lib.schedules import NoiseSchedule
 
-HYBRID = 0.001
-"""Share of T * L_vlb in the hybrid loss [Improved DDPM eq. 16]."""
+VLB_WEIGHT = 0.001
+"""Weight of T * L_vlb in the hybrid loss: lambda of [Improved DDPM eq. 16]."""
 
 _HALF_BIN = 1 / 255  # pixels are -1, -1 + 2 / 255, ..., 1
 _SMALLEST_P = 1e-12  # as in Ho's code: a pixel costs at most 40 bits
@@ -30,20 +30,20 @@ def bound_term(
     t: Tensor,
     variance: Variance | Tensor | None = None,
 ) -> Tensor:
-    """The bound's term at t, in bits per dim: L_{t-1}, or L_0 where t = 1 [DDPM eq. 5]: [B].
+    """Compute the bound's term at t, [B] in bits per dim [DDPM eq. 5].
 
         L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))
-        L_0     = -log p(x_0 | x_1), the chance of each pixel's bin of width 2 / 255 [DDPM eq. 13]
+        L_0     = -log p(x_0 | x_1), the mass of each pixel's bin of width 2 / 255 [DDPM eq. 13]
 
     Args:
+        schedule: forward process.
         x_0: clean images, [B, C, H, W], pixels being multiples of 2 / 255 from -1.
         x_0_hat: their predictions at t, [B, C, H, W].
         t: times, [B] in 1..T.
-        variance: of p: one from `posterior`, or a learned variance's shares [B, C, H, W]; None is
-            beta_tilde.
+        variance: variance of p: one from `posterior`, or the fractions of a learned one,
+            [B, C, H, W]; None is beta_tilde.
     """
-    # Of all times, in float64, of which those of the images are picked on the device: to ask a GPU
-    # for its times would be to wait for it.
+    # Float64 tables of all times, indexed on the device: reading t would wait for a GPU.
     times = torch.arange(1, schedule.num_timesteps + 1, device="cpu")
     low, high = posterior.log_range(schedule, times, times - 1)
 
@@ -60,7 +60,7 @@ def bound_term(
     kl = (excess + torch.expm1(-excess) + shift.square() * (-excess - column(low)).exp()) / 2
     first = t == 1
     nats = kl
-    if first.is_cuda or first.any():  # on a GPU always, as looking at t would wait for it
+    if first.is_cuda or first.any():  # on a GPU always: checking t would synchronize
         deviation = ((excess + column(low)) / 2).exp()
         decoder = -_log_p(x_0.double(), x_0_hat.double(), deviation.double()).to(kl.dtype)
         nats = torch.where(first[:, None, None, None], decoder, kl)
@@ -68,7 +68,7 @@ def bound_term(
 
 
 def prior_term(schedule: NoiseSchedule, x_0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) || N(0, I)) in bits per dim, [B] [DDPM eq. 5]."""
+    """Compute L_T = KL(q(x_T | x_0) || N(0, I)), [B] in bits per dim [DDPM eq. 5]."""
     alpha_bar = float(schedule.alpha_bar[-1])
     nats = (alpha_bar * (x_0.double().square() - 1) - math.log1p(-alpha_bar)) / 2
     return nats.flatten(1).mean(1) / math.log(2)
@@ -77,40 +77,38 @@ def prior_term(schedule: NoiseSchedule, x_0: Tensor) -> Tensor:
 def vlb_at(
     denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor, weight: Weight | None = None
 ) -> Tensor:
-    """T times the bound's term at t, in bits per dim: the mean over t is L_vlb without L_T: [B].
+    """Compute T times the bound's term at t, [B] in bits per dim: the mean over t is L_vlb - L_T.
 
-    Args:
-        weight: of the terms of the bound; None is the bound itself.
+    Arguments as in `losses.loss_at`; `weight` here weights the terms of the bound.
     """
     x_t = denoiser.schedule.add_noise(x_0, t, eps)
-    output, share = denoiser.predict(x_t, t)
-    x_0_hat = _x_0_hat(denoiser, output, x_t, t)
-    T = denoiser.schedule.num_timesteps
+    output, fraction = denoiser.predict(x_t, t)
     factor = 1.0 if weight is None else weight(denoiser.schedule.snr(t))
-    return factor * T * bound_term(denoiser.schedule, x_0, x_0_hat, t, share)
+    T = denoiser.schedule.num_timesteps
+    return factor * T * _term(denoiser, output, fraction, x_0, x_t, t)
 
 
 def hybrid_at(
     denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor, weight: Weight | None = None
 ) -> Tensor:
-    """`loss_at` + 0.001 `vlb_at`, which teaches the variance alone, [B] [Improved DDPM eq. 16].
+    """Compute `loss_at` + 0.001 `vlb_at`, [B], for a learned variance [Improved DDPM eq. 16].
 
-    The mean is cut off from L_vlb's gradient, as in Improved DDPM section 3.1.
+    The bound trains the variance alone: its gradient stops at the mean, as in Improved DDPM
+    section 3.1.  Arguments as in `losses.loss_at`.
 
     Raises:
         ValueError: the network learns no variance.
     """
     x_t = denoiser.schedule.add_noise(x_0, t, eps)
-    output, share = denoiser.predict(x_t, t)
-    if share is None:
+    output, fraction = denoiser.predict(x_t, t)
+    if fraction is None:
         raise ValueError(
             "hybrid_loss teaches a variance, but this network has no output for one: build it "
             "with UNetConfig(outputs=2), or use diffusion_loss"
         )
-    x_0_hat = _x_0_hat(denoiser, output.detach(), x_t, t)
     T = denoiser.schedule.num_timesteps
-    bound = T * bound_term(denoiser.schedule, x_0, x_0_hat, t, share)
-    return weighted_error(denoiser, output, x_0, t, eps, weight) + HYBRID * bound
+    bound = T * _term(denoiser, output.detach(), fraction, x_0, x_t, t)
+    return weighted_error(denoiser, output, x_0, t, eps, weight) + VLB_WEIGHT * bound
 
 
 @trains(outputs=2)
@@ -120,9 +118,9 @@ def vlb_loss(
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
-    """L_vlb in bits per dim, with times drawn uniformly [DDPM eq. 5, Improved DDPM eq. 4].
+    """Average `vlb_at` over random times and noise: L_vlb in bits per dim [Improved DDPM eq. 4].
 
-    Arguments as in `losses.diffusion_loss`; `weight` here weights the bound's terms.
+    Arguments as in `losses.diffusion_loss`; `weight` here weights the terms of the bound.
     """
     return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
 
@@ -134,15 +132,12 @@ def hybrid_loss(
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
-    """L_hybrid = L_simple + 0.001 L_vlb, for a learned variance [Improved DDPM eq. 16].
-
-    Arguments as in `losses.diffusion_loss`.
-    """
+    """Average `hybrid_at` over random times and noise; arguments as in `losses.diffusion_loss`."""
     return hybrid_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
 
 
 def _log_p(x_0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """log of N(mean, deviation^2)'s mass in the bin of x_0; -1 and 1 take all beyond them."""
+    """Compute the log mass of N(mean, deviation^2) in x_0's bin; those of -1 and 1 are open."""
     above = torch.special.ndtr((x_0 + _HALF_BIN - mean) / deviation)
     below = torch.special.ndtr((x_0 - _HALF_BIN - mean) / deviation)
     above = torch.where(x_0 > 0.999, 1.0, above)
@@ -150,6 +145,9 @@ def _log_p(x_0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return (above - below).clamp(min=_SMALLEST_P).log()
 
 
-def _x_0_hat(denoiser: Denoiser, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """Unclipped: a clipped pixel would learn nothing."""
-    return predictions.solve(denoiser.prediction, output, x_t, *denoiser.schedule(t))[0]
+def _term(
+    denoiser: Denoiser, output: Tensor, fraction: Tensor | None, x_0: Tensor, x_t: Tensor, t: Tensor
+) -> Tensor:
+    # x_0_hat is not clipped: a clipped pixel would learn nothing.
+    x_0_hat, _ = predictions.solve(denoiser.prediction, output, x_t, *denoiser.schedule(t))
+    return bound_term(denoiser.schedule, x_0, x_0_hat, t, fraction)

@@ -1,4 +1,4 @@
-"""Labels, and guidance to them: networks around a denoiser's network.
+"""Labels and classifier-free guidance: networks around a denoiser's network.
 
     denoiser = guided(denoiser, labels=range(10), scale=2.0)
 
@@ -18,27 +18,27 @@ from diffusion_lib.networks.unet import UNet
 
 
 def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.0) -> Denoiser:
-    """Classifier-free guidance [Ho & Salimans 2022, eq. 6]: a network around a network.
+    """Guide a denoiser to labels without a classifier [Ho & Salimans 2022, eq. 6].
 
         output = output_without + scale * (output_with - output_without)
 
-    In the paper scale is 1 + w.  As a prediction is linear in x_0 and eps, this is the same
-    whether the network predicts x_0, eps or v.  Two evaluations of the network, or one where scale
-    is 1, which is the labels and no guidance, or 0, which is no labels.
+    In the paper scale is 1 + w.  Predictions of x_0, eps and v are guided alike, because each is
+    linear in x_0 and eps.  The network is evaluated twice, or once where scale is 1 (labels without
+    guidance) or 0 (no labels).
 
     Args:
-        denoiser: of a network that knows labels, trained with some of them left out.
-        labels: what each image is to show, [B] in 0..classes - 1.
-        scale: above 1 more of what tells the label from others, and less diversity.
+        denoiser: denoiser of a network with labels, trained with some of them left out.
+        labels: label of each image, [B] in 0..classes - 1.
+        scale: strength of the guidance; above 1 images are more typical and less diverse.
 
     Raises:
-        ValueError: a network without labels; a label that it does not know; a scale that is not
+        ValueError: a network without labels; a label outside 0..classes - 1; a scale that is not
             finite.
     """
     network = denoiser.network
     classes = network.config.classes if isinstance(network, UNet) else 0
     if isinstance(network, _Labelled):
-        raise ValueError("this denoiser has its labels already: guide the one that it was made of")
+        raise ValueError("this denoiser has labels already: guide the one that it was made of")
     if not classes:
         raise ValueError(
             "this network knows no labels: build it with UNetConfig(classes=...), such as the "
@@ -56,24 +56,17 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
 
 
 def with_labels(denoiser: Denoiser, labels: Tensor) -> Denoiser:
-    """The denoiser of images that show these labels, [B] in 0..classes; `classes` is no label.
-
-    It shares the network.  Losses and samplers are given it in the denoiser's place.
-    """
+    """Pass labels [B] in 0..classes to a denoiser's network, which is shared; `classes` is none."""
     return with_network(denoiser, _Labelled(denoiser.network, labels))
 
 
 def check_labels(
     labels: Tensor | Sequence[int] | None, classes: int, n: int | None = None
 ) -> Tensor:
-    """The labels of n images, int64 [n], if a network of so many classes knows them.
-
-    Args:
-        labels: a tensor, an array of numpy or a list.
-        n: None for as many as there are labels.
+    """Convert a tensor, array or list of labels to int64 [n]; n = None takes any number of them.
 
     Raises:
-        ValueError: there are none, or another number; they are no whole numbers in 0..classes - 1.
+        ValueError: no labels, or not n of them; no whole numbers in 0..classes - 1.
     """
     if labels is None:
         raise ValueError(
@@ -104,7 +97,7 @@ def check_labels(
 
 
 class _Labelled(nn.Module):
-    """A network that has been told its labels, [B]: (x_t, t) -> output."""
+    """A network with its labels, [B]: (x_t, t) -> output."""
 
     def __init__(self, network: nn.Module, labels: Tensor) -> None:
         super().__init__()
@@ -112,29 +105,30 @@ class _Labelled(nn.Module):
         self.labels = labels
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        _check_batch(len(x_t), len(self.labels))
+        _check_batch(x_t, self.labels)
         return self.network(x_t, t, self.labels)
 
 
 class _Guided(_Labelled):
-    """The same, with the difference that the labels make multiplied."""
+    """A network whose difference between output with and without labels is scaled."""
 
     def __init__(self, network: nn.Module, labels: Tensor, none: int, scale: float) -> None:
         super().__init__(network, torch.cat([labels, torch.full_like(labels, none)]))
         self.scale = scale
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        _check_batch(len(x_t), len(self.labels) // 2)  # with and without
+        _check_batch(x_t, self.labels.chunk(2)[0])  # with and without
         outputs = super().forward(torch.cat([x_t, x_t]), torch.cat([t, t]))
         conditional, unconditional = outputs.chunk(2)
         c = x_t.shape[1]
-        # Of the prediction alone: shares of a variance are no sum of a part with and without.
+        # Of the prediction alone: a learned variance is that with the label.
         guided = torch.lerp(unconditional[:, :c].float(), conditional[:, :c].float(), self.scale)
         return torch.cat([guided, conditional[:, c:]], dim=1)
 
 
-def _check_batch(n: int, labels: int) -> None:
-    if n != labels:
+def _check_batch(x_t: Tensor, labels: Tensor) -> None:
+    if len(x_t) != len(labels):
         raise ValueError(
-            f"this denoiser was told {labels} labels, and is given {n} images: one each is needed"
+            f"this denoiser has {len(labels)} labels but was given {len(x_t)} images: "
+            "one label for each image is needed"
         )

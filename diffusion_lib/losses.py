@@ -10,9 +10,9 @@ and the same weight acts on the errors of eps and v as
 
     weight / SNR * (eps_hat - eps)^2  =  weight / (SNR + 1) * (v_hat - v)^2.
 
-Without a weight (None) the network's own error counts, as in the papers that introduced each
-prediction.  That is `snr` for eps (L_simple, DDPM eq. 14), `uniform` for x_0 and `snr_plus_1` for
-v: "eps or x_0?" asked without a weight compares two weights as well.
+Without a weight (None) the loss is the network's own squared error, as in the papers that
+introduced each prediction.  That is `snr` for eps (L_simple, DDPM eq. 14), `uniform` for x_0 and
+`snr_plus_1` for v: two predictions compared without a weight differ in their weights as well.
 
 To add a weight, write one function of the signal-to-noise ratio and list it in `__all__`.  To add
 a loss, write one function (denoiser, x_0, weight, generator) and list it in `config.LOSSES`; one
@@ -65,32 +65,32 @@ def trains(outputs: int) -> Callable[[Callable[..., Tensor]], Loss]:
 
 
 def uniform(snr: Tensor) -> Tensor:
-    """1: the plain error of x_0_hat."""
+    """Weight 1: the plain error of x_0_hat."""
     return torch.ones_like(snr)
 
 
 def snr(snr: Tensor) -> Tensor:
-    """SNR: the plain error of eps_hat, L_simple [DDPM eq. 14]."""
+    """Weight SNR: the plain error of eps_hat, L_simple [DDPM eq. 14]."""
     return snr
 
 
 def truncated_snr(snr: Tensor) -> Tensor:
-    """max(SNR, 1): the larger of the errors of x_0_hat and eps_hat [Salimans & Ho 2022, 4]."""
+    """Weight max(SNR, 1): the larger of the errors of x_0_hat and eps_hat [Salimans & Ho 2022]."""
     return snr.clamp(min=1)
 
 
 def snr_plus_1(snr: Tensor) -> Tensor:
-    """SNR + 1: the plain error of v_hat [Salimans & Ho 2022, section 4]."""
+    """Weight SNR + 1: the plain error of v_hat [Salimans & Ho 2022, section 4]."""
     return snr + 1
 
 
 def min_snr(snr: Tensor, gamma: float = 5.0) -> Tensor:
-    """min(SNR, gamma): spends less on nearly clean images than `snr` [Hang 2023, section 3.4]."""
+    """Weight min(SNR, gamma): less for nearly clean images than `snr` [Hang 2023, section 3.4]."""
     return snr.clamp(max=gamma)
 
 
 def x_0_scale(prediction: Prediction, signal: Tensor, noise: Tensor) -> Tensor:
-    """What turns the squared error of a prediction into that of x_0_hat, at the same x_t.
+    """Compute the factor from the squared error of a prediction to that of x_0_hat.
 
     1 for x_0, 1 / SNR for eps, 1 / (SNR + 1) for v.
     """
@@ -102,10 +102,9 @@ def x_0_scale(prediction: Prediction, signal: Tensor, noise: Tensor) -> Tensor:
 def implied_weight(
     weight: Weight | None, prediction: Prediction, schedule: NoiseSchedule, t: Tensor
 ) -> Tensor:
-    """The factor of a prediction's own squared error at times t [B] in 1..T: [B].
+    """Convert a weight of x_0_hat's error to that of the prediction's own, [B], at t [B] in 1..T.
 
-    Args:
-        weight: of x_0_hat's error; None gives 1.
+    None gives 1.
     """
     if weight is None:
         return torch.ones_like(schedule.signal[t])
@@ -118,19 +117,36 @@ def implied_weight(
 def loss_at(
     denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor, weight: Weight | None = None
 ) -> Tensor:
-    """Weighted squared error, [B].
+    """Compute the weighted squared error, [B], at given times and noise.
 
     Args:
+        denoiser: denoiser to train.
         x_0: clean images, [B, C, H, W].
         t: times, [B] in 1..T.
-        eps: the noise to add, [B, C, H, W].
-        weight: of x_0_hat's error; None is the plain error of the network's own prediction.
+        eps: noise to add, [B, C, H, W].
+        weight: weight of x_0_hat's error; None is the plain error of the network's own prediction.
     """
     output = denoiser.output(denoiser.schedule.add_noise(x_0, t, eps), t)
     return weighted_error(denoiser, output, x_0, t, eps, weight)
 
 
+def weighted_error(
+    denoiser: Denoiser, output: Tensor, x_0: Tensor, t: Tensor, eps: Tensor, weight: Weight | None
+) -> Tensor:
+    """Compute the weighted squared error of a network's output, [B]; arguments as in `loss_at`."""
+    error = (output - denoiser.target(x_0, eps, t)).square().flatten(1).mean(1)
+    return implied_weight(weight, denoiser.prediction, denoiser.schedule, t) * error
+
+
 # ---- losses of random times and noise: [] ----------------------------------------------------
+
+
+def draw(
+    denoiser: Denoiser, x_0: Tensor, generator: torch.Generator | rng.Rows | None
+) -> tuple[Tensor, Tensor]:
+    """Draw times [B], uniform in 1..T, and noise [B, C, H, W] for images x_0."""
+    t = rng.integers(1, denoiser.schedule.num_timesteps + 1, len(x_0), generator, x_0.device)
+    return t, rng.normal(x_0.shape, generator, x_0.device)
 
 
 @trains(outputs=1)
@@ -140,13 +156,14 @@ def diffusion_loss(
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
 ) -> Tensor:
-    """`loss_at` at random times and noise, shape [] [DDPM algorithm 1].
+    """Average `loss_at` over random times and noise, shape [] [DDPM algorithm 1].
 
     Args:
+        denoiser: denoiser to train.
         x_0: clean images, [B, C, H, W].
-        weight: of x_0_hat's error; None is the plain error of the network's own prediction.
-        generator: of x_0's device; None draws from torch's global one. `rng.Rows` where x_0 is a
-            part of a batch.
+        weight: weight of x_0_hat's error; None is the plain error of the network's own prediction.
+        generator: generator on the device of x_0; None is torch's global one, `rng.Rows` divides
+            a batch among processes.
     """
     return loss_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
 
@@ -156,12 +173,10 @@ def diffusion_loss(
 
 @torch.no_grad()
 def held_out_loss(denoiser: Denoiser, x_0: Tensor, weight: Weight | None = None) -> Tensor:
-    """`loss_at` with times spread evenly over 1..T and noise fixed for ever, shape [].
+    """Average `loss_at` over times spread evenly over 1..T, shape [].
 
-    Always the same draws, so that two denoisers, or two moments of a training, can be compared.
-
-    Args:
-        x_0: images that were not trained on, [B, C, H, W].
+    Always the same times and noise, so that two denoisers, or two steps of a training, can be
+    compared.  `x_0` [B, C, H, W] are images that were not trained on.
     """
     T = denoiser.schedule.num_timesteps
     t = torch.linspace(1, T, len(x_0), device=x_0.device).round().long()
@@ -173,27 +188,10 @@ def held_out_loss(denoiser: Denoiser, x_0: Tensor, weight: Weight | None = None)
 def loss_per_t(
     denoiser: Denoiser, x_0: Tensor, times: Tensor, weight: Weight | None = None
 ) -> Tensor:
-    """The loss at each of `times` [K], averaged over the same images and noise at all of them: [K].
+    """Average `loss_at` over images x_0 [B, C, H, W] at each of `times` [K]: [K].
 
-    Args:
-        x_0: images that were not trained on, [B, C, H, W].
+    The noise is the same at all times.
     """
     eps = rng.normal(x_0.shape, rng.generator(0), x_0.device)
     per_t = [loss_at(denoiser, x_0, t.expand(len(x_0)), eps, weight).mean() for t in times]
     return torch.stack(per_t)
-
-
-def weighted_error(
-    denoiser: Denoiser, output: Tensor, x_0: Tensor, t: Tensor, eps: Tensor, weight: Weight | None
-) -> Tensor:
-    """Compute the weighted squared error of a network's output, [B]; arguments as in `loss_at`."""
-    error = (output - denoiser.target(x_0, eps, t)).square().flatten(1).mean(1)
-    return implied_weight(weight, denoiser.prediction, denoiser.schedule, t) * error
-
-
-def draw(
-    denoiser: Denoiser, x_0: Tensor, generator: torch.Generator | rng.Rows | None
-) -> tuple[Tensor, Tensor]:
-    """Draw times [B], uniform in 1..T, and noise [B, C, H, W] for images x_0."""
-    t = rng.integers(1, denoiser.schedule.num_timesteps + 1, len(x_0), generator, x_0.device)
-    return t, rng.normal(x_0.shape, generator, x_0.device)

@@ -22,29 +22,26 @@ Prediction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def eps(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise [DDPM eq. 14]."""
+    """Predict the noise [DDPM eq. 14]."""
     return torch.zeros_like(signal), torch.ones_like(noise)
 
 
 def x_0(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The clean image [DDPM section 3.2]."""
+    """Predict the clean image [DDPM section 3.2]."""
     return torch.ones_like(signal), torch.zeros_like(noise)
 
 
 def v(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """v = signal * eps - noise * x_0 [Salimans & Ho 2022, appendix D]."""
+    """Predict v = signal * eps - noise * x_0 [Salimans & Ho 2022, appendix D]."""
     return -noise, signal
 
 
 def solve(
     prediction: Prediction, output: Tensor, x_t: Tensor, signal: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The pair (x_0_hat, eps_hat), each [B, C, H, W], that a network output stands for.
+    """Convert a network's output for x_t into (x_0_hat, eps_hat).
 
-    Args:
-        output: what the network returned for x_t, [B, C, H, W].
-        x_t: the noisy images, [B, C, H, W].
-        signal, noise: their scales, [B, 1, 1, 1].
+    Images are [B, C, H, W]; the scales `signal` and `noise` of x_t are [B, 1, 1, 1].
     """
     c_x, c_eps = prediction(signal, noise)
     determinant = signal * c_eps - noise * c_x

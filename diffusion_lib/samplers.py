@@ -39,7 +39,7 @@ __all__ = ["ddpm", "ddim", "dpm_solver", "heun"]
 
 
 class DenoiserLike(Protocol):
-    """All that a sampler needs: `Denoiser`, a wrapper around one, or a formula."""
+    """What a sampler needs: a `Denoiser`, or any function like it that has a schedule."""
 
     schedule: NoiseSchedule
 
@@ -61,18 +61,18 @@ def ddpm(
     variance: Variance | None = None,
     generator: Generator = None,
 ) -> Iterator[SampleStep]:
-    """Ancestral sampling [DDPM algorithm 2]; may be strided [Improved DDPM section 4].
+    """Sample by DDPM's reverse process [DDPM algorithm 2], also strided [Improved DDPM section 4].
 
     Args:
-        denoiser: splits x_t into x_0_hat and eps_hat.
+        denoiser: model that splits x_t into x_0_hat and eps_hat.
         x_T: standard normal noise, [B, C, H, W].
-        timesteps: strictly decreasing, from at most T to 0; all T steps if None.
+        timesteps: strictly decreasing times, from at most T to 0; all of them if None.
         variance: sigma_t^2 of the noise that a step adds, `beta_tilde` or `beta`; None is the
-            learned one where the denoiser has one, and else beta_tilde.
-        generator: see `rng.normal`.
+            learned one if the denoiser has one, else beta_tilde.
+        generator: source of the noise, see `rng.normal`.
 
     Raises:
-        ValueError: timesteps that do not go down to 0, or leave 0..T.
+        ValueError: timesteps that do not fall strictly from at most T to 0.
     """
     if timesteps is None:
         timesteps = denoiser.schedule.timesteps(denoiser.schedule.num_timesteps)
@@ -88,17 +88,13 @@ def ddim(
     eta: float = 0.0,
     generator: Generator = None,
 ) -> Iterator[SampleStep]:
-    """DDIM [Song 2021, eq. 12 and 16].  eta = 0 is deterministic; eta = 1 is `ddpm`.
+    """Sample by DDIM [Song 2021, eq. 12 and 16]: eta = 0 is deterministic, eta = 1 is `ddpm`.
 
-    Args:
-        denoiser: splits x_t into x_0_hat and eps_hat.
-        x_T: standard normal noise, [B, C, H, W].
-        timesteps: strictly decreasing, from at most T to 0, such as `schedule.timesteps(50)`.
-        eta: the added noise's standard deviation, in units of DDPM's.
-        generator: see `rng.normal`.
+    `eta` is the standard deviation of the added noise in units of DDPM's.  Other arguments and
+    errors as in `ddpm`; `timesteps` such as `schedule.timesteps(50)`.
 
     Raises:
-        ValueError: eta outside [0, 1]; timesteps that do not go down to 0, or leave 0..T.
+        ValueError: eta outside [0, 1].
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], from deterministic to DDPM; got {eta}")
@@ -114,21 +110,14 @@ def ddim(
 def dpm_solver(
     denoiser: DenoiserLike, x_T: Tensor, timesteps: Sequence[int], generator: Generator = None
 ) -> Iterator[SampleStep]:
-    """DPM-Solver++(2M), deterministic, one evaluation a step [Lu 2022b, algorithm 2].
+    """Sample by DPM-Solver++(2M): deterministic, one evaluation a step [Lu 2022b, algorithm 2].
 
         x_s = noise_s / noise_t * x_t - signal_s * (exp(-h) - 1) * D
         D = x_0_hat_t + h / (2 h_before) * (x_0_hat_t - x_0_hat_before)
         lambda = log(signal / noise),  h = lambda_s - lambda_t
 
-    The first step has nothing before it and the last one an infinite h: both take D = x_0_hat_t,
-    which is DDIM's step.
-
-    Args:
-        denoiser, x_T, timesteps: as in `ddim`.
-        generator: not drawn from; every sampler takes one.
-
-    Raises:
-        ValueError: timesteps that do not go down to 0, or leave 0..T.
+    The first step has no step before it and the last one an infinite h: both take D = x_0_hat_t,
+    which is DDIM's step.  Arguments and errors as in `ddpm`; nothing is drawn from `generator`.
     """
     return _dpm_solver(denoiser, x_T, check_timesteps(denoiser, timesteps))
 
@@ -145,8 +134,8 @@ def _dpm_solver(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> It
         if before is not None and s > 0:
             x_0_before, h_before = before
             D = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-        kept = noise_s / noise_t  # signal_s * exp(-h) is kept * signal_t
-        x_t = kept * x_t + (signal_s - kept * signal_t) * D
+        ratio = noise_s / noise_t  # signal_s * exp(-h) is ratio * signal_t
+        x_t = ratio * x_t + (signal_s - ratio * signal_t) * D
         before = x_0, h
         yield SampleStep(s, x_t, x_0)
 
@@ -154,15 +143,13 @@ def _dpm_solver(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> It
 def heun(
     denoiser: DenoiserLike, x_T: Tensor, timesteps: Sequence[int], generator: Generator = None
 ) -> Iterator[SampleStep]:
-    """Heun's method on the probability-flow ODE, deterministic.
+    """Sample by Heun's method on the probability-flow ODE, deterministic.
 
         dx / dphi = v_hat,    phi = arctan(noise / signal)        [Salimans & Ho 2022, appendix D]
 
     with the mean of v_hat at both ends of a step, after a step of DDIM to the far end [Karras 2022,
     algorithm 1].  In phi nothing grows without bound where the signal vanishes.  Two evaluations a
-    step, and one in the last, which is DDIM's.
-
-    Arguments and errors as in `dpm_solver`.
+    step, and one in the last, which is DDIM's.  Arguments and errors as in `dpm_solver`.
     """
     return _heun(denoiser, x_T, check_timesteps(denoiser, timesteps))
 
@@ -183,15 +170,14 @@ def _heun(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator
 
 
 def final(steps: Iterable[SampleStep]) -> Tensor:
-    """Run a sampler to its end, keeping one state in memory; returns the images [B, C, H, W]."""
+    """Run a sampler to its end, with one state in memory, and return the images [B, C, H, W]."""
     return deque(steps, maxlen=1).pop().x_t
 
 
 def check_timesteps(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[int]:
-    """The times as a list: checked when a sampler is called, not only at its first step.
+    """Return times as a list, or raise a ValueError if they do not fall strictly to 0.
 
-    Raises:
-        ValueError: they do not fall strictly from at most T to 0.
+    A sampler checks them when it is called, not at its first step.
     """
     T = denoiser.schedule.num_timesteps
     try:
@@ -208,13 +194,13 @@ def check_timesteps(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[in
 
 
 def _scales(schedule: NoiseSchedule, t: int) -> tuple[float, float]:
-    """(signal_t, noise_t), exact."""
+    """Return (signal_t, noise_t) in float64."""
     alpha_bar = float(schedule.alpha_bar[t])
     return sqrt(alpha_bar), sqrt(1 - alpha_bar)
 
 
 def _log_ratio(signal: float, noise: float) -> float:
-    """lambda = log(signal / noise)."""
+    """Compute lambda = log(signal / noise)."""
     if signal == 0 or noise == 0:
         return inf if signal else -inf
     return log(signal / noise)
@@ -232,24 +218,24 @@ def _steps(
     schedule = denoiser.schedule
     x_t = x_T
     for t, s in pairwise(timesteps):
-        x_0, eps, share = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_0, eps, fraction = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
         # The scales of a step are plain float64 numbers: exact, and nothing waits for a GPU.
         alpha_bar_s = float(schedule.alpha_bar[s])
-        kept = 1 - alpha_bar_s - float(removed(schedule, t, s))  # >= 0 up to rounding
-        x_t = sqrt(alpha_bar_s) * x_0 + sqrt(max(kept, 0.0)) * eps
-        deviation = _deviation(schedule, t, s, added, share)
+        eps_variance = 1 - alpha_bar_s - float(removed(schedule, t, s))  # >= 0 up to rounding
+        x_t = sqrt(alpha_bar_s) * x_0 + sqrt(max(eps_variance, 0.0)) * eps
+        deviation = _deviation(schedule, t, s, added, fraction)
         if isinstance(deviation, Tensor) or deviation > 0:
             x_t = x_t + deviation * rng.normal(x_t.shape, generator, x_t.device)
         yield SampleStep(s, x_t, x_0)
 
 
 def _deviation(
-    schedule: NoiseSchedule, t: int, s: int, variance: Variance | None, share: Tensor | None
+    schedule: NoiseSchedule, t: int, s: int, variance: Variance | None, fraction: Tensor | None
 ) -> Tensor | float:
-    """Standard deviation of the noise of a step: one for all pixels, or each pixel's own."""
+    """Compute the standard deviation of a step's noise: one for all pixels, or each pixel's own."""
     if s == 0:
         return 0.0
-    if variance is None and share is not None:
+    if variance is None and fraction is not None:
         low, high = map(float, posterior.log_range(schedule, t, s))
-        return (low / 2 + share * ((high - low) / 2)).exp()
+        return (low / 2 + fraction * ((high - low) / 2)).exp()
     return sqrt(float((variance or beta_tilde)(schedule, t, s)))

@@ -333,7 +333,7 @@ def test_a_guided_way_between_two_images_has_a_label_for_each_share():
     assert final(interpolate(wish, ends, 60, shares, times)).shape == (4, 1, 8, 8)
     eps = normal(1, 3, (1, 8, 8))
     assert final(interpolate(wish, (a, b), 60, shares, times, eps)).shape == (4, 1, 8, 8)
-    with pytest.raises(ValueError, match="was told 4 labels, and is given 1 images"):
+    with pytest.raises(ValueError, match="has 4 labels but was given 1 images"):
         final(interpolate(wish, (a, b), 60, shares, times))
 
 
