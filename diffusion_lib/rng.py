@@ -1,9 +1,8 @@
 """Random numbers as functions of a key.
 
-Every random draw of the library comes from a key such as (seed, step) or (seed, image), never
-from how much was drawn before.  So a resumed run equals an uninterrupted one, the runs of a
-comparison see the same batches, times and noise, and image i does not depend on how many others
-are sampled beside it.
+Every random draw of the library depends on a key such as (seed, step) or (seed, image), and not on
+earlier draws.  Therefore a resumed run equals an uninterrupted one, the runs of a comparison see
+the same batches, times and noise, and image i is the same in a batch of any size.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 
 
 class TrainingStream(IntEnum):
-    """What a training draws: the second part of a key (seed, stream, step or epoch)."""
+    """Draws of a training: the second part of a key (seed, stream, step or epoch)."""
 
     BATCH_ORDER = 0
     MIRROR = 1
@@ -26,7 +25,7 @@ class TrainingStream(IntEnum):
 
 
 class MeasurementStream(IntEnum):
-    """What a measurement draws: the second part of a key (seed, stream, batch, ...)."""
+    """Draws of a measurement: the second part of a key (seed, stream, batch, ...)."""
 
     TIMES = 0
     NOISE = 1
@@ -37,10 +36,9 @@ class MeasurementStream(IntEnum):
 
 
 class Rows(NamedTuple):
-    """Some rows of what a generator draws for a whole batch.
+    """Some rows of the numbers that a generator draws for a whole batch.
 
-    However a batch is divided among processes, its images get the numbers that they would have got
-    in one piece.
+    The images of a batch get the same numbers however it is divided among processes.
     """
 
     generator: torch.Generator
@@ -52,20 +50,20 @@ Generator = torch.Generator | Rows | Sequence[torch.Generator] | None
 
 
 def seed(*key: int) -> int:
-    """A 32-bit seed from non-negative integers; any change of the key gives an unrelated seed."""
+    """Hash non-negative integers to a 32-bit seed; other keys give unrelated seeds."""
     if any(part < 0 for part in key):
         raise ValueError(f"a seed must not be negative; got {key[0] if len(key) == 1 else key}")
-    # The length tells (0,) from (0, 0), which numpy pads to the same.
+    # With the length, because numpy pads (0,) and (0, 0) to the same.
     return int(np.random.SeedSequence([len(key), *key]).generate_state(1)[0])
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for a key."""
+    """Make a new generator for a key."""
     return torch.Generator(device).manual_seed(seed(*key))
 
 
 def per_image(key: int, n: int, first: int = 0) -> list[torch.Generator]:
-    """Generators of the images first .. first + n - 1, on the CPU so that devices agree."""
+    """Make generators of the images first .. first + n - 1, on the CPU so that devices agree."""
     return [generator(key, image) for image in range(first, first + n)]
 
 
@@ -78,11 +76,10 @@ def permutation(n: int, *key: int) -> Tensor:
 def normal(
     shape: Sequence[int], generator: Generator = None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Standard normal numbers, shape [B, ...], on `device`.
+    """Draw standard normal numbers of a shape [B, ...], on `device`.
 
-    Args:
-        generator: one for the whole batch, or a sequence of B, one for each image, or `Rows` of a
-            larger batch, or None for torch's global one.
+    `generator` is one for the whole batch, a sequence of B, one for each image, `Rows` of a larger
+    batch, or None for torch's global one.
 
     Raises:
         ValueError: a sequence of another length than B.
@@ -107,7 +104,7 @@ def integers(
     generator: torch.Generator | Rows | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """n whole numbers, low <= number < high, [n] on `device`, which must be the generator's."""
+    """Draw n integers, low <= integer < high, [n] on `device`, which must be the generator's."""
     if isinstance(generator, Rows):
         whole = integers(low, high, generator.total, generator.generator, device)
         return whole[generator.first : generator.first + n]

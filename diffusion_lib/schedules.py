@@ -24,9 +24,9 @@ __all__ = ["linear", "cosine", "sigmoid"]
 
 _LONGEST = 1_000_000  # T: more steps than anyone samples, and tables of 8 MB
 
-# Above this share of the image's power x_T is told from noise by its mean: 0.03 of x_0.
+# Above this alpha_bar_T the image is still visible in x_T: its mean is 0.03 x_0.
 _NOT_NOISE = 1e-3
-# Below this one an eps-prediction's error grows more than a thousandfold in x_0_hat.
+# Below this alpha_bar_T an eps-prediction's error grows more than a thousandfold in x_0_hat.
 _VANISHING = 1e-6
 
 
@@ -34,7 +34,7 @@ class NoiseSchedule(nn.Module):
     """Variance-preserving schedule given by its betas.
 
     Args:
-        betas: beta_1 .. beta_T, the share of variance that each step replaces by noise, shape
+        betas: beta_1 .. beta_T, the fraction of the variance that each step replaces by noise,
             [T], each in (0, 1].
 
     Attributes:
@@ -55,9 +55,9 @@ class NoiseSchedule(nn.Module):
             raise ValueError(
                 f"betas must be a list of T >= 1 numbers; got shape {list(betas.shape)}"
             )
-        inside = (betas > 0) & (betas <= 1)  # also False for NaN
-        if not inside.all():
-            t = int((~inside).nonzero()[0]) + 1
+        is_inside = (betas > 0) & (betas <= 1)  # also False for NaN
+        if not is_inside.all():
+            t = int((~is_inside).nonzero()[0]) + 1
             raise ValueError(f"every beta must lie in (0, 1]; beta_{t} is {betas[t - 1]:g}")
         if (betas[:-1] == 1).any():
             t = int((betas == 1).nonzero()[0]) + 1
@@ -68,9 +68,9 @@ class NoiseSchedule(nn.Module):
         signal, noise = self._float32_tables()
         self.register_buffer("signal", signal, persistent=False)
         self.register_buffer("noise", noise, persistent=False)
-        faded = self.signal[:-1] == 0
-        if faded.any():
-            t = int(faded.nonzero()[0])
+        is_gone = self.signal[:-1] == 0
+        if is_gone.any():
+            t = int(is_gone.nonzero()[0])
             raise ValueError(
                 f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
                 "betas, or fewer of them"
@@ -80,7 +80,7 @@ class NoiseSchedule(nn.Module):
         return self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseSchedule":
-        """Follow a module to its device, and not to its precision: rounded tables stay wrong."""
+        """Follow a module to its device but not to its precision: rounding cannot be undone."""
         super()._apply(fn, recurse)
         device = self.signal.device
         self.signal, self.noise = (table.to(device) for table in self._float32_tables())
@@ -88,24 +88,24 @@ class NoiseSchedule(nn.Module):
 
     @property
     def num_timesteps(self) -> int:
-        """T."""
+        """The last time, T."""
         return len(self.betas)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(signal_t, noise_t), each [B, 1, 1, 1], for t [B] in 0..T."""
+        """Look up (signal_t, noise_t), each [B, 1, 1, 1], for t [B] in 0..T."""
         return self.signal[t][:, None, None, None], self.noise[t][:, None, None, None]
 
     def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), [B]; infinite at t = 0."""
+        """Compute the signal-to-noise ratio (signal / noise)^2, [B]; infinite at t = 0."""
         return (self.signal[t] / self.noise[t]) ** 2
 
     def add_noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = signal_t * x_0 + noise_t * eps [DDPM eq. 4].  Images [B, C, H, W], t [B]."""
+        """Mix x_t = signal_t * x_0 + noise_t * eps [DDPM eq. 4].  Images [B, C, H, W], t [B]."""
         signal, noise = self(t)
         return signal * x_0 + noise * eps
 
     def timesteps(self, num_steps: int) -> list[int]:
-        """`num_steps` + 1 evenly spaced times, T first and 0 last: a sampler takes `num_steps`.
+        """Space the times of `num_steps` sampling steps evenly: `num_steps` + 1 from T to 0.
 
         Raises:
             ValueError: num_steps outside 1..T.
@@ -119,16 +119,16 @@ class NoiseSchedule(nn.Module):
         return [(T * left + num_steps // 2) // num_steps for left in range(num_steps, -1, -1)]
 
     def describe(self) -> dict[str, Any]:
-        """A diagnosis of the forward process; warns where x_T is not noise.
+        """Diagnose the forward process; warn if x_T is not noise.
 
         Returns:
             T: number of steps.
-            alpha_bar_T: share of the image's power left in x_T; sampling starts from pure noise,
-                so it should be about 0.
-            amplification_T: 1 / sqrt(alpha_bar_T), by which an error of an eps-prediction grows
-                in x_0_hat.
+            alpha_bar_T: fraction of the image's power left in x_T; it should be about 0, because
+                sampling starts from pure noise.
+            amplification_T: 1 / sqrt(alpha_bar_T), the factor from an error of eps_hat to that of
+                x_0_hat.
             snr_1: signal-to-noise ratio after the first step.
-            share_snr_below_0.01: share of the steps that go from noise to noise.
+            share_snr_below_0.01: fraction of the steps that go from noise to noise.
             L_T_bits_per_dim: KL(q(x_T | x_0) || N(0, I)) for pixels with x_0^2 = 1 [DDPM eq. 5].
             warnings: where x_T is not noise, or eps-prediction meets a vanishing alpha_bar_T.
         """
@@ -136,18 +136,18 @@ class NoiseSchedule(nn.Module):
         snr = alpha_bar / (1 - alpha_bar)
         last = float(alpha_bar[-1])
         amplification = last**-0.5 if last > 0 else math.inf
-        found = []
+        problems = []
         if last > _NOT_NOISE:
-            found.append(
+            problems.append(
                 f"x_T is not noise: {last:.2g} of the image's power is left (alpha_bar_T), while "
                 "sampling starts from none. Use larger betas: schedules.linear and cosine reach "
                 "noise at every T, and zero_terminal(schedule) ends any schedule there"
             )
-            warnings.warn(found[-1], stacklevel=2)
+            warnings.warn(problems[-1], stacklevel=2)
         if last == 0:
-            found.append("x_T holds no signal: eps-prediction is refused, predict v or x_0")
+            problems.append("x_T holds no signal: eps-prediction is refused, predict v or x_0")
         elif last < _VANISHING:
-            found.append(
+            problems.append(
                 f"alpha_bar_T vanishes: an eps-prediction's error grows {amplification:,.0f} times "
                 "in x_0_hat at T, so x_0_hat must be clipped there"
             )
@@ -158,12 +158,12 @@ class NoiseSchedule(nn.Module):
             "snr_1": float(snr[0]),
             "share_snr_below_0.01": float((snr < 0.01).double().mean()),
             "L_T_bits_per_dim": -math.log1p(-last) / (2 * math.log(2)),
-            "warnings": "; ".join(found) or "none",
+            "warnings": "; ".join(problems) or "none",
         }
 
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
-    """beta rises linearly [DDPM section 4], scaled by 1000 / T so that x_T is noise for every T.
+    """Raise beta linearly [DDPM section 4], scaled by 1000 / T so that x_T is noise for every T.
 
     Raises:
         ValueError: T < 1, or so small that the scaled betas reach 1 (T <= 20 by default).
@@ -180,38 +180,34 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSc
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """alpha_bar follows a squared cosine; betas are cut at `max_beta` [Improved DDPM eq. 17].
+    """Let alpha_bar follow a squared cosine; betas are cut at `max_beta` [Improved DDPM eq. 17].
 
     Raises:
         ValueError: T < 1.
     """
-    _check_length(T)
-    u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
-    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    f = torch.cos((_times(T) + s) / (1 + s) * math.pi / 2) ** 2
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 
 def sigmoid(
     T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> NoiseSchedule:
-    """alpha_bar falls along a sigmoid from `start` to `end` [Jabri 2022; Chen 2023, section 2.1].
+    """Let alpha_bar fall along a sigmoid [Jabri 2022; Chen 2023, section 2.1].
 
     A smaller `tau` makes the fall steeper: more of the steps go to clean and to noisy images.
 
     Raises:
         ValueError: T < 1.
     """
-    _check_length(T)
-    u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
-    f = torch.sigmoid(-(start + u * (end - start)) / tau)
+    f = torch.sigmoid(-(start + _times(T) * (end - start)) / tau)
     f = (f - f[-1]) / (f[0] - f[-1])
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 
 def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The schedule with its signal shifted and scaled to end at exactly 0 [Lin 2023, algorithm 1].
+    """Shift and scale a schedule's signal to end at exactly 0 [Lin 2023, algorithm 1].
 
-    x_T then is noise and nothing else, signal_1 stays as it was.  Predict v or x_0 with it.
+    x_T then is pure noise, and signal_1 stays as it was.  Predict v or x_0 with it.
     For an experiment, wrap it: `def schedule(T): return zero_terminal(linear(T))`.
 
     Raises:
@@ -223,6 +219,12 @@ def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
     first, last = signal[1], signal[-1]
     alpha_bar = torch.cat([signal[:1], (signal[1:] - last) * first / (first - last)]).square()
     return NoiseSchedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+def _times(T: int) -> Tensor:
+    """Return t / T for t = 0..T, float64 on the CPU."""
+    _check_length(T)
+    return torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
 
 
 def _check_length(T: int) -> None:
