@@ -1,7 +1,7 @@
 """Data whose best denoiser is known in closed form, expressed in any prediction type.
 
-The exact E[x_0 | x_t] takes the place of a trained network: what is left of an error is a sampler's
-own, and a test can compare with a formula instead of a shape.
+The exact E[x_0 | x_t] takes the place of a trained network: the remaining error is that of the
+sampler, and a test can compare with a formula instead of a shape.
 """
 
 import math
@@ -23,8 +23,10 @@ class MixtureNetwork(nn.Module):
 
     Args:
         schedule: the forward process.
-        prediction: what the output stands for, see `predictions`.
-        means, stds, weights: mu_k, s_k and p(k) of the components, each [K].
+        prediction: meaning of the output, see `predictions`.
+        means: mu_k of the components, [K].
+        stds: s_k of the components, [K].
+        weights: p(k) of the components, [K].
     """
 
     def __init__(
@@ -112,8 +114,8 @@ class CorrelatedGaussian:
         """Compute mean and covariance of the other pixels given `values` where `known` is True.
 
         Args:
-            known: which pixels are given, bool [D].
-            values: their values, float64, as many as `known` has True.
+            known: mask of the given pixels, bool [D].
+            values: values of these pixels, float64, as many as `known` has True.
         """
         K, unknown = self.covariance, ~known
         gain = torch.linalg.solve(K[known][:, known], K[known][:, unknown]).T

@@ -1,7 +1,4 @@
-"""Pictures, tables and progress bars for people: everything here only looks.
-
-Samplers and trainers are generators of states; these functions consume them or pass them on.
-"""
+"""Pictures, plots, tables and progress bars of results."""
 
 import io
 import math
@@ -23,11 +20,11 @@ from diffusion_lib.system.progress import progress as progress
 
 
 def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
-    """Images side by side.  A notebook shows the result; `.save("x.png")` keeps it.
+    """Put images side by side.
 
     Args:
-        images: uint8, or float in [-1, 1]: [N, C, H, W] with C = 1 or 3.
-        columns: images in a row.
+        images: images [N, C, H, W] with C = 1 or 3, uint8 or float in [-1, 1].
+        columns: number of images in a row.
         scale: screen pixels for a pixel of an image.
 
     Raises:
@@ -42,31 +39,28 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
 
     tiles = utils.make_grid(images.cpu(), nrow=min(columns, len(images)), padding=1, pad_value=64)
     if images.shape[1] == 1:
-        tiles = tiles[:1]  # make_grid repeats grey three times
+        tiles = tiles[:1]  # make_grid repeats gray three times
     picture = Image.fromarray(tiles.permute(1, 2, 0).squeeze(-1).numpy())
     return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
 
 
 def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
-    """A trajectory from noise to image: x_t above, the prediction x_0_hat that led there below.
+    """Draw a trajectory of one image: x_t above, the prediction x_0_hat that led there below.
 
     Args:
-        steps: all states of a sampler, `list(sampler(...))`; the first image of each is shown.
+        steps: all states of a sampler, `list(sampler(...))`; the first image of each is drawn.
         columns: number of states, evenly spaced, the last one included.
     """
-    chosen = [steps[i] for i in _spread(len(steps), columns)]
-    rows = [
-        ("$x_t$", [step.x_t[0] for step in chosen]),
-        ("$\\hat{x}_0$", [s.x_0[0] for s in chosen]),
-    ]
-    return table_of_images(rows, [f"t = {step.t}" for step in chosen])
+    steps = [steps[i] for i in _spread(len(steps), columns)]
+    rows = [("$x_t$", [s.x_t[0] for s in steps]), ("$\\hat{x}_0$", [s.x_0[0] for s in steps])]
+    return table_of_images(rows, [f"t = {step.t}" for step in steps])
 
 
 def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Figure:
-    """Rows of images with a name for each row and column.
+    """Draw rows of images with a name for each row and column.
 
     Args:
-        rows: (name, images [C, H, W], uint8 or float in [-1, 1]), as many images as `columns`.
+        rows: pairs (name, images), images [C, H, W] as in `grid`, as many as `columns`.
         columns: names of the columns.
     """
     figure, axes = plt.subplots(
@@ -83,19 +77,14 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=8)
     figure.tight_layout(pad=0.3)
-    plt.close(figure)  # shown where it is returned, not a second time by the notebook
+    plt.close(figure)  # else a notebook would show it twice
     return figure
 
 
 def forward_process(
     schedule: NoiseSchedule, x_0: Tensor, times: Sequence[int], generator: torch.Generator
 ) -> Figure:
-    """One image at several times, always with the same noise.
-
-    Args:
-        x_0: one image, [C, H, W] in [-1, 1].
-        times: each in 0..T.
-    """
+    """Draw one image x_0, [C, H, W] in [-1, 1], at several times with the same noise."""
     t = torch.tensor(times, device="cpu")
     x_0 = x_0.cpu()
     eps = torch.randn(x_0.shape, generator=generator, device=generator.device)
@@ -110,12 +99,14 @@ def curve(
     smooth: int = 1,
     y_scale: str = "linear",
 ) -> Figure:
-    """Lines in one plot.
+    """Plot lines.
 
     Args:
         lines: name -> (x, y), or (x, y, margin) for a band of y - margin to y + margin.
-        smooth: average over this many neighbouring points, in lines of ten times as many; the raw
-            points stay behind it, pale.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        smooth: number of points of a moving average, drawn over the raw points where a line has
+            ten times as many.
         y_scale: matplotlib's name for the scale of the y axis, such as "log".
     """
     figure, axis = plt.subplots(figsize=(7, 3))
@@ -126,9 +117,9 @@ def curve(
             means = y.unfold(0, smooth, 1).mean(1)
             axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
         else:
-            (drawn,) = axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
+            (curve,) = axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
             for m in margin:
-                axis.fill_between(x, y - m, y + m, color=drawn.get_color(), alpha=0.15)
+                axis.fill_between(x, y - m, y + m, color=curve.get_color(), alpha=0.15)
     axis.set(xlabel=x_label, ylabel=y_label, yscale=y_scale)
     axis.grid(alpha=0.3)
     if len(lines) > 5:  # a box of so many names would hide the lines
@@ -143,23 +134,19 @@ def curve(
 def animate(
     steps: Sequence[SampleStep], frames: int = 24, columns: int = 8, scale: int = 2
 ) -> InlineImage:
-    """The states x_t of a trajectory as an animated PNG, see `play`.
+    """Animate the states x_t of a sampler, `list(sampler(...))`, see `play`; layout as in `grid`.
 
-    Args:
-        steps: all states of a sampler, `list(sampler(...))`.
-        frames: number of states, evenly spaced, the last one included.
-        columns, scale: as in `grid`.
+    At most `frames` states are shown, evenly spaced, the last one included.
     """
     return play([grid(steps[i].x_t, columns, scale) for i in _spread(len(steps), frames)])
 
 
 def play(pictures: Sequence[Image.Image]) -> InlineImage:
-    """Pictures of one size as an animated PNG: plays wherever pictures are shown.
+    """Make an animated PNG of pictures of one size: eight a second, two seconds for the last.
 
-    Eight of them a second, with a rest of 2 seconds on the last, which is also what a viewer shows
-    that cannot play it.
+    A viewer without animation shows the last picture.
     """
-    if pictures[0].mode == "L":  # 16 greys: noise hardly compresses, and a notebook must stay small
+    if pictures[0].mode == "L":  # 16 grays: noise hardly compresses, and a notebook must stay small
         pictures = [
             picture.point([value // 17 * 17 for value in range(256)]) for picture in pictures
         ]
@@ -177,9 +164,9 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
 
 
 def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
-    """A table that notebooks render: one record as rows of name and value, several as rows.
+    """Make a table that notebooks render: one record as rows of name and value, several as rows.
 
-    Numbers are shown with four significant digits.
+    Floats have four significant digits.
     """
     if isinstance(records, Mapping):
         lines = [["", ""], *([name, _format(value)] for name, value in records.items())]
@@ -187,16 +174,14 @@ def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
         names = list(records[0])
         lines = [names, *([_format(record[name]) for name in names] for record in records)]
     lines.insert(1, ["---"] * len(lines[0]))
-    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _format(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _spread(n: int, count: int) -> list[int]:
-    """At most `count` indices below n, evenly spaced, the last one included."""
+    """Choose at most `count` indices below n, evenly spaced, with the last one."""
     count = min(count, n)
     return [math.ceil((i + 1) * n / count) - 1 for i in range(count)]

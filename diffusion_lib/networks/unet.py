@@ -1,9 +1,8 @@
 """The U-Net: (x_t, t) or (x_t, t, label) -> one or two images of x_t's shape
 [Ronneberger 2015; DDPM appendix B].
 
-Down: residual blocks, each remembered, and a strided convolution between levels.  Middle: block,
-attention, block.  Up: the same levels backwards, each block reading the remembered features
-beside its own.
+Down: residual blocks, and a strided convolution between levels.  Middle: block, attention, block.
+Up: the same levels backwards; each block also reads the features of the way down (skip).
 
     28 x 28 ---------------- skip ----------------> 28 x 28
         14 x 14 ------------ skip --------> 14 x 14
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 __all__ = ["UNet", "UNetConfig", "on_meta_device"]
 
-_MOST_BLOCKS = 1000  # on the way down: a file that asks for more is no network's
+_MAX_BLOCKS = 1000  # on the way down; a file with more does not describe a network
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,21 @@ class UNetConfig:
     """Size of a `UNet`.  The defaults are the paper's CIFAR-10 network, 35.7 million parameters.
 
     Args:
-        image_shape: (C, H, W) of x_t; H and W must be divisible by patch * 2 ** (levels - 1).
-        width: channels of the first level; a multiple of 4, as one GroupNorm group holds at least
-            4 channels.
+        image_shape: shape (C, H, W) of x_t; patch * 2 ** (levels - 1) divides H and W.
+        width: channels of the first level; a multiple of 4, because a GroupNorm group holds at
+            least 4 channels.
         multipliers: channels of each level, in widths; its length is the number of levels.
         num_blocks: residual blocks per level on the way down (one more on the way up).
         attention: heights of the feature maps that get self-attention: some of H / patch,
             half of that, ...
-        dropout: probability, inside each residual block.
-        outputs: images in the output: 1, the prediction, or 2, with the shares of a learned
-            variance after it (see `Denoiser`).
-        patch: side of the squares of pixels that the network takes as one pixel of patch ** 2 as
-            many channels, and puts out again: its first level then has H / patch x W / patch.
-        classes: number of labels that it can be told, 0 for a network without labels.
-        groups: of every GroupNorm, a divisor of `width`; None gives each as many as its channels
-            allow: 32 as in the paper, fewer in narrow networks, to keep 4 channels in a group.
+        dropout: dropout probability inside each residual block.
+        outputs: number of images in the output: 1, the prediction, or 2, with the fractions of a
+            learned variance after it (see `Denoiser`).
+        patch: side of the squares of pixels that are folded into channels at the input and unfolded
+            at the output; the first level then has H / patch x W / patch positions.
+        classes: number of class labels; 0 for an unconditional network.
+        groups: groups of every GroupNorm, a divisor of `width`; None gives each as many as its
+            channels allow: 32 as in the paper, fewer where a group would have under 4 channels.
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -85,9 +84,9 @@ class UNetConfig:
             )
         if self.num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1; got {self.num_blocks}")
-        if self.num_blocks * len(self.multipliers) > _MOST_BLOCKS:
+        if self.num_blocks * len(self.multipliers) > _MAX_BLOCKS:
             raise ValueError(
-                f"a network may have {_MOST_BLOCKS} blocks on the way down; got num_blocks = "
+                f"a network may have {_MAX_BLOCKS} blocks on the way down; got num_blocks = "
                 f"{self.num_blocks} in each of {len(self.multipliers)} levels"
             )
         if self.outputs not in (1, 2):
@@ -100,13 +99,12 @@ class UNetConfig:
             raise ValueError(f"patch must be at least 1, which is no patches; got {self.patch}")
         if self.classes < 0:
             raise ValueError(f"classes must be at least 0, which is no labels; got {self.classes}")
-        # Every GroupNorm sees a multiple of `width` channels, also of what the way up joins, and
-        # the first one sees `width` itself.
-        whole = type(self.groups) is int and self.groups >= 1
-        if self.groups is not None and not (whole and self.width % self.groups == 0):
+        # Every GroupNorm, also after a skip is joined, sees a multiple of `width` channels.
+        is_positive = type(self.groups) is int and self.groups >= 1
+        if self.groups is not None and not (is_positive and self.width % self.groups == 0):
             raise ValueError(
                 f"groups must divide the width, {self.width}, and with it the channels of every "
-                f"layer; got {self.groups!r:.99}. None gives each as many as suit its channels."
+                f"layer; got {self.groups!r:.99}. None chooses them by the channels of each layer."
             )
         _, height, width = self.image_shape
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
@@ -126,11 +124,7 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """DDPM's network.
-
-    Args:
-        config: its size; kept as `config`, so that a saved network describes itself.
-    """
+    """DDPM's network; its `config` lets a saved network describe itself."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -178,10 +172,10 @@ class UNet(nn.Module):
 
         self.norm_out = _group_norm(c, config.groups)
         self.conv_out = nn.Conv2d(c, config.outputs * pixel_channels, 3, padding=1)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """Xavier-uniform weights, zero biases, zero ends of branches [DDPM appendix B]."""
+    def _initialize(self) -> None:
+        """Set Xavier-uniform weights, zero biases, zero ends of branches [DDPM appendix B]."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -195,25 +189,24 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output of the network, [B, outputs * C, H, W].
+        """Compute the output, [B, outputs * C, H, W].
 
         Args:
             x_t: noisy images, [B, C, H, W].
-            t: 0-based time index, [B]; `Denoiser` passes t - 1, as Ho's code and every released
-                checkpoint do.
-            label: what each image shows, [B] in 0..classes - 1; `classes`, or None for all of them,
-                is no label.
+            t: time index counted from 0, [B]; `Denoiser` passes t - 1.
+            label: class label of each image, [B] in 0..classes - 1; `classes` is no label, and so
+                is None for all images.
 
         Raises:
-            ValueError: images of another shape than the network was built for; labels for a network
-                that was built without.
+            ValueError: images of another shape than `config.image_shape`; labels for an
+                unconditional network.
         """
         if x_t.shape[1:] != self.config.image_shape:
             raise ValueError(
                 f"the network was built for images of shape {self.config.image_shape}; "
                 f"got {tuple(x_t.shape[1:])}"
             )
-        # Images and times of any precision are computed in that of the weights.
+        # Computes in the precision of the weights, whatever that of x_t and t.
         dtype = self.conv_in.weight.dtype
         condition = self.embed_time(_sinusoids(t, self.config.width).to(dtype))  # [B, 4 * width]
         if self.config.classes:
@@ -242,10 +235,10 @@ class UNet(nn.Module):
 
 
 def on_meta_device(config: UNetConfig) -> UNet:
-    """The network on torch's "meta" device: shapes without memory, to count or compare them.
+    """Build a network on torch's "meta" device, which has shapes and takes no memory.
 
     Raises:
-        ValueError: weights that no memory holds.
+        ValueError: weights of 2^63 bytes or more.
     """
     try:
         with torch.device("meta"):
@@ -255,10 +248,7 @@ def on_meta_device(config: UNetConfig) -> UNet:
 
 
 class Block(nn.Module):
-    """A residual block, followed by self-attention where `attend` says so [DDPM appendix B].
-
-    GroupNorm, SiLU, convolution, twice; the time is added in between.
-    """
+    """Twice GroupNorm, SiLU, convolution; the time is added in between [DDPM appendix B]."""
 
     def __init__(
         self,
@@ -325,12 +315,12 @@ class Upsample(nn.Module):
 
 
 def _group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
-    """None: 32 groups as in the paper; fewer in narrow networks, to keep 4 channels in a group."""
+    """Make a GroupNorm; see `UNetConfig.groups`."""
     return nn.GroupNorm(groups or math.gcd(32, channels // 4), channels, eps=1e-6)
 
 
 def _sinusoids(t: Tensor, channels: int) -> Tensor:
-    """Embedding [B, channels] of t [B]: frequencies 1 to 1 / 10000 [Vaswani 2017, section 3.5]."""
+    """Embed t [B] as [B, channels]: frequencies 1 to 1 / 10000 [Vaswani 2017, section 3.5]."""
     half = channels // 2
     frequencies = torch.exp(
         -math.log(10_000) * torch.arange(half, device=t.device) / max(half - 1, 1)
