@@ -215,15 +215,15 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
             command = "other_tests.editing.measure"
         table += [
             {
-                "question": found.question,
-                "answer": found.answer,
-                "measured": found.measured,
-                "effect": f"{found.effect:.3g}",
-                "seeds": f"{found.effect.n}{found.more}",
+                "question": given.question,
+                "answer": given.answer,
+                "measured": given.measured,
+                "effect": f"{given.effect:.3g}",
+                "seeds": f"{given.effect.n}{given.more}",
                 "device": ", ".join(dict.fromkeys(devices)),
                 "command": f"`python -m {command}`",
             }
-            for found in answers
+            for given in answers
         ]
     return table
 

@@ -133,7 +133,7 @@ def answers(record: Mapping[str, Any], bits: Mapping[str, float]) -> list[Answer
         record: record of the study.
         bits: bits of a picture of each data set.
     """
-    found = []
+    result = []
     for name, arm in (("unweighted", "x_0, uniform"), ("with DDPM's weight", "x_0, snr")):
         gaps = [f"{label} {mean_gap(record, label, arm).value:.2f}" for label in bits]
         question = f"Does $x_0$, {name}, lose ground to $\\epsilon$ as the data grow more complex?"
@@ -143,7 +143,7 @@ def answers(record: Mapping[str, Any], bits: Mapping[str, float]) -> list[Answer
             common.decide(effect, "contradicted: it gains ground", "supported")
             for effect in (over_seeds, over_sets)
         )
-        found += [
+        result += [
             Answer(
                 f"{question} On these four data sets",
                 answer,
@@ -160,7 +160,7 @@ def answers(record: Mapping[str, Any], bits: Mapping[str, float]) -> list[Answer
                 f", {over_sets.n} data sets",
             ),
         ]
-    return found
+    return result
 
 
 def main() -> None:

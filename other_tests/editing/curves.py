@@ -5,7 +5,6 @@ over its 500 digits.  `plots` draws the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +17,7 @@ from other_tests import common
 from other_tests.common import Answer
 from other_tests.editing import measure
 
-RECORD = Path(__file__).with_name("editing.json")
+RECORD = measure.OUT
 STEPS = 300  # of the question in the notes
 HALF = 0.5  # of a signal, where half of it is gone
 SCHEDULES = tuple(schedule.__name__ for schedule in measure.SCHEDULES)
@@ -202,12 +201,12 @@ def windows(record: Record) -> Rows:
             else:
                 real = format_onset([first_below(run, way, floor) for run in runs])
             _, low, high = runs[0]["ways"][way]["label until"]
-            kept = format_time([label_until(run, way) for run in runs])
+            label_end = format_time([label_until(run, way) for run in runs])
             own = format_onset([first_below(run, way, own_level(run)) for run in runs])
             rows.append(
                 {
                     "edits of": f"{name}, {schedule}",
-                    "label kept in 95 % until t": kept,
+                    "label kept in 95 % until t": label_end,
                     "interval over digits, first seed": f"{low:.0f} to {high:.0f}",
                     "lowest Frechet distance until there": format_mean(
                         [lowest(run, way) for run in runs]
@@ -294,11 +293,11 @@ def same_hand(record: Record) -> str:
         if t is None:
             parts.append(f"{title}, fewer than {measure.LABEL:.0%} do so at any $t$")
             continue
-        kept = ", ".join(
+        hand = ", ".join(
             f"{name} {_interval(at(run, way, name, t))}" for name in measure.PROPERTIES
         )
         share = _interval(at(run, way, "label", t))
-        parts.append(f"{title} to $t$ = {t}, {share} become it, and keep {kept}")
+        parts.append(f"{title} to $t$ = {t}, {share} become it, and keep {hand}")
     return (
         f"Of {record['n']} digits that are asked to become another one: {'; '.join(parts)} "
         f"(correlations among the digits of one label). One training, cosine schedule; "
@@ -326,11 +325,11 @@ def answers(record: Record) -> list[Answer]:
 
 
 def _same_digit(record: Record, schedule: str, runs: Sequence[Run]) -> Answer:
-    kept = over_seeds([at(run, "noise", "label", STEPS)[0] for run in runs])
+    share = over_seeds([at(run, "noise", "label", STEPS)[0] for run in runs])
     answer = "undecided: about 95 %"
-    if kept.low >= measure.LABEL:
+    if share.low >= measure.LABEL:
         answer = "yes"
-    elif kept.high < measure.LABEL:
+    elif share.high < measure.LABEL:
         answer = "no"
     return Answer(
         f"MNIST, {schedule} schedule: noised by {STEPS} of 1,000 steps and denoised, is it "
@@ -338,7 +337,7 @@ def _same_digit(record: Record, schedule: str, runs: Sequence[Run]) -> Answer:
         answer,
         f"share of {record['n']} test digits whose label is kept; over the digits, first seed: "
         f"{_interval(at(runs[0], 'noise', 'label', STEPS))}",
-        kept,
+        share,
     )
 
 
@@ -367,14 +366,16 @@ def _schedules(runs: Mapping[str, Sequence[Run]]) -> list[Answer]:
             ratio,
         ),
     ]
-    found = []
+    compared = []
     for question, measured, of, (lower, higher) in questions:
         pair = [[of(run) for run in runs[schedule]] for schedule in SCHEDULES]
         means = " and ".join(f"{over_seeds(values).value:.3g}" for values in pair)
         effect = compare.paired(*pair)
         answer = common.decide(effect, lower, higher, "undecided: no difference found")
-        found.append(Answer(question, answer, f"{measured}, linear less cosine: {means}", effect))
-    return found
+        compared.append(
+            Answer(question, answer, f"{measured}, linear less cosine: {means}", effect)
+        )
+    return compared
 
 
 def mean_half_life_snr(run: Run) -> float:

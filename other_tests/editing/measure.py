@@ -3,18 +3,17 @@
     python -m other_tests.editing.measure
 
 Trains a network of MNIST with either schedule and each of three seeds (`experiment`), sends 500
-test digits to t = 0, 50, ..., 1000 and back, in six ways (`EDITS`), and holds what comes back
-against the digits: pixels, features, label, area, slant, width of the strokes, and how like real
-digits the set is.  Every t, run and way sees the same digits with the same noise.  The networks
-know labels, but are not told any unless another digit is asked for; so half of their training is
-without.  The first run of a schedule goes all ways, the others those that the answers rest on
+test digits to t = 0, 50, ..., 1000 and back by six edits (`EDITS`), and compares the results with
+the digits: pixels, features, label, area, slant, width of the strokes, and the distance of the set
+from real digits.  Every t, run and edit sees the same digits with the same noise.  The networks
+know labels, but receive one only where another digit is requested; so half of their training is
+without.  The first run of a schedule makes all edits, the others those that the answers rest on
 (`REPEATED`).
 
-Writes editing.json beside itself.  Runs and images are kept under runs/, so it can be stopped and
-goes on when run again.
+Writes editing.json beside itself.  Runs and images are saved under runs/, so that a measurement
+that was stopped continues when it is run again.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -40,10 +39,10 @@ from diffusion_lib.system.progress import Bar
 from other_tests import common
 
 OUT = Path(__file__).with_name("editing.json")
-PICTURE = Path(__file__).parent.parent.parent / "assets" / "edited-mnist.png"
+PICTURE = common.ASSETS / "edited-mnist.png"
 SCHEDULES, SEEDS = (schedules.linear, schedules.cosine), (0, 1, 2)
 N, STEPS = 500, 40
-# Of the guidance to another digit, chosen by eye: what is inverted clings to what it was.
+# Scales of the guidance to another digit, chosen by eye: an inverted digit changes less easily.
 SCALE_NOISED, SCALE_INVERTED = 2.0, 4.0
 TIMES = tuple(range(0, 1001, 50))
 LABEL = 0.95  # share of the labels that an edit is to keep
@@ -59,12 +58,17 @@ Edit = Callable[[Denoiser, Tensor, Tensor, Generators], Iterator[Tensor]]
 
 
 def experiment(schedule: Schedule, seed: int) -> Experiment:
-    """What is trained: the preset of MNIST with labels, of which half are left out."""
+    """Make the experiment: the preset of MNIST with labels, of which half are left out.
+
+    Args:
+        schedule: function from T to a noise schedule.
+        seed: seed of the training.
+    """
     settings = replace(config.MNIST_LABELS.train, num_steps=4000, label_dropout=0.5, seed=seed)
     return replace(config.MNIST_LABELS, schedule=schedule, train=settings)
 
 
-# ---- ways there and back ---------------------------------------------------------------------
+# ---- edits --------------------------------------------------------------------------------------
 
 
 def noise(denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators) -> Iterator[Tensor]:
@@ -85,14 +89,14 @@ def invert(denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators) -> 
 def noise_sketch(
     denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
 ) -> Iterator[Tensor]:
-    """Noise and denoise a crude picture of it: what SDEdit is for."""
+    """Noise and denoise a sketch, the use of SDEdit."""
     return noise(denoiser, sketch(x_0), labels, eps)
 
 
 def noise_thick(
     denoiser: Denoiser, x_0: Tensor, labels: Tensor, eps: Generators
 ) -> Iterator[Tensor]:
-    """Noise and denoise it with a property changed by hand."""
+    """Noise and denoise with strokes thickened by hand."""
     return noise(denoiser, thick(x_0), labels, eps)
 
 
@@ -129,31 +133,40 @@ REPEATED = ("noise", "noise, sketch")
 
 
 def sketch(x_0: Tensor) -> Tensor:
-    """A digit in black and white squares of 2 x 2 pixels."""
+    """Draw digits in black and white squares of 2 x 2 pixels."""
     squares = F.interpolate(F.avg_pool2d(x_0, 2), scale_factor=2)
     return torch.where(squares > 0, 1.0, -1.0)
 
 
 def thick(x_0: Tensor) -> Tensor:
-    """A digit in black and white, its strokes a pixel thicker on each side."""
+    """Draw digits in black and white, their strokes a pixel thicker on each side."""
     return torch.where(F.max_pool2d(x_0, 3, stride=1, padding=1) > 0, 1.0, -1.0)
 
 
 def target_labels(labels: Tensor) -> Tensor:
-    """Another digit for each: 3 becomes 8."""
+    """Return another digit for each: 3 becomes 8."""
     return (labels + 5) % 10
 
 
 def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
-    """The images of a run and way, uint8 [len(TIMES), N, 1, H, W]: read, or made and kept."""
+    """Read the edited images of a run, or make and save them.
+
+    Args:
+        run: run of the `experiment`.
+        way: one of EDITS.
+        inputs: digits to edit, with their labels.
+
+    Returns:
+        uint8 [len(TIMES), N, 1, H, W].
+    """
     device = run.denoiser.schedule.signal.device
     path = run.folder / "editing" / f"{way.replace(', ', '-').replace(' ', '-')}.safetensors"
-    told = {"format": _FORMAT, "inputs": runs.fingerprint(inputs.images), "steps": str(STEPS)}
-    told["times"] = " ".join(map(str, TIMES))
-    told["scales"] = f"{SCALE_NOISED}, {SCALE_INVERTED}"
+    about = {"format": _FORMAT, "inputs": runs.fingerprint(inputs.images), "steps": str(STEPS)}
+    about["times"] = " ".join(map(str, TIMES))
+    about["scales"] = f"{SCALE_NOISED}, {SCALE_INVERTED}"
     if path.exists():
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        if {name: metadata.get(name) for name in told} == told:
+        if {name: metadata.get(name) for name in about} == about:
             return tensors["images"]
     parts = []
     total = len(inputs.images) // _BATCH * len(TIMES)
@@ -162,17 +175,17 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
             rows = slice(first, first + _BATCH)
             x_0, labels = data.to_float(inputs.images[rows]), inputs.labels[rows]
             eps = rng.per_image(0, len(x_0), first)
-            found = []
-            # Inversion adds up what an evaluation rounds, and stays in float32.
+            edited = []
+            # Inversion accumulates rounding errors, and stays in float32.
             fast = hardware.precision(device) == "bfloat16" and "invert" not in way
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 for images in EDITS[way](run.denoiser, x_0.to(device), labels, eps):
-                    found.append(data.to_uint8(images).cpu())
+                    edited.append(data.to_uint8(images).cpu())
                     bar.update()
-            parts.append(torch.stack(found))
+            parts.append(torch.stack(edited))
     images = torch.cat(parts, dim=1)
     path.parent.mkdir(exist_ok=True)
-    files.write_tensors(path, {"images": images}, told)
+    files.write_tensors(path, {"images": images}, about)
     return images
 
 
@@ -180,7 +193,10 @@ def edits(run: Run, way: str, inputs: data.Images) -> Tensor:
 
 
 def properties(images: Tensor) -> dict[str, Tensor]:
-    """Of digits, uint8 [N, 1, H, W], by the moments of their ink: each [N], in float64.
+    """Measure properties of digits by the moments of their ink: each [N], in float64.
+
+    Args:
+        images: uint8 [N, 1, H, W].
 
     Returns:
         "area": sum of the ink, in pixels.
@@ -194,8 +210,8 @@ def properties(images: Tensor) -> dict[str, Tensor]:
     height, width = ink.shape[1:]
     y = torch.arange(height - 1, -1, -1).double()[:, None].expand(height, width)  # upwards
     x = torch.arange(width).double().expand(height, width)
-    some = area.clamp(min=1e-9)
-    x_off, y_off = (z - ((ink * z).sum((1, 2)) / some)[:, None, None] for z in (x, y))
+    safe_area = area.clamp(min=1e-9)
+    x_off, y_off = (z - ((ink * z).sum((1, 2)) / safe_area)[:, None, None] for z in (x, y))
     upright = (ink * y_off.square()).sum((1, 2)).clamp(min=1e-9)
     slant = torch.atan((ink * x_off * y_off).sum((1, 2)) / upright).rad2deg()
     corners = F.pad(ink, (1, 1, 1, 1)).unfold(1, 2, 1).unfold(2, 2, 1)  # the four pixels about each
@@ -205,13 +221,18 @@ def properties(images: Tensor) -> dict[str, Tensor]:
 
 
 def correlations(before: Tensor, after: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
-    """Of a property [N] before and after, among the digits of one label, for each row of `drawn`.
+    """Correlate a property before and after an edit, among the digits of one label.
 
-    That a 1 is narrower than an 8 before and after is no property kept: each label's mean is
-    taken off.
+    Each label's mean is subtracted: a 1 that is narrower than an 8 before and after says nothing.
+
+    Args:
+        before: property of the inputs, [N].
+        after: property of the edited images, [N].
+        labels: labels of the inputs, int64 [N].
+        drawn: indices of the images of each resample, int64 [R, N].
 
     Returns:
-        [R], of the images drawn [R, N].
+        Correlation of each resample, [R].
     """
     a, b = (value - _means(value, labels)[labels] for value in (before, after))
     a, b = a[drawn], b[drawn]
@@ -225,62 +246,69 @@ def _means(value: Tensor, labels: Tensor) -> Tensor:
 
 
 def falls_below(curve: Tensor, level: float, times: Sequence[int]) -> Tensor:
-    """The first of the times at which curves [..., len(times)] fall below a level.
+    """Find the first time at which curves fall below a level, linear between times.
 
-    Between times linearly; the last one where a curve never does.
+    Args:
+        curve: values at the times, [..., len(times)].
+        level: level to fall below.
+        times: increasing times.
+
+    Returns:
+        The times [...]; the last one where a curve never falls below.
     """
     t = torch.tensor(times).double()
     below = curve < level
     first = torch.where(below.any(-1), below.double().argmax(-1), len(times) - 1)
     before = (first - 1).clamp(min=0)
     high, low = (curve.gather(-1, k[..., None]).squeeze(-1) for k in (before, first))
-    share = ((high - level) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    found = t[before] + share * (t[first] - t[before])
-    return torch.where(below.any(-1), found, t[-1])
+    fraction = ((high - level) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    crossing = t[before] + fraction * (t[first] - t[before])
+    return torch.where(below.any(-1), crossing, t[-1])
 
 
-def measure_way(
+def measure_edit(
     images: Tensor,
     inputs: data.Images,
-    asked: Tensor,
+    targets: Tensor,
     network: Classifier,
     reference: ClassifierOutput,
 ) -> dict[str, Any]:
-    """Every measure at each of TIMES, and the time until which the label is kept.
+    """Measure edited images at each of TIMES, and the time until which the label survives.
 
     Args:
-        images: what came back, uint8 [len(TIMES), N, 1, H, W].
-        inputs: the digits, with their labels.
-        asked: the label that is looked for in what came back, [N].
-        reference: real digits, the inputs not among them.
+        images: edited images, uint8 [len(TIMES), N, 1, H, W].
+        inputs: digits that were edited, with their labels.
+        targets: label that each edited image should have, int64 [N].
+        network: classifier that judges labels and realism.
+        reference: features of real digits, the inputs not among them.
     """
     n, labels = len(inputs.images), inputs.labels
     drawn = torch.randint(n, (_RESAMPLES, n), generator=rng.generator(0))
     drawn = torch.cat([torch.arange(n)[None], drawn])
     before, seen_before = properties(inputs.images), network.extract_features(inputs.images)
     x_0 = data.to_float(inputs.images)
-    shares: list[Tensor] = []
-    told: dict[str, list[list[float]]] = {}
+    label_shares: list[Tensor] = []
+    measures: dict[str, list[list[float]]] = {}
     for edited in images:
         seen, after = network.extract_features(edited), properties(edited)
         each = {
             **distances(x_0, edited, seen_before, seen),
-            "label": (seen.probabilities.argmax(1) == asked).double(),
+            "label": (seen.probabilities.argmax(1) == targets).double(),
             "mean stroke width": after["stroke width"],
         }
-        found = {name: value[drawn].mean(1) for name, value in each.items()}
+        resampled = {name: value[drawn].mean(1) for name, value in each.items()}
         for name in PROPERTIES:
-            found[name] = correlations(before[name], after[name], labels, drawn)
-        for name, values in found.items():
-            told.setdefault(name, []).append(_bootstrap(values))
-        shares.append(found["label"])
-        told.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
+            resampled[name] = correlations(before[name], after[name], labels, drawn)
+        for name, values in resampled.items():
+            measures.setdefault(name, []).append(_bootstrap(values))
+        label_shares.append(resampled["label"])
+        measures.setdefault("Frechet distance", []).append(_frechet(seen, reference, drawn))
     # Baseline: unrelated pairs, each input beside the edit of another one at the largest t.
     others = images[-1].roll(1, 0)
     unrelated = distances(x_0, others, seen_before, network.extract_features(others))
     return {
-        "measures": told,
-        "label until": _bootstrap(falls_below(torch.stack(shares, 1), LABEL, TIMES)),
+        "measures": measures,
+        "label until": _bootstrap(falls_below(torch.stack(label_shares, 1), LABEL, TIMES)),
         "strangers": {name: _bootstrap(value[drawn].mean(1)) for name, value in unrelated.items()},
     }
 
@@ -288,7 +316,14 @@ def measure_way(
 def distances(
     x_0: Tensor, edited: Tensor, seen_before: ClassifierOutput, seen: ClassifierOutput
 ) -> dict[str, Tensor]:
-    """Mean squared distances of each image from its input: of pixels in [-1, 1], of features."""
+    """Compute mean squared distances from the input, of pixels in [-1, 1] and of features: [N].
+
+    Args:
+        x_0: inputs, float [N, 1, H, W].
+        edited: edited images, uint8 [N, 1, H, W].
+        seen_before: features of the inputs.
+        seen: features of the edited images.
+    """
     return {
         "pixel distance": (data.to_float(edited) - x_0).square().flatten(1).mean(1).double(),
         "feature distance": (seen.features - seen_before.features).square().mean(1),
@@ -300,7 +335,7 @@ def _bootstrap(statistics: Tensor) -> list[float]:
 
 
 def _frechet(seen: ClassifierOutput, reference: ClassifierOutput, drawn: Tensor) -> list[float]:
-    """Frechet distance from the reference, with its interval."""
+    """Compute the Frechet distance from the reference with its interval."""
     values = [
         metrics.frechet_distance(seen.features[rows], reference.features)
         for rows in drawn[: 1 + _FRECHETS]
@@ -316,36 +351,42 @@ def _short(values: Any) -> list[float]:
 
 
 def split(test: data.Images) -> tuple[data.Images, list[Tensor]]:
-    """The inputs, and all images in disjoint sets of N, of which the inputs are the first."""
+    """Split test images into disjoint sets of N, and return the first with its labels, and all."""
     order = torch.randperm(len(test.images), generator=rng.generator(0))
     first = order[:N]
     return data.Images(test.images[first], test.labels[first]), list(test.images[order].split(N))
 
 
 def floors(sets: list[Tensor], network: Classifier) -> list[float]:
-    """Frechet distance of each set of real digits from all the others: what cannot be undercut."""
+    """Compute the Frechet distance of each set of real digits from all the others: the floor."""
     described = [network.extract_features(images).features for images in sets]
     return _short(
-        metrics.frechet_distance(mine, torch.cat([*described[:k], *described[k + 1 :]]))
-        for k, mine in enumerate(described)
+        metrics.frechet_distance(one, torch.cat([*described[:k], *described[k + 1 :]]))
+        for k, one in enumerate(described)
     )
 
 
 def measure(root: str) -> dict[str, Any]:
+    """Train what is missing, edit, and measure all.
+
+    Args:
+        root: folder of the data sets.
+    """
     train, test = (data.mnist(root, part) for part in (True, False))
     inputs, sets = split(test)
     network = features.load("mnist")
     reference = network.extract_features(torch.cat(sets[1:]))
-    found = []
+    measured = []
     for seed, schedule in product(SEEDS, SCHEDULES):
         run = runs.train(experiment(schedule, seed), train, test)
         ways = {}
         for way in EDITS if seed == SEEDS[0] else REPEATED:
-            asked = target_labels(inputs.labels) if "another" in way else inputs.labels
-            ways[way] = measure_way(edits(run, way, inputs), inputs, asked, network, reference)
+            targets = target_labels(inputs.labels) if "another" in way else inputs.labels
+            images = edits(run, way, inputs)
+            ways[way] = measure_edit(images, inputs, targets, network, reference)
         snr = run.denoiser.schedule.snr(torch.tensor(TIMES[1:])).log2()
-        told = {"schedule": schedule.__name__, "seed": seed, **common.provenance(run)}
-        found.append({**told, "log2 snr": [None, *_short(snr.tolist())], "ways": ways})
+        about = {"schedule": schedule.__name__, "seed": seed, **common.provenance(run)}
+        measured.append({**about, "log2 snr": [None, *_short(snr.tolist())], "ways": ways})
     return {
         "n": N,
         "steps": STEPS,
@@ -355,12 +396,12 @@ def measure(root: str) -> dict[str, Any]:
         "level": LABEL,
         "features sha256": features.released("mnist")[1],
         "floors": floors(sets, network),
-        "runs": found,
+        "runs": measured,
     }
 
 
 def draw(root: str) -> None:
-    """The first 3 among the inputs, all ways, by the network of the cosine schedule."""
+    """Draw all edits of the first 3 among the inputs, by the network of the cosine schedule."""
     train, test = (data.mnist(root, part) for part in (True, False))
     run = runs.train(experiment(schedules.cosine, SEEDS[0]), train, test)
     inputs, _ = split(test)
@@ -370,9 +411,7 @@ def draw(root: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     files.write_json(OUT, measure(options.data))
     draw(options.data)
 

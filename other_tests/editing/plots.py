@@ -17,7 +17,7 @@ PLOT = common.ASSETS / "editing-mnist.png"
 COLORS = dict(zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True))
 
 
-def kept(record: Record) -> Figure:
+def preservation(record: Record) -> Figure:
     """Draw the label and the slant kept, against t and against the SNR: a line for each seed.
 
     The dots are where 5 % of the labels are lost, mean of the seeds.
@@ -111,4 +111,4 @@ def realism(record: Record) -> Figure:
 
 
 if __name__ == "__main__":
-    kept(common.load(curves.RECORD)).savefig(PLOT, dpi=100)
+    preservation(common.load(curves.RECORD)).savefig(PLOT, dpi=100)
