@@ -239,7 +239,7 @@ def test_data_and_runs_are_in_the_working_folder_outside_of_the_checkout(monkeyp
 
 def test_a_study_trains_in_the_folder_of_the_runs(monkeypatch):
     monkeypatch.setattr(study, "_fingerprint", lambda *_: "0")
-    place = study._Place("data", torch.device("cpu"))
+    place = study._Context("data", torch.device("cpu"))
     monkeypatch.chdir(ROOT / "tests")
     assert place.folder(TINY).parent == Path("../runs")
 

@@ -3,7 +3,8 @@
     experiment = replace(config.MNIST, schedule=schedules.cosine, prediction=predictions.x_0)
 
 A choice among functions (data set, schedule, prediction, weight) is the function itself; in JSON
-and on the command line it goes by its `__name__`."""
+and on the command line it goes by its `__name__`.
+"""
 
 import hashlib
 import json
