@@ -475,8 +475,13 @@ def test_repeats_that_are_no_number_are_refused(repeats):
     [
         ((X_0, X_0[..., :3]), [0.5], None, r"one shape; got \[2, 1, 4, 4\] and \[2, 1, 4, 3\]"),
         ((X_0[:1], X_0), [0.5, 1.0], None, r"one shape; got \[1, 1, 4, 4\] and \[2, 1, 4, 4\]"),
-        ((X_0, X_0), [0.5], None, "2 pairs of ends for 1 shares: give 1, or one each"),
-        ((X_0, X_0), [0.5, 1.1], None, r"shares must be a list of numbers in 0..1; got \[0.5, 1.1"),
+        ((X_0, X_0), [0.5], None, "2 pairs of ends for 1 weights: give 1, or one each"),
+        (
+            (X_0, X_0),
+            [0.5, 1.1],
+            None,
+            r"weights must be a list of numbers in 0..1; got \[0.5, 1.1",
+        ),
         ((X_0, X_0), [], None, r"numbers in 0..1; got \[\]"),
         ((X_0, X_0), [0.5, 1.0], NOISY[..., :3], r"shape \[1 or 2, C, H, W\] .* \[2, 1, 4, 3\]"),
         ((X_0, X_0), [0.5, 1.0], NOISY / 0, r"eps must be noise"),
