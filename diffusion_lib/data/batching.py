@@ -44,18 +44,15 @@ def batches(
             are negative, a probability outside [0, 1].
     """
     images = check(images)
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-        ("start", start, 0),
-    ):
+    numbers = (("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0))
+    for name, value, least in numbers:
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r:.99}")
     if not isinstance(mirror, Real) or not 0 <= mirror <= 1:
         raise ValueError(f"mirror is a probability in [0, 1]; got {mirror!r:.99}")
 
-    def batch(step: int, chosen: Tensor) -> Tensor:
-        x_0 = to_float(images[chosen[rows]])
+    def batch(step: int, indices: Tensor) -> Tensor:
+        x_0 = to_float(images[indices[rows]])
         if mirror == 0:
             return x_0
         generator = rng.generator(seed, TrainingStream.MIRROR, step)
@@ -63,8 +60,8 @@ def batches(
         flipped = (uniform[rows] < mirror).to(images.device, non_blocking=True)
         return torch.where(flipped, x_0.flip(-1), x_0)
 
-    indices = batch_indices(len(images), batch_size, seed, start, images.device)
-    return map(batch, count(start), indices)
+    order = batch_indices(len(images), batch_size, seed, start, images.device)
+    return map(batch, count(start), order)
 
 
 def batch_indices(
@@ -81,10 +78,10 @@ def batch_indices(
 
     for step in count(start):
         # Allocated first, so that a batch larger than the memory is an error, not an endless loop.
-        chosen, filled = torch.empty(batch_size, dtype=torch.int64, device=device), 0
+        indices, filled = torch.empty(batch_size, dtype=torch.int64, device=device), 0
         while filled < batch_size:
             epoch, offset = divmod(step * batch_size + filled, n)
             part = order(epoch)[offset:][: batch_size - filled]
-            chosen[filled : filled + len(part)] = part
+            indices[filled : filled + len(part)] = part
             filled += len(part)
-        yield chosen
+        yield indices

@@ -42,7 +42,7 @@ def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
 
 
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:
-    """Return a tensor of images, and their labels or None.
+    """Return a tensor of images, without a copy where possible, and their labels or None.
 
     Args:
         images: tensor or array, or a pair of one and its labels, such as `Images`.
@@ -50,54 +50,54 @@ def images_and_labels(images: Any) -> tuple[Tensor, Any]:
     Raises:
         TypeError: anything else; the message says how to make a tensor of it.
     """
-    return as_tensor(images), images[1] if _is_pair(images) else None
-
-
-def _is_pair(images: Any) -> bool:
-    """Tell images with labels from images: a DataLoader's batch is a list of both."""
-    batch = isinstance(images, list) and len(images) == 2 and getattr(images[0], "ndim", 0) == 4
-    return batch or (isinstance(images, tuple) and len(images) == 2)
-
-
-def as_tensor(images: Any) -> Tensor:
-    """Return the images of whatever `images_and_labels` takes, without a copy where possible."""
-    if _is_pair(images):
-        images, _ = images
-    if isinstance(images, Tensor):
-        return images
+    labels = None
+    is_batch = isinstance(images, list) and len(images) == 2 and getattr(images[0], "ndim", 0) == 4
+    if is_batch or (isinstance(images, tuple) and len(images) == 2):  # a DataLoader's is a list
+        images, labels = images
     if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
         with warnings.catch_warnings():  # of a read-only array: nothing here writes
             warnings.simplefilter("ignore", UserWarning)
             native = images.dtype.newbyteorder("=")
-            return torch.from_numpy(np.ascontiguousarray(images, native))
+            images = torch.from_numpy(np.ascontiguousarray(images, native))
+    if isinstance(images, Tensor):
+        return images, labels
+    raise TypeError(
+        "images must be one tensor or array, uint8 [N, C, H, W], or a pair of it and its labels; "
+        f"got {_describe(images)}"
+    )
+
+
+def _describe(images: Any) -> str:
+    """Say what is no images, and how to make images of it."""
     kind = type(images).__name__
     if isinstance(images, str | Path):
-        way = f"a path; data.folder({str(images)!r}, size=32) reads the pictures of a folder"
-    elif isinstance(images, torch.utils.data.DataLoader):
-        way = (
+        return f"a path; data.folder({str(images)!r}, size=32) reads the pictures of a folder"
+    if isinstance(images, torch.utils.data.DataLoader):
+        return (
             "a DataLoader; give all images at once, training shuffles them itself: "
             "data.to_uint8(torch.cat([x for x, _ in loader])) for images in [-1, 1]"
         )
-    elif isinstance(images, torch.utils.data.Dataset):
-        way = (
-            f"the Dataset {kind}; give its images at once, such as "
-            "data.Images(torch.as_tensor(dataset.data)[:, None], dataset.targets) for "
-            "torchvision's MNIST, or use the functions of data"
+    if isinstance(images, torch.utils.data.Dataset):
+        return (
+            f"the Dataset {kind}; give its images at once, such as data.Images("
+            "torch.as_tensor(dataset.data)[:, None], dataset.targets) for torchvision's MNIST, or "
+            "use the functions of data"
         )
-    elif isinstance(images, list | tuple):
-        first = images[0] if images else None
-        call = "np.stack(images)" if isinstance(first, np.ndarray) else "torch.stack(images)"
-        if isinstance(first, list | tuple):
-            call = "data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])"
-        way = f"a {kind} of {len(images)}; {call} makes one of equal ones"
-    elif isinstance(images, np.lib.npyio.NpzFile):
-        way = f"an .npz file of {', '.join(images.files)}; give one of its arrays: file[NAME]"
-    else:
-        way = f"{images!r:.60} of the type {kind}"
-    raise TypeError(
-        f"images must be one tensor or array, uint8 [N, C, H, W], or a pair of it and its labels; "
-        f"got {way}"
-    )
+    if isinstance(images, np.lib.npyio.NpzFile):
+        return f"an .npz file of {', '.join(images.files)}; give one of its arrays: file[NAME]"
+    if not isinstance(images, list | tuple):
+        return f"{images!r:.60} of the type {kind}"
+    first, call = images[0] if images else None, "torch.stack(images)"
+    if isinstance(first, list | tuple):
+        call = "data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])"
+    elif isinstance(first, np.ndarray):
+        call = "np.stack(images)"
+    return f"a {kind} of {len(images)}; {call} makes one of equal ones"
+
+
+def as_tensor(images: Any) -> Tensor:
+    """Return the images of whatever `images_and_labels` takes."""
+    return images_and_labels(images)[0]
 
 
 def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
@@ -113,14 +113,10 @@ def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
     """
     images = as_tensor(images)
     if images.dtype != torch.uint8:
-        raise TypeError(
-            f"images must be uint8 in 0..255; got {images.dtype}. "
-            + (
-                "data.to_uint8 turns float images in [-1, 1] into that."
-                if images.is_floating_point()
-                else "images.to(torch.uint8) makes that of values in 0..255."
-            )
-        )
+        way = "images.to(torch.uint8) makes that of values in 0..255."
+        if images.is_floating_point():
+            way = "data.to_uint8 turns float images in [-1, 1] into that."
+        raise TypeError(f"images must be uint8 in 0..255; got {images.dtype}. {way}")
     if shape is None and images.ndim != 4:
         raise ValueError(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
     if shape is not None and tuple(images.shape[1:]) != tuple(shape):

@@ -57,9 +57,7 @@ def precision(device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if fast else "float32"
-    if device.type != "cpu":
-        return "float32"
-    return _cpu_precision(torch.cpu.get_capabilities())
+    return _cpu_precision(torch.cpu.get_capabilities()) if device.type == "cpu" else "float32"
 
 
 def _cpu_precision(capabilities: Mapping[str, Any]) -> str:
@@ -106,13 +104,13 @@ def overridden(
     Raises:
         ValueError: another precision or layout; fewer than 1 thread.
     """
-    chosen = {"DIFFUSION_PRECISION": precision, "DIFFUSION_LAYOUT": layout}
-    before = {variable: os.environ[variable] for variable in chosen if variable in os.environ}
+    values = {"DIFFUSION_PRECISION": precision, "DIFFUSION_LAYOUT": layout}
+    before = {variable: os.environ[variable] for variable in values if variable in os.environ}
     threads_before = torch.get_num_threads()
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1; got {threads}")
     try:
-        os.environ.update({variable: value for variable, value in chosen.items() if value})
+        os.environ.update({variable: value for variable, value in values.items() if value})
         _choice("DIFFUSION_PRECISION", PRECISIONS)
         _choice("DIFFUSION_LAYOUT", LAYOUTS)
         if threads is not None:
@@ -121,7 +119,7 @@ def overridden(
     finally:
         if threads is not None:
             torch.set_num_threads(threads_before)
-        for variable in chosen:
+        for variable in values:
             os.environ.pop(variable, None)
         os.environ.update(before)
 
@@ -186,7 +184,6 @@ def _disable_malloc_trim() -> None:
     Otherwise it returns every large tensor to the system, and each new one costs a page fault for
     every 4 kB: a tenth of a training step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

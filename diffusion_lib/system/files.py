@@ -11,8 +11,8 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> AbstractContextManager[Path]:
     """Write a file through the yielded temporary path, which replaces `path` on success.
 
     A full disk, an interrupt or a crash leaves the old file as it was.
@@ -52,61 +51,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: the file could not be written; the message says that the old one is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # of the umask; safetensors writes with another one
-        yield temporary
-        _finish(temporary, mode)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        state = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
-        raise write_error(path, error, state) from error
-    finally:
-        with suppress(OSError):  # on a read-only disk: it must not hide the error above
-            temporary.unlink(missing_ok=True)
+    state = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
+    return _replace(path, Path.touch, state)
 
 
-def _finish(path: Path, mode: int) -> None:
-    with suppress(OSError):  # some disks have no modes
-        path.chmod(mode)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
-    """Return an error that says which file could not be written, why, and what to do.
-
-    Args:
-        path: file that could not be written.
-        error: reason.
-        state: state of the earlier file, as a sentence with a space behind it.
-    """
-    number = error.errno if isinstance(error, OSError) else None
-    if number in _FULL:
-        way = "Free some space or choose another folder"
-    elif number in READ_ONLY:
-        way = "Choose a folder that may be written, or make this one writable"
-    else:
-        way = "Free some space, make the folder writable or choose another one"
-    return OSError(
-        f"could not write {path}: {error}. {state}{way}, then run the same command again."
-    )
-
-
-def is_system(name: str) -> bool:
-    """Tell whether a file is hidden or made by an operating system, such as desktop.ini."""
-    return name.startswith(".") or name.lower() in _SYSTEM
-
-
-def leftover_temporaries(folder: Path) -> set[Path]:
-    """Find unfinished files in a folder, left by processes that were killed while writing."""
-    return {path for pattern in _TEMPORARIES for path in folder.glob(pattern)}
-
-
-@contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> AbstractContextManager[Path]:
     """Make a folder through the yielded temporary folder, which becomes `path` on success.
 
     A full disk, an interrupt or a crash leaves nothing behind.
@@ -120,23 +69,68 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise FileExistsError(
             f"{path} exists and is not an empty folder, and nothing is overwritten: choose another"
         )
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    return _replace(path.resolve(), Path.mkdir, "Nothing was left there. ")
+
+
+@contextmanager
+def _replace(path: Path, make: Callable[[Path], None], state: str) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
-        temporary.mkdir(parents=True)
-        mode = temporary.stat().st_mode & 0o666  # of files, by the umask
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # of a killed process with the same number
+        make(temporary)
+        mode = temporary.stat().st_mode & 0o666  # by the umask, unlike that of safetensors
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _finish(file, mode)
-        if target.exists():
-            target.rmdir()  # empty; Windows does not replace it
-        os.replace(temporary, target)
+        for part in (temporary, *temporary.rglob("*")):
+            if part.is_file():
+                with suppress(OSError):  # some disks have no modes
+                    part.chmod(mode)
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+        if temporary.is_dir() and path.exists():
+            path.rmdir()  # empty; Windows does not replace it
+        os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise write_error(path, error, "Nothing was left there. ") from error
+        raise write_error(path, error, state) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # on a read-only disk: it must not hide the error above
+            _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
+    """Return an error that says which file could not be written, why, and what to do.
+
+    Args:
+        path: file that could not be written.
+        error: reason.
+        state: state of the earlier file, as a sentence with a space behind it.
+    """
+    number = getattr(error, "errno", None)
+    way = "Free some space, make the folder writable or choose another one"
+    if number in _FULL:
+        way = "Free some space or choose another folder"
+    elif number in READ_ONLY:
+        way = "Choose a folder that may be written, or make this one writable"
+    return OSError(
+        f"could not write {path}: {error}. {state}{way}, then run the same command again."
+    )
+
+
+def is_system(name: str) -> bool:
+    """Tell whether a file is hidden or made by an operating system, such as desktop.ini."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def leftover_temporaries(folder: Path) -> set[Path]:
+    """Find unfinished files in a folder, left by processes that were killed while writing."""
+    return {path for pattern in _TEMPORARIES for path in folder.glob(pattern)}
 
 
 @contextmanager
@@ -194,10 +188,6 @@ def write_json(path: str | Path, record: dict[str, Any]) -> None:
 
     A list without objects in it is one measurement, and so is all that has at most 100 characters.
 
-    Args:
-        path: file to write.
-        record: object of which every number is finite.
-
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
         OSError: the file could not be written.
@@ -252,11 +242,7 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
 
 
 def read_metadata(path: str | Path, format: str) -> dict[str, str]:
-    """Read the metadata of such a file without its tensors, so that the checksum is not checked.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as `read_tensors`.
-    """
+    """Read the metadata as `read_tensors`, without the tensors and their checksum."""
     with _open_tensors(path, format) as (_, metadata):
         return metadata
 

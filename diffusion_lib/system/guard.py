@@ -5,35 +5,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
-Arguments = ParamSpec("Arguments")
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
 class Guard:
-    """Call an observer until it fails.
-
-    The first exception becomes a warning, and later calls are skipped.  An observer that is broken,
-    such as a package that cannot be imported, costs its own output and nothing else.
+    """Call an observer until it fails: its first exception becomes a warning, and it is left out.
 
     Args:
         name: name of the observer, for the warning.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.failed = False
+        self.name, self.failed = name, False
 
     def __call__(
-        self,
-        observe: Callable[Arguments, Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
+        self, observe: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
     ) -> Result | None:
         """Return the result of `observe`, or None where it or an earlier call failed."""
-        if self.failed:
-            return None
         try:
-            return observe(*args, **kwargs)
+            return None if self.failed else observe(*args, **kwargs)
         except Exception as error:
             self.failed = True
             with suppress(Exception):  # warnings can be turned into errors

@@ -88,15 +88,10 @@ def on_rank_zero(function: Callable[[], Result]) -> Result:
 
 
 def assert_same_on_all_ranks(name: str, value: str) -> None:
-    """Raise on all ranks if the value is not the same on all of them.
-
-    Raises:
-        ValueError: the values differ; the message has all of them.
-    """
-    if size() == 1:
-        return
-    values: list = [None] * size()
-    dist.all_gather_object(values, value)
+    """Raise a ValueError on all ranks, with all values, if they are not the same."""
+    values = [value] * size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
     if len(set(values)) > 1:
         listing = "; ".join(f"process {n}: {value}" for n, value in enumerate(values))
         raise ValueError(
