@@ -34,7 +34,7 @@ def test_every_table_stands_in_one_readme_and_every_place_has_its_table():
 def test_a_record_is_of_the_study_beside_it(study):
     record = findings.record(study)
     arms, seeds, steps, conditions = compare.read_study(findings.STUDIES[study])
-    assert record["arms"] == {name: compare.described(arm) for name, arm in arms.items()}
+    assert record["arms"] == {name: compare.describe(arm) for name, arm in arms.items()}
     assert (record["seeds"], record["steps"]) == (list(seeds), list(steps))
     for measured_under in record["conditions"].values():
         assert asdict(conditions).items() <= measured_under.items()

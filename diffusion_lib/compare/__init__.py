@@ -19,7 +19,7 @@ Processes share a study by locking what they work on: several of them, started b
 hand in one folder, do it together.
 """
 
-from diffusion_lib.compare.record import Study, described, load, read_study, save, stored_samples
+from diffusion_lib.compare.record import Study, describe, load, read_study, save, stored_samples
 from diffusion_lib.compare.study import ERRORS, compare
 from diffusion_lib.compare.tables import (
     Difference,

@@ -36,11 +36,11 @@ class Study(NamedTuple):
     conditions: Conditions
 
 
-def described(arm: Experiment) -> dict[str, Any]:
+def describe(arm: Experiment) -> dict[str, Any]:
     """Return an arm as a record has it: without the seed and steps, which its study decides."""
-    described = json.loads(arm.to_json())
-    del described["train"]["seed"], described["train"]["num_steps"]
-    return described
+    fields = json.loads(arm.to_json())
+    del fields["train"]["seed"], fields["train"]["num_steps"]
+    return fields
 
 
 def read_study(path: str | Path) -> Study:
