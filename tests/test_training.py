@@ -26,7 +26,9 @@ def trainer(config=CONFIG, network=SMALL, loss=losses.diffusion_loss):
     return Trainer(Denoiser(UNet(network), schedules.linear(100)), config, loss)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 7])
+@pytest.mark.parametrize(
+    "stop", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 7))]
+)
 def test_saved_and_loaded_equals_uninterrupted_bit_for_bit(tmp_path, stop):
     """With dropout, mirroring, warm-up and an epoch that ends in mid batch."""
     whole = trainer()
