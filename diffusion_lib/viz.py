@@ -33,11 +33,10 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
     images = data.as_tensor(images)
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"grid shows images [N, 1 or 3, H, W], N >= 1; got {list(images.shape)}")
-    if images.dtype != torch.uint8:
-        images = data.to_uint8(images)
     from diffusion_lib.system.torchvision import utils  # takes seconds to import
 
-    tiles = utils.make_grid(images.cpu(), nrow=min(columns, len(images)), padding=1, pad_value=64)
+    columns = min(columns, len(images))
+    tiles = utils.make_grid(_to_uint8(images), nrow=columns, padding=1, pad_value=64)
     if images.shape[1] == 1:
         tiles = tiles[:1]  # make_grid repeats gray three times
     picture = Image.fromarray(tiles.permute(1, 2, 0).squeeze(-1).numpy())
@@ -51,7 +50,7 @@ def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
         steps: all states of a sampler, `list(sampler(...))`; the first image of each is drawn.
         columns: number of states, evenly spaced, the last one included.
     """
-    steps = [steps[i] for i in _spread(len(steps), columns)]
+    steps = _spread(steps, columns)
     rows = [("$x_t$", [s.x_t[0] for s in steps]), ("$\\hat{x}_0$", [s.x_0[0] for s in steps])]
     return table_of_images(rows, [f"t = {step.t}" for step in steps])
 
@@ -68,9 +67,7 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
     )
     for row, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(row, images, strict=True):
-            image = data.as_tensor(image)
-            image = image if image.dtype == torch.uint8 else data.to_uint8(image)
-            pixels = image.cpu().permute(1, 2, 0).squeeze(-1).numpy()
+            pixels = _to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbours
@@ -138,7 +135,7 @@ def animate(
 
     At most `frames` states are shown, evenly spaced, the last one included.
     """
-    return play([grid(steps[i].x_t, columns, scale) for i in _spread(len(steps), frames)])
+    return play([grid(step.x_t, columns, scale) for step in _spread(steps, frames)])
 
 
 def play(pictures: Sequence[Image.Image]) -> InlineImage:
@@ -147,9 +144,8 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
     A viewer without animation shows the last picture.
     """
     if pictures[0].mode == "L":  # 16 grays: noise hardly compresses, and a notebook must stay small
-        pictures = [
-            picture.point([value // 17 * 17 for value in range(256)]) for picture in pictures
-        ]
+        levels = [value // 17 * 17 for value in range(256)]
+        pictures = [picture.point(levels) for picture in pictures]
     file = io.BytesIO()
     pictures[-1].save(
         file,
@@ -169,19 +165,20 @@ def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
     Floats have four significant digits.
     """
     if isinstance(records, Mapping):
-        lines = [["", ""], *([name, _format(value)] for name, value in records.items())]
+        rows = [("", ""), *records.items()]
     else:
-        names = list(records[0])
-        lines = [names, *([_format(record[name]) for name in names] for record in records)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        rows = [[*records[0]], *([record[name] for name in records[0]] for record in records)]
+    rows.insert(1, ["---"] * len(rows[0]))
+    cells = ([f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows)
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
 
 
-def _format(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _to_uint8(images: Any) -> Tensor:
+    images = data.as_tensor(images)
+    return (images if images.dtype == torch.uint8 else data.to_uint8(images)).cpu()
 
 
-def _spread(n: int, count: int) -> list[int]:
-    """Choose at most `count` indices below n, evenly spaced, with the last one."""
-    count = min(count, n)
-    return [math.ceil((i + 1) * n / count) - 1 for i in range(count)]
+def _spread(steps: Sequence[SampleStep], count: int) -> list[SampleStep]:
+    """Choose at most `count` states, evenly spaced, with the last one."""
+    n, count = len(steps), min(count, len(steps))
+    return [steps[math.ceil((i + 1) * n / count) - 1] for i in range(count)]

@@ -129,8 +129,8 @@ def _read(place: Path, shape: tuple[int, ...], digest: str) -> Decoded | None:
         # Copy on write: torch requires writable memory, and the file must not change.
         pixels = np.load(place / "images.npy", mmap_mode="c")
         labels = np.load(place / "labels.npy")
-        whole = pixels.shape == (len(labels) + len(skipped), *shape) and pixels.dtype == np.uint8
-        whole = whole and labels.ndim == 1 and labels.dtype == np.int64
+        form = pixels.dtype, pixels.shape, labels.dtype, labels.ndim
+        whole = form == (np.uint8, (len(labels) + len(skipped), *shape), np.int64, 1)
         if not whole or not np.array_equal(np.unique(labels), np.arange(len(about["classes"]))):
             return None
         images = Images(torch.from_numpy(pixels)[: len(labels)], torch.from_numpy(labels))

@@ -50,9 +50,8 @@ def folder(
     channel or 89 million pixels cannot be read.  Hidden files and folders (".name") and those of
     systems (__MACOSX, @eaDir) are ignored.
 
-    Decoding happens once, into a folder ".NAME-CxHxW" beside `path`, or in the user's cache folder
-    where nothing can be written beside it.  It is repeated when a file or the background has
-    changed.  A line on stderr says what was read and what was left out.
+    Decoding happens once, into a folder ".NAME-CxHxW" beside `path` or else in the user's cache
+    folder, and again when a file or the background has changed.  A line on stderr sums it up.
 
     Args:
         path: folder of pictures, at any depth.
@@ -66,8 +65,8 @@ def folder(
     Raises:
         FileNotFoundError: no such folder, or no picture in it that can be read.
         TypeError: `broken` is no function.
-        ValueError: a size, number of channels or background that no picture has; files that cannot
-            be read, with `raise_on_broken`.
+        ValueError: an impossible size, background or number of channels; with `raise_on_broken`,
+            files that cannot be read.
         OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
@@ -79,10 +78,8 @@ def folder(
         )
     color = _whole_numbers(background, 3, 0, 255)
     if len(color) != 3:
-        raise ValueError(
-            f"background must be a gray level, 0..255, or (red, green, blue); got "
-            f"{background!r:.99}"
-        )
+        expected = "a gray level, 0..255, or (red, green, blue)"
+        raise ValueError(f"background must be {expected}; got {background!r:.99}")
     if not callable(broken):  # it is called after the decoding, which takes long
         raise TypeError(
             f"broken must be a function, such as data.raise_on_broken; got {broken!r:.99}"
@@ -128,10 +125,10 @@ def _whole_numbers(value: Any, count: int, low: int, high: int) -> tuple[int, ..
 
 def _describe(skipped: Sequence[SkippedFile]) -> str:
     """Name the files that are broken, and those that cannot be used."""
-    broken = [file for file in skipped if file.is_broken]
-    others = [file for file in skipped if not file.is_broken]
-    parts = [f"{_plural(len(broken), 'broken image')}: {_first_five(broken)}"] if broken else []
-    if others:
+    parts = []
+    if broken := [file for file in skipped if file.is_broken]:
+        parts.append(f"{_plural(len(broken), 'broken image')}: {_first_five(broken)}")
+    if others := [file for file in skipped if not file.is_broken]:
         parts.append(f"{_plural(len(others), 'image')} that cannot be used: {_first_five(others)}")
     return "; ".join(parts)
 

