@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,18 @@ ALONE += [
 ]
 
 
-def tree(module: str) -> ast.Module:
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def file(module: str) -> Path:
     path = PACKAGE / module.replace(".", "/")
-    return ast.parse(
-        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-    )
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def tree(module: str) -> ast.Module:
+    return parse(file(module))
 
 
 def named(node: ast.ImportFrom) -> set[str]:
@@ -134,7 +142,7 @@ def test_at_most_six_parameters_and_no_kwargs(module):
 def imported(path: Path) -> set[str]:
     """The full names of all that a file imports, wherever it does."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -164,9 +172,7 @@ TODO = pytest.mark.xfail(strict=False, reason="on its way")
 
 
 def length(module: str) -> int:
-    path = PACKAGE / module.replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return len(path.read_text().splitlines())
+    return len(file(module).read_text().splitlines())
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,7 @@ DIALECT = {*f"{DIALECT} obedience looked".split()}
 def identifiers(path: Path) -> set[str]:
     """All names that a file gives: to functions, classes, arguments, values and attributes."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.arg):

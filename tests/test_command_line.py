@@ -134,6 +134,7 @@ def test_inside_a_run_a_point_is_its_folder(place, monkeypatch, capsys):
     assert "|  | a | floor |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "hint"),
     [

@@ -305,6 +305,7 @@ def test_records_without_samples_are_tabulated_and_compared(own):
     assert len(evaluation.distinguishing_labels([record, record])) == 2
 
 
+@pytest.mark.slow
 def test_other_pictures_under_the_same_name_are_measured_anew(own):
     def other(root, train):
         return data.Images(doodles(root, train).images.flip(0), torch.zeros(20, dtype=torch.int64))

@@ -306,6 +306,7 @@ def test_half_precision_is_read_as_float32(bare):
     }
 
 
+@pytest.mark.slow
 def test_a_name_is_downloaded_without_pickles(bare, monkeypatch):
     asked = []
 
@@ -607,6 +608,7 @@ def test_the_command_needs_a_format(capsys):
     assert "--format" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_says_that_diffusers_is_missing(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     out = str(tmp_path / "out")

@@ -321,6 +321,7 @@ def test_a_run_of_other_labels_is_another_run(run):
         runs.train(EXPERIMENT, other, DIGITS.images, run.folder, CPU)
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_is_a_condition_of_a_record(run, tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     asked = evaluation.Conditions(n=0, steps=2, n_likelihood=2, num_times=2)

@@ -143,6 +143,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     assert [record.get("step") for record in run.log] == [None, 10, None, 20, 30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["ema.safetensors", "training.safetensors"])
 def test_files_of_weights_keep_their_keys(tmp_path, file):
     runs.train(EXPERIMENT, TRAIN, HELD_OUT, tmp_path / "run", CPU)

@@ -159,6 +159,7 @@ def test_ddim_with_eta_1_is_ddpm(num_steps):
     torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_trajectory_does_not_depend_on_the_prediction_type(schedule, sampler):
