@@ -3,22 +3,19 @@
     denoiser = from_diffusers("google/ddpm-cifar10-32")
     to_diffusers(denoiser, "exported")    # DDPMPipeline.from_pretrained("exported") samples from it
 
-diffusers keeps a network, a `UNet2DModel`, and the settings of a scheduler.  Theirs and ours:
+diffusers stores a network, a `UNet2DModel`, and the settings of a scheduler:
 
     prediction_type: epsilon, sample, v_prediction    prediction: eps, x_0, v
     trained_betas; beta_schedule and its range        schedule
     clip_sample, clip_sample_range                    clip
     timestep 0 .. T - 1                               t = 1 .. T
 
-Which noise a step adds is up to the sampler here, not a part of a denoiser: `variance_type`
-fixed_small is `samplers.ddpm` as it comes, and fixed_large is its `variance=samplers.beta`.
-learned_range belongs to networks of two outputs.  So it is with the times of few steps
-(`timestep_spacing`, `steps_offset`), which a sampler takes as a list.
+The noise of a step and the times of few steps (`timestep_spacing`, `steps_offset`) are arguments of
+a sampler here, not parts of a denoiser: `variance_type` fixed_small is the default of
+`samplers.ddpm`, fixed_large its `variance=samplers.beta`, learned_range a network of two outputs.
+diffusers is imported only by the functions that need it.
 
-diffusers is imported by the functions that need it: everything else works without.
-
-To add a format that runs are exported to, write one function (denoiser, folder) and list it in
-`FORMATS`.
+To add an export format, write one function (denoiser, folder) and list it in `FORMATS`.
 """
 
 import json
@@ -68,19 +65,20 @@ _PREDICTIONS: dict[str, Prediction] = {
 # Those that hold what a network was trained with; the settings of other schedulers lack some of it.
 _SCHEDULERS = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_ADVICE = "Give a folder of diffusers' or a name such as google/ddpm-cifar10-32"
 
 
 def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     """Write a folder that `diffusers.DDPMPipeline.from_pretrained` loads and samples from.
 
-    The pipeline takes the steps of `samplers.ddpm`.  It asks for 1,000 of them unless it is told
-    otherwise: where T is smaller, give it `num_inference_steps`.  Fewer than T also begin at T, and
-    where their number divides T they are at the times of `schedule.timesteps`; with a learned
-    variance they end with t = 1 instead, evenly spaced from T to there.
+    The pipeline takes the steps of `samplers.ddpm`, by default 1,000 of them: where T is smaller,
+    give it `num_inference_steps`.  Fewer than T also begin at T, and where their number divides T
+    they are at the times of `schedule.timesteps`; with a learned variance they end with t = 1
+    instead, evenly spaced from T to there.
 
     Args:
-        denoiser: a `UNet` that predicts `eps`, `x_0` or `v`, with any schedule, on any device.
-        folder: to be made; one that is empty may be there.
+        denoiser: denoiser with a `UNet` that predicts `eps`, `x_0` or `v`, on any device.
+        folder: folder to write; it may exist if it is empty.
 
     Raises:
         ValueError: a part that diffusers has nothing for, named.
@@ -94,18 +92,13 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
         raise TypeError(f"only a UNet can be exported; this network is a {type(network).__name__}")
     names = {prediction: name for name, prediction in _PREDICTIONS.items()}
     if denoiser.prediction not in names:
-        raise ValueError(
-            f"diffusers knows no prediction {prediction_name(denoiser.prediction)!r}: only a "
-            "denoiser that predicts eps, x_0 or v can be exported"
-        )
+        name = prediction_name(denoiser.prediction)
+        raise ValueError(f"diffusers knows no prediction {name!r}: export eps, x_0 or v")
     unet = diffusers.UNet2DModel(**_description(network))
     with torch.no_grad():
-        for mine, other in _weights(network, unet):
-            other.copy_(mine)
+        for weight, target in _weights(network, unet):
+            target.copy_(weight)
     learned = network.config.outputs == 2
-    # Both begin at T, where x_T is noise.  In a last step from a t > 1 diffusers adds noise: with a
-    # fixed variance next to none, with a learned one so much that such a step must not come last.
-    spacing = "linspace" if learned else "trailing"
     scheduler = diffusers.DDPMScheduler(
         num_train_timesteps=schedule.num_timesteps,
         # Always as numbers: diffusers' named schedules are other functions of T than ours.
@@ -114,7 +107,9 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
         variance_type="learned_range" if learned else "fixed_small",
         clip_sample=denoiser.clip is not None,
         clip_sample_range=1.0 if denoiser.clip is None else denoiser.clip,
-        timestep_spacing=spacing,
+        # Both begin at T.  In a last step from t > 1 diffusers adds noise: next to none with
+        # a fixed variance, but too much with a learned one, whose last step must be from t = 1.
+        timestep_spacing="linspace" if learned else "trailing",
     )
     with files.atomic_folder(folder) as temporary:
         diffusers.DDPMPipeline(unet, scheduler).save_pretrained(temporary)
@@ -124,60 +119,67 @@ FORMATS: dict[str, Callable[[Denoiser, str | Path], None]] = {"diffusers": to_di
 
 
 def from_diffusers(path_or_name: str | Path) -> Denoiser:
-    """The denoiser of a pipeline of diffusers, or of a network with its scheduler's settings.
+    """Read a pipeline of diffusers, or a network with its scheduler's settings.
 
     Models of the google/ddpm-* family can be read, and others with DDPM's network in any size.
-    The defaults of diffusers' UNet2DModel describe another network, so models of its training
-    script and course mostly cannot; the error names each difference.
+    The defaults of diffusers' UNet2DModel describe another network, so most models of its training
+    script and course cannot; the error names each difference.
 
     Args:
-        path_or_name: a folder, or the name of a model on huggingface.co, which is downloaded.
-            It holds config.json, diffusion_pytorch_model.safetensors and scheduler_config.json, in
-            `unet` and `scheduler`, as pipelines are saved, or side by side, as in
-            google/ddpm-cifar10-32.
+        path_or_name: folder, or name of a model on huggingface.co, which is downloaded.  It holds
+            config.json, diffusion_pytorch_model.safetensors and scheduler_config.json, in `unet`
+            and `scheduler`, as pipelines are saved, or side by side, as in google/ddpm-cifar10-32.
 
     Returns:
-        Float32 on the CPU, in evaluation mode.  `samplers.ddpm` takes the steps of DDPMPipeline,
-        and `samplers.ddim` those of DDIMPipeline with `use_clipped_model_output=True`: here eps
-        always agrees with the clipped x_0.
+        A denoiser, float32 on the CPU, in evaluation mode.  `samplers.ddpm` takes the steps of
+        DDPMPipeline, and `samplers.ddim` those of DDIMPipeline with `use_clipped_model_output`,
+        because eps always agrees with the clipped x_0 here.
 
     Raises:
         ValueError: a part that a `Denoiser` has nothing for, named; a damaged file; weights that
-            are only there in parts, as a variant, or as a pickle, which could execute code.
+            are in several files, of a variant, or in a pickle, which could execute code.
         FileNotFoundError: neither a folder nor a model that could be downloaded; no settings.
         NotADirectoryError: a file.
         ImportError: diffusers is not installed.
     """
     diffusers = _diffusers()
-    folder = _found(path_or_name)
+    folder = _folder_of(path_or_name)
     network = _read_network(diffusers, folder)
     path = _file(folder, "scheduler", "scheduler_config.json")
-    with _naming(path):
+    with _add_path_to_error(path):
         return Denoiser(network, *_read_scheduler(diffusers, path, network.config.outputs)).eval()
 
 
 @torch.no_grad()
-def unet_from_diffusers(theirs: nn.Module) -> UNet:
-    """The same network with the same weights: same input, same output.
+def unet_from_diffusers(source: nn.Module) -> UNet:
+    """Convert a `UNet2DModel` of the DDPM family: same input, same output, same mode.
 
-    Args:
-        theirs: a `UNet2DModel` of the DDPM family, such as that of google/ddpm-cifar10-32.
-
-    Returns:
-        Its twin, float32 on the CPU, in training mode where `theirs` is.  Its `groups` is None
-        where that gives each layer the groups it has in `theirs`.
+    Float32 on the CPU.  `groups` is None where that gives each layer the groups of the source.
 
     Raises:
-        ValueError: it has a part that this library's network does not have, named.
+        ValueError: the source has a part that `UNet` does not have, named.
     """
-    config = _config(theirs.config)  # pyright: ignore[reportArgumentType]
-    ours = UNet(config)
-    groups = _groups(ours, theirs)
-    if groups is not None:
-        ours = UNet(replace(config, groups=groups))
-    for mine, other in _weights(ours, theirs):
-        mine.copy_(other)
-    return ours.train(theirs.training)
+    config = _config(source.config)  # pyright: ignore[reportArgumentType]
+    unet = UNet(config)
+    pairs = [
+        (unet.get_submodule(name), source.get_submodule(names[0])) for name, names in _names(unet)
+    ]
+    groups = [
+        (norm.num_groups, other.num_groups)
+        for norm, other in pairs
+        if isinstance(norm, nn.GroupNorm) and isinstance(other, nn.GroupNorm)
+    ]
+    if any(default != actual for default, actual in groups):
+        counts = {actual for _, actual in groups}
+        if len(counts) > 1:
+            raise ValueError(
+                f"not this library's network: its layers have {sorted(counts)} groups; here they "
+                "would all have one number, or as many as suit their channels"
+            )
+        unet = UNet(replace(config, groups=counts.pop()))
+    for weight, original in _weights(unet, source):
+        weight.copy_(original)
+    return unet.train(source.training)
 
 
 def _diffusers() -> ModuleType:
@@ -195,8 +197,8 @@ def _diffusers() -> ModuleType:
     return diffusers
 
 
-def _found(path_or_name: str | Path) -> Path:
-    """The folder, or that of the download; of a model only files that cannot execute code."""
+def _folder_of(path_or_name: str | Path) -> Path:
+    """Return the folder, or download a model: only files of it that cannot execute code."""
     path, name = Path(path_or_name).expanduser(), str(path_or_name)
     if path.is_dir():
         return path
@@ -208,8 +210,7 @@ def _found(path_or_name: str | Path) -> Path:
     # Names on huggingface.co have at most one slash.
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         raise FileNotFoundError(
-            f"{name} is not a folder here, and no name of a model on huggingface.co either. Give a "
-            "folder of diffusers' or a name such as google/ddpm-cifar10-32."
+            f"{name} is not a folder here, and no name of a model on huggingface.co. {_ADVICE}."
         )
     from huggingface_hub import snapshot_download  # comes with diffusers
 
@@ -218,13 +219,13 @@ def _found(path_or_name: str | Path) -> Path:
     except Exception as error:  # of the network, of its client, of a name that cannot be one
         raise FileNotFoundError(
             f"{name} is not a folder here, and as a model on huggingface.co it could not be "
-            f"downloaded ({' '.join(str(error).split())}). Give a folder of diffusers' or a name "
-            "such as google/ddpm-cifar10-32; to download one this machine needs the network."
+            f"downloaded ({' '.join(str(error).split())}). {_ADVICE}; to download one this machine "
+            "needs the network."
         ) from error
 
 
 def _file(folder: Path, part: str, name: str) -> Path:
-    """The file in the pipeline's folder of that part, or beside the others."""
+    """Find a file in the folder of a part of the pipeline, or next to the others."""
     for path in (folder / part / name, folder / name):
         if path.is_file():
             return path
@@ -234,17 +235,17 @@ def _file(folder: Path, part: str, name: str) -> Path:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Whatever is found wrong with a file, by diffusers or here, names the file."""
+def _add_path_to_error(path: Path) -> Iterator[None]:
+    """Raise any error, of diffusers or of this module, as a ValueError that names the file."""
     try:
         yield
-    except Exception as error:  # diffusers raises of many kinds at settings that it did not expect
+    except Exception as error:  # diffusers raises errors of many kinds at unexpected settings
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
 def _read_json(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of an object of diffusers that is one of these classes."""
+    """Read the settings of an object of diffusers that is one of these classes."""
     settings = json.loads(path.read_text())
     kind = settings.get("_class_name") if isinstance(settings, dict) else None
     if kind not in kinds:
@@ -255,39 +256,39 @@ def _read_json(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
 def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
     index = folder / "model_index.json"
     if index.is_file():
-        with _naming(index):
-            told = json.loads(index.read_text()).items()
-            parts = {k for k, part in told if not k.startswith("_") and part != [None, None]}
+        with _add_path_to_error(index):
+            entries = json.loads(index.read_text()).items()
+            parts = {k for k, part in entries if not k.startswith("_") and part != [None, None]}
             if parts - {"unet", "scheduler"}:
                 raise ValueError(
                     f"a pipeline of {', '.join(sorted(parts))}: only a network of pixels, a unet "
                     "with a scheduler, can be read"
                 )
     path = _file(folder, "unet", "config.json")
-    with _naming(path):
+    with _add_path_to_error(path):
         settings = _read_json(path, ("UNet2DModel",))
         with torch.device("meta"):  # refuses it before its weights are read
             _config(diffusers.UNet2DModel.from_config(settings).config)
     weights = path.with_name(_WEIGHTS)
     # Beside an index diffusers would read the files that it names, of any kind.
     if not weights.is_file() or path.with_name(f"{_WEIGHTS}.index.json").exists():
-        raise ValueError(_other_weights(path.parent))
-    with _naming(weights):
-        theirs, told = diffusers.UNet2DModel.from_pretrained(
+        raise ValueError(_advice_on_weights(path.parent))
+    with _add_path_to_error(weights):
+        network, faults = diffusers.UNet2DModel.from_pretrained(
             path.parent,
             use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-        wrong = [f"{fault} {sorted(map(str, names))}" for fault, names in told.items() if names]
+        wrong = [f"{fault} {sorted(map(str, names))}" for fault, names in faults.items() if names]
         if wrong:
             raise ValueError(f"not the weights of the network in {path.name}: {'; '.join(wrong)}")
-        return unet_from_diffusers(theirs)
+        return unet_from_diffusers(network)
 
 
-def _other_weights(folder: Path) -> str:
-    """What to do about a folder whose weights are not in the one file that is read."""
+def _advice_on_weights(folder: Path) -> str:
+    """Say what to do about a folder whose weights are not in the one file that can be read."""
     stem, ending = _WEIGHTS.split(".")
     names = sorted(file.name for file in folder.glob(f"{stem}*.*"))
     variants = {name.split(".")[1].split("-")[0] for name in names} - {ending, "bin"}
@@ -308,34 +309,32 @@ def _read_scheduler(
 ) -> tuple[NoiseSchedule, Prediction, float | None]:
     settings = _read_json(path, _SCHEDULERS)
     scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
-    told = scheduler.config
+    config = scheduler.config
     different = []
-    if told["prediction_type"] not in _PREDICTIONS:
+    if config["prediction_type"] not in _PREDICTIONS:
         known = ", ".join(_PREDICTIONS)
-        different.append(f"prediction_type is {told['prediction_type']!r}, not one of {known}")
-    if told["thresholding"]:
+        different.append(f"prediction_type is {config['prediction_type']!r}, not one of {known}")
+    if config["thresholding"]:
         different.append("thresholding is on; images are only clipped here")
     # DDIM's may stop at alpha_bar_1.
     if getattr(scheduler, "final_alpha_cumprod", 1) != 1:
         different.append("set_alpha_to_one is False; the last step ends at the clean image here")
-    variance = told.get("variance_type")
+    variance = config.get("variance_type")
     if variance == "learned" or (variance == "learned_range") != (outputs == 2):
         different.append(f"variance_type is {variance!r}, of a network of {outputs} output(s)")
-    if len(scheduler.betas) != told["num_train_timesteps"]:
-        different.append(
-            f"num_train_timesteps is {told['num_train_timesteps']}, of {len(scheduler.betas)} betas"
-        )
+    T, betas = config["num_train_timesteps"], scheduler.betas
+    if len(betas) != T:
+        different.append(f"num_train_timesteps is {T}, of {len(betas)} betas")
     if different:
         raise ValueError(f"not what a denoiser of this library can be: {'; '.join(different)}")
-    betas = scheduler.betas
-    if told["trained_betas"] is not None and not told["rescale_betas_zero_snr"]:
-        betas = torch.tensor(told["trained_betas"], dtype=torch.float64)  # not rounded to float32
-    clip = float(told["clip_sample_range"]) if told["clip_sample"] else None
-    return NoiseSchedule(betas), _PREDICTIONS[told["prediction_type"]], clip
+    if config["trained_betas"] is not None and not config["rescale_betas_zero_snr"]:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)  # not rounded to float32
+    clip = float(config["clip_sample_range"]) if config["clip_sample"] else None
+    return NoiseSchedule(betas), _PREDICTIONS[config["prediction_type"]], clip
 
 
 def _description(network: UNet) -> dict[str, Any]:
-    """The arguments of `UNet2DModel` that make the same network."""
+    """Return the arguments of `UNet2DModel` that make the same network."""
     config = network.config
     groups = {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
     different = []
@@ -344,10 +343,8 @@ def _description(network: UNet) -> dict[str, Any]:
     if config.patch > 1:
         different.append(f"patch is {config.patch}, but it takes no patches of pixels as one")
     if len(groups) > 1:
-        different.append(
-            f"groups is None, which gives the layers {sorted(groups)} groups, but it has one "
-            "number for all of them"
-        )
+        numbers = sorted(groups)
+        different.append(f"groups is None, here {numbers}, but it has one number for all layers")
     if different:
         raise ValueError(
             f"diffusers' network cannot hold this one: {'; '.join(different)}. Train one that it "
@@ -369,52 +366,37 @@ def _description(network: UNet) -> dict[str, Any]:
     }
 
 
-def _groups(ours: UNet, theirs: nn.Module) -> int | None:
-    """What `UNetConfig.groups` is for theirs; `ours` has the groups of None."""
-    counts, same = set(), True
-    for name, their_names in _counterparts(ours):
-        mine, other = ours.get_submodule(name), theirs.get_submodule(their_names[0])
-        if isinstance(mine, nn.GroupNorm) and isinstance(other, nn.GroupNorm):
-            counts.add(other.num_groups)
-            same = same and mine.num_groups == other.num_groups
-    if same:
-        return None
-    if len(counts) > 1:
-        raise ValueError(
-            f"not this library's network: its layers have {sorted(counts)} groups; here they "
-            "would all have one number, or as many as suit their channels"
-        )
-    return counts.pop()
-
-
-def _weights(ours: UNet, theirs: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each weight of ours, or each third of one, and the same of theirs, in theirs' shape."""
-    for name, their_names in _counterparts(ours):
-        mine, others = ours.get_submodule(name), [theirs.get_submodule(n) for n in their_names]
+def _weights(unet: UNet, other: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair weights of ours, or thirds of them, with those of diffusers' network, in its shapes."""
+    for name, other_names in _names(unet):
+        module, others = unet.get_submodule(name), [other.get_submodule(n) for n in other_names]
         for part in ("weight", "bias"):
-            pieces = getattr(mine, part).chunk(len(others))
-            for piece, other in zip(pieces, (getattr(o, part) for o in others), strict=True):
-                yield piece.view(other.shape), other
+            pieces = getattr(module, part).chunk(len(others))
+            for piece, weight in zip(pieces, (getattr(o, part) for o in others), strict=True):
+                yield piece.view(weight.shape), weight
 
 
-def _config(told: Mapping[str, Any]) -> UNetConfig:
+def _config(settings: Mapping[str, Any]) -> UNetConfig:
+    """Convert the settings of a `UNet2DModel`, or raise a ValueError that names each difference."""
     different = [
-        f"{name} is {told[name]!r}, not {expected!r}"
+        f"{name} is {settings[name]!r}, not {expected!r}"
         for name, expected in _DDPM.items()
-        if told.get(name, expected) != expected
+        if settings.get(name, expected) != expected
     ]
-    channels, widths = told["in_channels"], told["block_out_channels"]
+    channels, widths = settings["in_channels"], settings["block_out_channels"]
     attends = {"DownBlock2D": False, "AttnDownBlock2D": True}
-    down, up = list(told["down_block_types"]), list(told["up_block_types"])
+    down, up = list(settings["down_block_types"]), list(settings["up_block_types"])
     if not set(down) <= set(attends) or [kind.replace("Up", "Down") for kind in up[::-1]] != down:
         different.append(f"the blocks are {down} and {up}, not plain or Attn ones, alike both ways")
-    size = told["sample_size"]
+    size = settings["sample_size"]
     if size is None:
         different.append("sample_size is None, so the size of its images is unknown")
-    if told.get("time_embedding_dim") not in (None, 4 * widths[0]):
-        different.append(f"time_embedding_dim is {told['time_embedding_dim']}, not {4 * widths[0]}")
-    if told["out_channels"] not in (channels, 2 * channels):
-        different.append(f"{told['out_channels']} channels of output for {channels} of input")
+    if settings.get("time_embedding_dim") not in (None, 4 * widths[0]):
+        different.append(
+            f"time_embedding_dim is {settings['time_embedding_dim']}, not {4 * widths[0]}"
+        )
+    if settings["out_channels"] not in (channels, 2 * channels):
+        different.append(f"{settings['out_channels']} channels of output for {channels} of input")
     if any(width % widths[0] for width in widths):
         different.append(f"block_out_channels are {widths}, not multiples of the first")
     if different or size is None:
@@ -424,45 +406,45 @@ def _config(told: Mapping[str, Any]) -> UNetConfig:
         image_shape=(channels, height, width),
         width=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
-        num_blocks=told["layers_per_block"],
+        num_blocks=settings["layers_per_block"],
         attention=tuple(height // 2**i for i, kind in enumerate(down) if attends[kind]),
-        dropout=told["dropout"],
-        outputs=told["out_channels"] // channels,
+        dropout=settings["dropout"],
+        outputs=settings["out_channels"] // channels,
     )
 
 
-def _counterparts(ours: UNet) -> Iterator[tuple[str, list[str]]]:
-    """Our name of each module that has weights, and diffusers' for the same, or for its parts."""
+def _names(unet: UNet) -> Iterator[tuple[str, list[str]]]:
+    """Pair our name of each module that has weights with diffusers' names of it or of its parts."""
     yield "conv_in", ["conv_in"]
     yield "embed_time.0", ["time_embedding.linear_1"]
     yield "embed_time.2", ["time_embedding.linear_2"]
-    blocks, levels = ours.config.num_blocks, len(ours.config.multipliers)
-    down, up = iter(range(len(ours.down))), iter(range(len(ours.up)))
+    blocks, levels = unet.config.num_blocks, len(unet.config.multipliers)
+    down, up = iter(range(len(unet.down))), iter(range(len(unet.up)))
     for level in range(levels):
         if level > 0:
             yield f"down.{next(down)}.conv", [f"down_blocks.{level - 1}.downsamplers.0.conv"]
         for j in range(blocks):
-            yield from _of_block(ours, f"down.{next(down)}", f"down_blocks.{level}", j)
+            yield from _of_block(unet, f"down.{next(down)}", f"down_blocks.{level}", j)
     for j in range(2):
-        yield from _of_block(ours, f"middle.{j}", "mid_block", j)
+        yield from _of_block(unet, f"middle.{j}", "mid_block", j)
     for level in range(levels):
         for j in range(blocks + 1):
-            yield from _of_block(ours, f"up.{next(up)}", f"up_blocks.{level}", j)
+            yield from _of_block(unet, f"up.{next(up)}", f"up_blocks.{level}", j)
         if level < levels - 1:
             yield f"up.{next(up)}.conv", [f"up_blocks.{level}.upsamplers.0.conv"]
     yield "norm_out", ["conv_norm_out"]
     yield "conv_out", ["conv_out"]
 
 
-def _of_block(ours: UNet, name: str, theirs: str, j: int) -> Iterator[tuple[str, list[str]]]:
-    block, resnet = ours.get_submodule(name), f"{theirs}.resnets.{j}"
-    for mine in ("norm1", "conv1", "norm2", "conv2"):
-        yield f"{name}.{mine}", [f"{resnet}.{mine}"]
+def _of_block(unet: UNet, name: str, other: str, j: int) -> Iterator[tuple[str, list[str]]]:
+    block, resnet = unet.get_submodule(name), f"{other}.resnets.{j}"
+    for part in ("norm1", "conv1", "norm2", "conv2"):
+        yield f"{name}.{part}", [f"{resnet}.{part}"]
     yield f"{name}.time", [f"{resnet}.time_emb_proj"]
     if not isinstance(block.skip, nn.Identity):
         yield f"{name}.skip", [f"{resnet}.conv_shortcut"]
     if not isinstance(block.attention, nn.Identity):
-        attention = f"{theirs}.attentions.{j}"
+        attention = f"{other}.attentions.{j}"
         yield f"{name}.attention.norm", [f"{attention}.group_norm"]
         yield f"{name}.attention.qkv", [f"{attention}.to_{part}" for part in "qkv"]
         yield f"{name}.attention.project", [f"{attention}.to_out.0"]
