@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from diffusion_lib import config, data, evaluation
+from diffusion_lib import config, data
 from diffusion_lib.system import files, parallel
 from diffusion_lib.system.progress import Bar
 
@@ -66,7 +66,7 @@ def work(out: Path) -> None:
     experiment = replace(experiment, train=replace(experiment.train, num_steps=STEPS))
     trainer = experiment.trainer("cpu")
     clock = 0.0
-    train, _ = evaluation.load_splits(data.mnist, config.data_root())
+    train, _ = data.load_splits(data.mnist, config.data_root())
     for step in trainer.run(train):
         if step.step == WARM:
             clock = time.perf_counter()

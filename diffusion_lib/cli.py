@@ -146,7 +146,7 @@ def train(options: argparse.Namespace) -> None:
         out = out.parent
     if not (out / "experiment.json").is_file():  # a finished run needs not be writable
         _try_to_write(out)
-    train, test = evaluation.load_splits(experiment.dataset, options.data)
+    train, test = data.load_splits(experiment.dataset, options.data)
     run = runs.train(experiment, train, test.images, out, device, start)
     if parallel.rank() == 0:
         for name, value in run.describe().items():
@@ -210,7 +210,7 @@ def evaluate(options: argparse.Namespace) -> None:
         for run in trained
     ]
     # Whether the runs can be measured and compared is known before anything is measured.
-    plans = [(job[0].folder.name, evaluation.resolve_conditions(*job)) for job in jobs]
+    plans = [(job[0].folder.name, evaluation.plan(*job).conditions) for job in jobs]
     evaluation.check_same_conditions([{"run": run, "conditions": plan} for run, plan in plans])
     records = []
     try:

@@ -303,7 +303,7 @@ def no_work(monkeypatch):
     for module, name in (
         (sampling, "_gather_batches"),
         (runs, "train"),
-        (evaluation, "load_splits"),
+        (data, "load_splits"),
         (evaluation, "evaluate"),
         (compare, "compare"),
     ):

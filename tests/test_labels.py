@@ -325,8 +325,8 @@ def test_a_run_of_other_labels_is_another_run(run):
 def test_what_was_asked_for_is_a_condition_of_a_record(run, tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     asked = evaluation.Conditions(n=0, steps=2, n_likelihood=2, num_times=2)
-    plain = evaluation.resolve_conditions(run, asked, tmp_path)
-    told = evaluation.resolve_conditions(run.guided([3], 2.0), asked, tmp_path)
+    plain = evaluation.plan(run, asked, tmp_path).conditions
+    told = evaluation.plan(run.guided([3], 2.0), asked, tmp_path).conditions
     assert told == plain | {"labels": [3], "guidance": 2.0}
 
 

@@ -9,6 +9,7 @@ from diffusion_lib.data.images import (
     check,
     images_and_labels,
     load,
+    load_splits,
     to_float,
     to_uint8,
 )

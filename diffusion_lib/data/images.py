@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lib.system import parallel
+
 
 class _Pair(NamedTuple):
     images: Tensor  # uint8, [N, C, H, W]
@@ -39,6 +41,28 @@ def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
     images = Images(*images_and_labels(part))
     images.classes = getattr(part, "classes", ())
     return images
+
+
+def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
+    """Return the images to train and to test on; only rank 0 downloads them.
+
+    Args:
+        dataset: function (root, train) -> Images.
+        root: folder of the data sets.
+
+    Raises:
+        TypeError: `dataset` returns something else than images with labels.
+    """
+    splits: list[Images] = []
+
+    def read() -> None:
+        splits.extend(load(dataset, root, train) for train in (True, False))
+
+    parallel.on_rank_zero(read)
+    if not splits:  # on another rank
+        read()
+    train, test = splits
+    return train, test
 
 
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:

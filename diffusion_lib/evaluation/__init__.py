@@ -8,13 +8,13 @@ from diffusion_lib.evaluation.measurement import (
     BUDGETS,
     Conditions,
     Measurements,
+    Plan,
     check_enough,
     evaluate,
-    load_splits,
     measure,
     measure_samples,
+    plan,
     random_subset,
-    resolve_conditions,
 )
 from diffusion_lib.evaluation.npz import read_samples
 from diffusion_lib.evaluation.record import load

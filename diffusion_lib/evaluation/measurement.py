@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import config, data, metrics, rng, runs, samplers
-from diffusion_lib.data import Dataset, Images, sets
+from diffusion_lib.data import Dataset, load_splits, sets
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import record as records
 from diffusion_lib.evaluation.tables import EXPERIMENT_FIELDS
@@ -141,45 +141,43 @@ def evaluate(
             feature network; a data set smaller than n or n_likelihood; n not above the features'
             dimension; more steps than T.
     """
-    plan = _plan(run, conditions, root, samples, dataset)
+    name, experiment, train, test, samples, resolved = plan(run, conditions, root, samples, dataset)
     identity = {
+        "format": records.FORMAT,
         "weights sha256": _weights_digest(run.denoiser),
-        "conditions": plan.conditions,
+        "conditions": resolved,
         "samples sha256": None,
     }
     path = run.folder / "metrics.json"
     if isinstance(run, GuidedRun):
-        labels = [plan.conditions["labels"], run.scale]
-        path = run.folder / f"metrics-{records.digest(labels)}.json"
-    if plan.samples is not None:
-        sha256 = hashlib.sha256(plan.samples.numpy().tobytes()).hexdigest()
+        path = run.folder / f"metrics-{records.digest([resolved['labels'], run.scale])}.json"
+    if samples is not None:
+        sha256 = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
         identity["samples sha256"] = sha256
         path = run.folder / f"metrics-{sha256[:8]}.json"
     parallel.assert_same_on_all_ranks("weights", identity["weights sha256"])
-    kept = {"format": records.FORMAT, **identity}
-    if former := parallel.on_rank_zero(lambda: records.read_if(path, kept)):
+    if former := parallel.on_rank_zero(lambda: records.read_if(path, identity)):
         return former
-    n = plan.conditions["n"]
+    n = resolved["n"]
     if conditions.n and not n and parallel.rank() == 0:
         warnings.warn(
-            f"no feature network is released for the data set {plan.name!r}: its samples are not "
+            f"no feature network is released for the data set {name!r}: its samples are not "
             "measured, only the likelihood and the errors",
             stacklevel=2,
         )
 
     def assess(images: Tensor) -> dict[str, Any]:
-        network = features.load(plan.name)
-        return measure_samples(images, plan.train, plan.test, network, conditions.seed)
+        return measure_samples(images, train, test, features.load(name), conditions.seed)
 
-    measured = measure(run, replace(conditions, n=n), plan.test, assess, plan.samples)
+    measured = measure(run, replace(conditions, n=n), test, assess, samples)
     bound, device = measured.bound, run.denoiser.schedule.signal.device
     record = {
         "format": records.FORMAT,
         "run": run.folder.name,
-        "experiment": {name: plan.experiment.get(name) for name in EXPERIMENT_FIELDS},
+        "experiment": {field: experiment.get(field) for field in EXPERIMENT_FIELDS},
         "weights sha256": identity["weights sha256"],
-        "variance": _variance(run, conditions, plan.samples),
-        **{name: value for name, value in identity.items() if value is not None},
+        "variance": _variance(run, conditions, samples),
+        **{key: value for key, value in identity.items() if value is not None},
         **measured.quality,
         "likelihood": {
             "bits per dim": asdict(bound.total.interval),
@@ -205,24 +203,7 @@ def evaluate(
     return record
 
 
-def resolve_conditions(
-    run: Run,
-    conditions: Conditions,
-    root: str | Path | None = None,
-    samples: Tensor | None = None,
-    dataset: Dataset | None = None,
-) -> dict[str, Any]:
-    """Return the conditions as the record of `evaluate` has them; nothing is measured.
-
-    Takes the arguments of `evaluate`, and refuses what that could not measure.
-
-    Raises:
-        ValueError: as `evaluate` does.
-    """
-    return _plan(run, conditions, root, samples, dataset).conditions
-
-
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What `evaluate` is going to measure."""
 
     name: str  # of the data set
@@ -230,32 +211,44 @@ class _Plan(NamedTuple):
     train: Tensor  # uint8 [N, C, H, W]
     test: Tensor
     samples: Tensor | None
-    conditions: dict[str, Any]
+    conditions: dict[str, Any]  # as the record has them
 
 
-def _plan(
+def plan(
     run: Run,
     conditions: Conditions,
-    root: str | Path | None,
-    samples: Tensor | None,
-    dataset: Dataset | None,
-) -> _Plan:
+    root: str | Path | None = None,
+    samples: Tensor | None = None,
+    dataset: Dataset | None = None,
+) -> Plan:
+    """Check what `evaluate` would measure with the same arguments; nothing is measured.
+
+    Raises:
+        ValueError: as `evaluate` does.
+    """
     experiment = _experiment(run)
     samples = None if samples is None else data.check(samples, run.image_shape)
-    dataset = dataset or _dataset(run)
-    name, T = config.label(dataset), run.denoiser.schedule.num_timesteps
+    try:
+        source: Dataset = dataset or config.resolve(experiment["dataset"], sets, "data set")
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder / 'experiment.json'}: {error} For a data set of your own give its "
+            "function, evaluate(..., dataset=photos), or on the command line a folder of its test "
+            "pictures, --images FOLDER."
+        ) from error
+    name, T = config.label(source), run.denoiser.schedule.num_timesteps
     steps = T if conditions.steps is None else conditions.steps
-    train, test = (part.images for part in load_splits(dataset, root or config.data_root()))
+    train, test = (part.images for part in load_splits(source, root or config.data_root()))
     data.check(test, run.image_shape)
     n = conditions.n if name in features.RELEASED else 0
     n = n if samples is None else len(samples)
     features_sha256 = "none is released"
     if n or name in features.RELEASED:
         _, features_sha256 = features.released(name)
-    if n and samples is None:
-        run.denoiser.schedule.timesteps(steps)
     if n:
         metrics.check_count(n, features.load(name).classify.in_features, "samples")
+        if samples is None:
+            run.denoiser.schedule.timesteps(steps)
     most = min(len(train), len(test))
     if n > most:
         raise ValueError(
@@ -271,7 +264,7 @@ def _plan(
         )
     times = min(conditions.num_times, T)
     reference = f"{name} test, {len(test)} images"
-    if dataset is not getattr(sets, name, None):  # a name of the user's own may stand for anything
+    if source is not getattr(sets, name, None):  # a name of the user's own may stand for anything
         reference = f"{name} test, {runs.fingerprint(test)}"
     resolved: dict[str, Any] = {
         "n": n,
@@ -291,7 +284,7 @@ def _plan(
         resolved |= {"sampler": "given", "steps": None}
     if not n:  # nothing is sampled, nor compared with training images
         resolved |= {"sampler": None, "steps": None, "training images": None}
-    return _Plan(name, experiment, train, test, samples, resolved)
+    return Plan(name, experiment, train, test, samples, resolved)
 
 
 def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str | None:
@@ -311,45 +304,11 @@ def _experiment(run: Run) -> dict[str, Any]:
             "first place"
         )
     try:
-        described = json.loads(path.read_text())
-        _ = described["dataset"], described["train"]["batch_size"] + 0
+        experiment = json.loads(path.read_text())
+        _ = experiment["dataset"], experiment["train"]["batch_size"] + 0
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): it must say what was trained") from error
-    return described
-
-
-def _dataset(run: Run) -> Dataset:
-    """Return the function of `data` that the run's experiment.json names."""
-    try:
-        return config.resolve(_experiment(run)["dataset"], sets, "data set")
-    except ValueError as error:
-        raise ValueError(
-            f"{run.folder / 'experiment.json'}: {error} For a data set of your own give its "
-            "function, evaluate(..., dataset=photos), or on the command line a folder of its test "
-            "pictures, --images FOLDER."
-        ) from error
-
-
-def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
-    """Return the images to train and to test on; only rank 0 downloads them.
-
-    Args:
-        dataset: function (root, train) -> Images.
-        root: folder of the data sets.
-
-    Raises:
-        TypeError: `dataset` returns something else than images with labels.
-    """
-    splits: list[Images] = []
-
-    def read() -> None:
-        splits.extend(data.load(dataset, root, train) for train in (True, False))
-
-    parallel.on_rank_zero(read)
-    if not splits:  # on another rank
-        read()
-    train, test = splits
-    return train, test
+    return experiment
 
 
 def _weights_digest(denoiser: Denoiser) -> str:
@@ -387,12 +346,12 @@ def measure_samples(
     reference = network.extract_features(test)
     usual = metrics.nearest_distances(held_out, train)
     distances = {"samples": metrics.nearest_distances(samples, train), "floor": usual}
-    found = {}
+    record = {}
     for name, images in (("samples", samples), ("floor", real)):
         estimates = metrics.quality(network.extract_features(images), reference, seed)
         estimates |= metrics.memorization(distances[name], usual, seed)
-        found[name] = {key: asdict(interval) for key, interval in estimates.items()}
-    return found
+        record[name] = {key: asdict(interval) for key, interval in estimates.items()}
+    return record
 
 
 def random_subset(images: Tensor, n: int, what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,22 +24,28 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         ValueError: records made under different conditions.
     """
     check_same_conditions(records)
-    names = distinguishing_labels(records)
-    likelihood = [record["likelihood"] for record in records]
-    rows = []
-    for metric, floor in records[0].get("floor", {}).items():
-        cells = [f"{Interval(**record['samples'][metric]):.4g}" for record in records]
-        rows.append(_row(metric, names, cells, f"{Interval(**floor):.4g}"))
-    cells = [f"{Interval(**bits['bits per dim']):.4g}" for bits in likelihood]
-    rows.append(_row("bits per dim (bound)", names, cells, ""))
-    for part in ("bits per image", "L_0", "L_T"):
-        rows.append(_row(part, names, [f"{bits[part]:.4g}" for bits in likelihood], ""))
-    errors = [record["errors"] for record in records]
+    columns = dict(zip(distinguishing_labels(records), map(_cells, records), strict=True))
+    floor = {metric: _format(value) for metric, value in records[0].get("floor", {}).items()}
+    return [
+        {"": metric, **{label: cells[metric] for label, cells in columns.items()}}
+        | {"floor": floor.get(metric, "")}
+        for metric in _cells(records[0])
+    ]
+
+
+def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """Format the measurements of a record."""
+    likelihood, errors = record["likelihood"], record["errors"]
+    cells = {metric: _format(value) for metric, value in record.get("samples", {}).items()}
+    cells["bits per dim (bound)"] = _format(likelihood["bits per dim"])
+    cells |= {part: f"{likelihood[part]:.4g}" for part in ("bits per image", "L_0", "L_T")}
     for part in ("x_0", "eps", "v"):
-        cells = [f"{sum(error[part]) / len(error[part]):.4g}" for error in errors]
-        rows.append(_row(f"mean squared error of {part}", names, cells, ""))
-    cells = [f"{sum(record['seconds'].values()):.0f}" for record in records]
-    return [*rows, _row("seconds to evaluate", names, cells, "")]
+        cells[f"mean squared error of {part}"] = f"{fmean(errors[part]):.4g}"
+    return cells | {"seconds to evaluate": f"{sum(record['seconds'].values()):.0f}"}
+
+
+def _format(interval: Mapping[str, float]) -> str:
+    return f"{Interval(**interval):.4g}"
 
 
 def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -96,10 +103,6 @@ def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
                 "Give evaluate the same options for both; what was trained differently (images "
                 "seen) can only be measured apart."
             )
-
-
-def _row(metric: str, names: Sequence[str], cells: Sequence[str], floor: str) -> dict[str, str]:
-    return {"": metric, **dict(zip(names, cells, strict=True)), "floor": floor}
 
 
 def distinguishing_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
