@@ -24,22 +24,13 @@ class MixtureNetwork(nn.Module):
     Args:
         schedule: the forward process.
         prediction: meaning of the output, see `predictions`.
-        means: mu_k of the components, [K].
-        stds: s_k of the components, [K].
-        weights: p(k) of the components, [K].
+        components: mu_k, s_k and p(k), [3, K].
     """
 
-    def __init__(
-        self,
-        schedule: NoiseSchedule,
-        prediction: Prediction,
-        means: Sequence[float],
-        stds: Sequence[float],
-        weights: Sequence[float],
-    ) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, components: Tensor) -> None:
         super().__init__()
         self.schedule, self.prediction = schedule, prediction
-        self.means, self.stds, self.weights = (torch.tensor(x) for x in (means, stds, weights))
+        self.means, self.stds, self.weights = components
 
     def forward(self, x_t: Tensor, index: Tensor) -> Tensor:
         """Compute the target's mean [B, C, H, W] for x_t [B, C, H, W] and index = t - 1 [B]."""
@@ -64,7 +55,7 @@ def mixture(
     prediction: Prediction = eps,
 ) -> Denoiser:
     """Make the exact denoiser of a mixture, see `MixtureNetwork`; it does not clip."""
-    network = MixtureNetwork(schedule, prediction, means, stds, weights)
+    network = MixtureNetwork(schedule, prediction, torch.tensor([means, stds, weights]))
     return Denoiser(network, schedule, prediction, clip=None)
 
 

@@ -143,12 +143,12 @@ def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
         raise TypeError(f"images must be uint8 in 0..255; got {images.dtype}. {way}")
     if shape is None and images.ndim != 4:
         raise ValueError(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
-    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+    if shape is not None and images.shape[1:] != tuple(shape):
         c, h, w = shape
         way = "Give other images, or another image_shape."
-        if images.ndim == 4 and tuple(images.shape[1:]) == (h, w, c):
+        if images.shape[1:] == (h, w, c):
             way = "Their channels come last: images.permute(0, 3, 1, 2) puts them first."
-        elif images.ndim == 3 and tuple(images.shape) == (len(images), h, w) and c == 1:
+        elif images.shape[1:] == (h, w) and c == 1:
             way = "Their channel is missing: images[:, None] adds it."
         raise ValueError(
             f"images must have the shape [N, {', '.join(map(str, shape))}] that the network was "

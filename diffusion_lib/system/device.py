@@ -77,8 +77,7 @@ def layout(device: torch.device) -> str:
     """
     if choice := _choice("DIFFUSION_LAYOUT", LAYOUTS):
         return choice
-    fast = device.type in ("cpu", "cuda")
-    fast = fast and (device.type == "cuda") == (precision(device) == "bfloat16")
+    fast = {"cpu": "float32", "cuda": "bfloat16"}.get(device.type) == precision(device)
     return "channels_last" if fast else "contiguous"
 
 

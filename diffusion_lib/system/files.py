@@ -172,9 +172,8 @@ def check_path(path: str | Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{str(path)!r} is no text in UTF-8, which safetensors needs of a path: rename it"
-        ) from error
+        way = "is no text in UTF-8, which safetensors needs of a path: rename it"
+        raise ValueError(f"{str(path)!r} {way}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -251,9 +250,8 @@ def read_metadata(path: str | Path, format: str) -> dict[str, str]:
 def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str, str]]]:
     check_path(path)
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} is a folder, not a file" if Path(path).is_dir() else f"{path} does not exist"
-        )
+        state = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {state}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -24,8 +24,7 @@ class Bar(tqdm, Generic[Item]):
     """A progress bar, around the items of a loop or as a context that is updated.
 
     It is tqdm without a thread, without a lock that an error leaves locked, and with one output in
-    a cell of a notebook, which open bars share: a line each.  In a terminal a bar within another
-    one has the line below it.
+    a cell of a notebook, which open bars share: a line each.
 
     Args:
         items: items of a loop; None where `update` is called.
@@ -60,14 +59,13 @@ class Bar(tqdm, Generic[Item]):
             if isinstance(bar, Bar) and bar.error is not self.error:
                 bar.close()
         self.output = None
+        settings["leave"] = None  # below another bar it leaves nothing
         if (cell := _cell()) is not None:
             if cell != Bar.outputs[0] or all(bar.disable for bar in Bar.outputs[1]):
                 Bar.outputs = cell, [], []
             self.output, is_first = Bar.outputs, not Bar.outputs[1]
             self.output[1].append(self)
             settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": is_first}
-        else:
-            settings["leave"] = None  # below another bar it leaves nothing
         try:
             super().__init__(**settings, mininterval=0.5, miniters=1)
         except BaseException:  # else the next bar would be drawn below this one
