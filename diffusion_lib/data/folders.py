@@ -140,8 +140,8 @@ def _summarize(images: Images, skipped: Sequence[SkippedFile], others: Mapping[s
         counts = dict(zip(classes, images.labels.bincount().tolist(), strict=True))
         line += f" of {_plural(len(classes), 'class', 'es')} ({_counts(counts)})"
     broken = sum(file.is_broken for file in skipped)
-    parts = [(broken, "broken"), (len(skipped) - broken, "that cannot be used")]
-    parts.append((sum(others.values()), f"of other kinds ({_counts(others)})"))
+    other = (sum(others.values()), f"of other kinds ({_counts(others)})")
+    parts = ((broken, "broken"), (len(skipped) - broken, "that cannot be used"), other)
     reasons = ", ".join(f"{n:,} {reason}" for n, reason in parts if n)
     return f"{line}; left out: {reasons}" if reasons else line
 

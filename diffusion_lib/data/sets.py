@@ -137,16 +137,12 @@ def _idx_set(name: str, root: str | Path, train: bool) -> Images:
 def _idx_file(place: Path, name: str) -> Path | None:
     """Find a file of MNIST, unpacked or packed, also with the dot in its name that Kaggle has."""
     names = [name, name.replace("-idx", ".idx")]
-    paths = [place / f"{name}{ending}" for ending in ("", ".gz") for name in names]
-    return next((path for path in paths if os.path.isfile(path)), None)
+    paths = (place / f"{name}{ending}" for ending in ("", ".gz") for name in names)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _read_idx(path: Path, ndim: int) -> Tensor:
-    """Read uint8 numbers of `ndim` dimensions, without unpacking the file on the disk.
-
-    Raises:
-        ValueError: it is damaged, or may not be read.
-    """
+    """Read uint8 numbers of `ndim` dimensions, without unpacking the file on the disk."""
     start = 4 + 4 * ndim
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
