@@ -10,8 +10,6 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from diffusion_lib.system import torchvision  # noqa: F401  (first: diffusers imports torchvision too)
-
 # Reading notebooks imports jsonschema, and that a grammar of web addresses if it is there: 5 s.
 sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
 
@@ -23,6 +21,11 @@ LONGEST += ["test_editing", "test_labels", "test_command_line", "test_evaluation
 
 for name in ("DATA", "RUNS", "BUDGET", "PRECISION", "LAYOUT"):
     os.environ.pop(f"DIFFUSION_{name}", None)
+
+
+def pytest_collectstart():
+    """Import torchvision before diffusers does, where tests run: xdist's own process has none."""
+    from diffusion_lib.system import torchvision  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
