@@ -27,6 +27,15 @@ class Difference(Interval):
             return "not distinguishable"
         return "lower" if self.value < 0 else "higher"
 
+    def cells(self) -> dict[str, str]:
+        """Format the difference for a table's row."""
+        return {
+            "difference": f"{self:.3g}",
+            "verdict": self.verdict,
+            "standard error": f"{self.standard_error:.2g}",
+            "if unpaired": f"{self.unpaired_standard_error:.2g}",
+        }
+
 
 def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
     """Return a measure of an arm after a number of steps, for each seed.
@@ -34,10 +43,9 @@ def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> lis
     Raises:
         ValueError: no such arm, steps or measure.
     """
-    found = rows_of(record, arm, steps)
-    for row in found:
-        config.choose(measure, row["measures"], "measure")
-    return [row["measures"][measure] for row in found]
+    return [
+        config.choose(measure, row["measures"], "measure") for row in rows_of(record, arm, steps)
+    ]
 
 
 def difference(
@@ -61,12 +69,13 @@ def difference(
         ValueError: no such arms, steps or measure; arms of different data sets, whose measures
             are not of one kind.
     """
-    named = [[names] if isinstance(names, str) else list(names) for names in (arm, other)]
-    sides = []
-    for names in named:
-        found = [values(record, measure, name, steps) for name in names]
-        sides.append([fmean(of_seed) for of_seed in zip(*found, strict=True)])
-    if len(sets := {record["arms"][name]["dataset"] for names in named for name in names}) > 1:
+    sides, sets = [], set()
+    for names in (arm, other):
+        names = [names] if isinstance(names, str) else names
+        measured = [values(record, measure, name, steps) for name in names]
+        sides.append([fmean(of_seed) for of_seed in zip(*measured, strict=True)])
+        sets |= {record["arms"][name]["dataset"] for name in names}
+    if len(sets) > 1:
         raise ValueError(
             f"arms of different data sets cannot be compared: {', '.join(sorted(sets))}"
         )
@@ -102,20 +111,18 @@ def differences(
     baseline = baseline or next(iter(record["arms"]))
     config.choose(baseline, record["arms"], "arm")
     dataset = record["arms"][baseline]["dataset"]
-    alike = [arm for arm, told in record["arms"].items() if told["dataset"] == dataset]
-    pairs = [(arm, baseline) for arm in alike if arm != baseline]
-    if not pairs:
+    arms = [arm for arm, fields in record["arms"].items() if fields["dataset"] == dataset]
+    arms.remove(baseline)
+    if not arms:
         raise ValueError(f"no other arm is trained on {dataset}, the data set of {baseline!r}")
-    rows = []
-    for row, (arm, _) in zip(
-        pairwise_differences(record, measure, steps, pairs), pairs, strict=True
-    ):
-        mean = {"arm": arm, measure: f"{fmean(values(record, measure, arm, steps)):.4g}"}
-        del row["images seen"], row["arm"], row["minus"]
-        rows.append(mean | row)
-    mean = fmean(values(record, measure, baseline, steps))
-    first = dict.fromkeys(rows[0], "")
-    return [first | {"arm": f"{baseline} (baseline)", measure: f"{mean:.4g}"}, *rows]
+    means = {arm: f"{fmean(values(record, measure, arm, steps)):.4g}" for arm in (baseline, *arms)}
+    rows = [
+        {"arm": arm, measure: means[arm]}
+        | difference(record, measure, steps, arm, baseline).cells()
+        for arm in arms
+    ]
+    first = {"arm": f"{baseline} (baseline)", measure: means[baseline]}
+    return [dict.fromkeys(rows[0], "") | first, *rows]
 
 
 def pairwise_differences(
@@ -128,13 +135,9 @@ def pairwise_differences(
     """
     rows = []
     for arm, other in pairs:
-        told = difference(record, measure, steps, arm, other)
-        seen = f"{rows_of(record, arm, steps)[0]['images seen']:,}"
-        row = {"images seen": seen, "arm": arm, "minus": other}
-        row |= {"difference": f"{told:.3g}", "verdict": told.verdict}
-        row["standard error"] = f"{told.standard_error:.2g}"
-        row["if unpaired"] = f"{told.unpaired_standard_error:.2g}"
-        rows.append(row)
+        images_seen = f"{rows_of(record, arm, steps)[0]['images seen']:,}"
+        cells = difference(record, measure, steps, arm, other).cells()
+        rows.append({"images seen": images_seen, "arm": arm, "minus": other} | cells)
     return rows
 
 
@@ -149,16 +152,12 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
         ValueError: no such steps.
     """
     arms = record["arms"]
-    pairs = [
-        pair
-        for pair in combinations(arms, 2)
-        if arms[pair[0]]["dataset"] == arms[pair[1]]["dataset"]
-    ]
+    pairs = [(a, b) for a, b in combinations(arms, 2) if arms[a]["dataset"] == arms[b]["dataset"]]
     rows = []
     for measure in record["measured"][0]["measures"]:
-        told = [difference(record, measure, steps, *pair) for pair in pairs]
-        paired_error = math.sqrt(fmean(d.standard_error**2 for d in told))
-        unpaired_error = math.sqrt(fmean(d.unpaired_standard_error**2 for d in told))
+        estimates = [difference(record, measure, steps, *pair) for pair in pairs]
+        paired_error = math.sqrt(fmean(d.standard_error**2 for d in estimates))
+        unpaired_error = math.sqrt(fmean(d.unpaired_standard_error**2 for d in estimates))
         rows.append(
             {
                 "measure": measure,
@@ -179,13 +178,9 @@ def series(
     Raises:
         ValueError: no such arm or measure.
     """
-    seen, means, margins = [], [], []
-    for steps in record["steps"]:
-        mean = Interval.student_t(values(record, measure, arm, steps))
-        seen.append(rows_of(record, arm, steps)[0]["images seen"])
-        means.append(mean.value)
-        margins.append(mean.margin)
-    return seen, means, margins
+    means = [Interval.student_t(values(record, measure, arm, n)) for n in record["steps"]]
+    images_seen = [rows_of(record, arm, n)[0]["images seen"] for n in record["steps"]]
+    return images_seen, [mean.value for mean in means], [mean.margin for mean in means]
 
 
 def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> list[dict[str, str]]:
@@ -202,8 +197,8 @@ def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> lis
             row[measure] = f"{mean.value:.3g} ± {mean.margin:.2g}"
         rows.append(row)
     for dataset, floor in record["floor"].items():
-        told = {name: f"{floor[name]:.3g}" if name in floor else "" for name in measures}
-        rows.append({"arm": f"floor: {dataset} training images"} | told)
+        cells = {name: f"{floor[name]:.3g}" if name in floor else "" for name in measures}
+        rows.append({"arm": f"floor: {dataset} training images"} | cells)
     return rows
 
 

@@ -60,26 +60,20 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     """
     check_same_conditions([record, other])
     here, there = distinguishing_labels([record, other])
-    rows = []
-    compared = [name for name in _COMPARED if "samples" in record and "samples" in other]
-    for metric in (*compared, "bits per dim"):
-        if metric in _COMPARED:
+    likelihood, other_likelihood = record["likelihood"], other["likelihood"]
+    triples = {}  # a measure of both, and its difference
+    if "samples" in record and "samples" in other:
+        for metric in _COMPARED:
             a, b = (Interval(**r["samples"][metric]) for r in (record, other))
-            difference = a - b  # they share a reference, so it is wider than need be
-        else:
-            a, b = (Interval(**r["likelihood"]["bits per dim"]) for r in (record, other))
-            one, two = (torch.tensor(r["likelihood"]["per image"]) for r in (record, other))
-            difference = Bits(one.double() - two.double(), 1).interval
-        rows.append(
-            {
-                "": metric,
-                here: f"{a:.4g}",
-                there: f"{b:.4g}",
-                "difference": f"{difference:.4g}",
-                "verdict": "not distinguishable" if 0 in difference else "different",
-            }
-        )
-    return rows
+            triples[metric] = a, b, a - b  # they share a reference, so it is wider than need be
+    a, b = (Interval(**r["bits per dim"]) for r in (likelihood, other_likelihood))
+    one, two = (torch.tensor(r["per image"]).double() for r in (likelihood, other_likelihood))
+    triples["bits per dim"] = a, b, Bits(one - two, 1).interval
+    return [
+        {"": metric, here: f"{a:.4g}", there: f"{b:.4g}", "difference": f"{difference:.4g}"}
+        | {"verdict": "not distinguishable" if 0 in difference else "different"}
+        for metric, (a, b, difference) in triples.items()
+    ]
 
 
 def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:

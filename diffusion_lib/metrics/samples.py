@@ -40,24 +40,24 @@ def quality(
     """
     _check(samples.features, reference.features)
     n, m = len(samples.features), len(reference.features)
-    mine = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 0))
-    theirs = _resample(m, rng.generator(seed, MeasurementStream.RESAMPLE, 1))
-    sure = (samples.probabilities.max(1).values > CONFIDENT).double()
-    classes = samples.probabilities.argmax(1)
-    distances = {
-        "Frechet distance": _frechet(samples.features, reference.features, mine, theirs),
-        "kernel distance": _kernel(samples.features, reference.features, mine, theirs),
-    }
-    shares = {f"confidence > {CONFIDENT}": mine @ sure / n}
-    for k in range(samples.probabilities.shape[1]):
-        shares[f"class {k}"] = mine @ (classes == k).double() / n
-    precision, recall = _halves(samples.features, reference.features, seed)
-    return {
-        **{name: Interval.centered_bootstrap(values) for name, values in distances.items()},
+    sets = samples.features, reference.features
+    counts = [
+        _resample(size, rng.generator(seed, MeasurementStream.RESAMPLE, side))
+        for side, size in enumerate((n, m))
+    ]
+    precision, recall = _halves(*sets, seed)
+    intervals = {
+        "Frechet distance": Interval.centered_bootstrap(_frechet(*sets, *counts)),
+        "kernel distance": Interval.centered_bootstrap(_kernel(*sets, *counts)),
         "precision": precision.widened_to_wilson(n),
         "recall": recall.widened_to_wilson(m),
-        **{name: _proportion(values, n) for name, values in shares.items()},
     }
+    classes = samples.probabilities.argmax(1)
+    shares = {f"confidence > {CONFIDENT}": samples.probabilities.max(1).values > CONFIDENT}
+    shares |= {f"class {k}": classes == k for k in range(samples.probabilities.shape[1])}
+    for name, share in shares.items():
+        intervals[name] = _proportion(counts[0] @ share.double() / n, n)
+    return intervals
 
 
 def label_accuracy_and_diversity(
@@ -85,13 +85,13 @@ def label_accuracy_and_diversity(
             f"{n} samples need one label each, and each label 2 samples or more; got labels of "
             f"shape {list(labels.shape)}, of {labels.bincount().tolist()} samples"
         )
-    seen = reference.probabilities.argmax(1)
+    classes = reference.probabilities.argmax(1)
     right = (samples.probabilities.argmax(1) == labels).double()
     accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64, device="cpu")
     for label in labels.unique().tolist():  # drawn again within each, so that none is left out
         own = labels == label
         counts = _resample(int(own.sum()), rng.generator(0, MeasurementStream.RESAMPLE, label))
-        real = reference.features[seen == label].double().var(0).sum()
+        real = reference.features[classes == label].double().var(0).sum()
         accuracy += counts @ right[own] / n
         spread += _variance(samples.features[own].double(), counts) / real
     spread /= len(labels.unique())
@@ -104,9 +104,9 @@ def _proportion(resamples: Tensor, n: int) -> Interval:
 
 def _resample(n: int, generator: torch.Generator) -> Tensor:
     """Count how often each of n images is drawn: once in row 0, at random in 200 others."""
-    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
-    counts = drawn.new_zeros(_RESAMPLES, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    indices = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
+    counts = indices.new_zeros(_RESAMPLES, n, dtype=torch.float64)
+    counts.scatter_add_(1, indices, torch.ones_like(indices, dtype=torch.float64))
     return torch.cat([counts.new_ones(1, n), counts])
 
 
@@ -145,9 +145,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: features of other dimensions or not finite; no more images than dimensions.
     """
-    _check(features, reference)
-    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
-    return _frechet(features.double(), reference.double(), *ones)[0].item()
+    return _frechet(*_each_once(features, reference)).item()
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
@@ -156,9 +154,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: as `frechet_distance`.
     """
-    _check(features, reference)
-    ones = [x.new_ones(1, len(x), dtype=torch.float64) for x in (features, reference)]
-    return _kernel(features.double(), reference.double(), *ones)[0].item()
+    return _kernel(*_each_once(features, reference)).item()
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -275,9 +271,16 @@ def _check(features: Tensor, reference: Tensor) -> None:
         check_count(len(x), x.shape[1], name)
 
 
+def _each_once(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return two sets and their counts, 1 for each image, as `_frechet` and `_kernel` take them."""
+    _check(features, reference)
+    x, y = features.double(), reference.double()
+    return x, y, x.new_ones(1, len(x)), y.new_ones(1, len(y))
+
+
 def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
     """For each row of counts [R, N] and [R, M]: [R]."""
-    found = []
+    distances = []
     for counts, other in zip(x_counts, y_counts, strict=True):
         (mean, cov), (other_mean, other_cov) = _moments(x, counts), _moments(y, other)
         values, vectors = torch.linalg.eigh(cov)
@@ -285,8 +288,8 @@ def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor
         # tr (C C')^(1/2) is that of the symmetric C^(1/2) C' C^(1/2): no complex numbers.
         product = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
         distance = (mean - other_mean).square().sum() + cov.trace() + other_cov.trace()
-        found.append((distance - 2 * product).clamp(min=0))
-    return torch.stack(found)
+        distances.append((distance - 2 * product).clamp(min=0))
+    return torch.stack(distances)
 
 
 def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -320,15 +323,15 @@ def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tenso
 
 def _halves(x: Tensor, y: Tensor, seed: int) -> list[Interval]:
     """Precision and recall, with the spread of those of random halves laid around them."""
-    found = []
+    shares = []
     for k in range(_HALVES):
         # float32: these give a spread alone.
         halves = [
             z[rng.permutation(len(z), seed, MeasurementStream.HALVES, k, side)[: len(z) // 2]]
             for side, z in enumerate((x.float(), y.float()))
         ]
-        found.append([share.mean() for share in _precision_recall(*halves)])
-    halves = torch.tensor(found, dtype=torch.float64, device="cpu").T
+        shares.append([share.mean() for share in _precision_recall(*halves)])
+    halves = torch.tensor(shares, dtype=torch.float64, device="cpu").T
     whole = [share.mean().item() for share in _precision_recall(x, y)]
     return [Interval.random_halves(*pair) for pair in zip(whole, halves, strict=True)]
 
@@ -348,8 +351,6 @@ def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _radii(x: Tensor) -> Tensor:
     """Return the distance of each row to its k-th nearest other one."""
-    nearest = [
-        torch.cdist(rows, x).topk(min(_NEIGHBOURS + 1, len(x)), largest=False).values[:, -1]
-        for rows in x.split(_ROWS)
-    ]
-    return torch.cat(nearest)
+    k = min(_NEIGHBOURS + 1, len(x))  # the nearest row is itself
+    distances = (torch.cdist(rows, x) for rows in x.split(_ROWS))
+    return torch.cat([rows.topk(k, largest=False).values[:, -1] for rows in distances])
