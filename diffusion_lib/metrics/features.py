@@ -156,9 +156,9 @@ def read(path: str | Path, expected: str) -> Classifier:
         FileNotFoundError: no such file.
     """
     tensors, metadata = files.read_tensors(path, _FORMAT)
-    if (found := sha256(path)) != expected:
+    if (digest := sha256(path)) != expected:
         raise ValueError(
-            f"{path} has the sha256 {found[:16]}..., expected {expected[:16]}...: it is not the "
+            f"{path} has the sha256 {digest[:16]}..., expected {expected[:16]}...: it is not the "
             "released feature network, and distances in other features cannot be compared. "
             "Restore the file (git checkout), or list your own in features.RELEASED."
         )

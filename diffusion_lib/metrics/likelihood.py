@@ -97,16 +97,11 @@ def bits_per_dim(
         terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64, device="cpu"))
         prior.append(bound.prior_term(schedule, x_0).cpu())
         for k, width in enumerate(widths.tolist()):
-            inside = torch.randint(
-                width,
-                (len(x_0),),
-                generator=rng.generator(seed, MeasurementStream.TIMES, key, k),
-                device="cpu",
-            )
+            generator = rng.generator(seed, MeasurementStream.TIMES, key, k)
+            inside = torch.randint(width, (len(x_0),), generator=generator, device="cpu")
             t = (edges[k] + inside).to(x_0.device)
-            eps = rng.normal(
-                x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key, k), x_0.device
-            )
+            generator = rng.generator(seed, MeasurementStream.NOISE, key, k)
+            eps = rng.normal(x_0.shape, generator, x_0.device)
             denoised = denoiser(schedule.add_noise(x_0, t, eps), t)
             spread = denoised.variance_fraction if variance is None else variance
             terms[-1][:, k] = bound.bound_term(schedule, x_0, denoised.x_0, t, spread).cpu()
@@ -159,19 +154,13 @@ def ode_bits_per_dim(
     angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
     parts = []
     for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
-        uniform = torch.rand(
-            x_0.shape,
-            generator=rng.generator(seed, MeasurementStream.DEQUANTIZE, key),
-            device="cpu",
+        streams = MeasurementStream.DEQUANTIZE, MeasurementStream.PROBE
+        generators = [rng.generator(seed, stream, key) for stream in streams]
+        uniform, coin = (
+            torch.rand(x_0.shape, generator=g, device="cpu").to(x_0.device) for g in generators
         )
-        x = x_0 + (2 * uniform.to(x_0.device) - 1) / 255
-        coin = (
-            torch.rand(
-                x_0.shape, generator=rng.generator(seed, MeasurementStream.PROBE, key), device="cpu"
-            )
-            < 0.5
-        )
-        probe = (2.0 * coin - 1).to(x_0.device)
+        x = x_0 + (2 * uniform - 1) / 255
+        probe = 2.0 * (coin < 0.5) - 1
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for t, s in pairwise(times):
             step = float(angles[s] - angles[t])
