@@ -213,6 +213,7 @@ def test_a_tilde_is_the_home_folder(place, monkeypatch):
     assert not (place / "~").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "written"),
     [
@@ -404,6 +405,7 @@ def test_a_finished_run_on_a_read_only_disk_is_sampled_and_exported(place, monke
     assert tree("runs") == before
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_an_error_is_printed(place, monkeypatch, capsys):
     shutil.copytree("runs/a", "runs/b")
     real = evaluation.evaluate
@@ -450,6 +452,7 @@ def test_a_study_is_printed_though_its_record_cannot_be_written(
 # ---- own pictures ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_of_own_pictures_is_measured_on_a_folder_of_them(place, capsys):
     with pytest.warns(UserWarning, match="no feature network is released for .*'pictures'"):
         assert main(["evaluate", "runs/own", "--images", "photos", *FEW]) == 0
@@ -606,6 +609,7 @@ def test_a_grid_of_more_images_than_anyone_looks_at_is_refused(place, capsys):
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_characters_is_no_error(place, monkeypatch):
     shutil.copytree("runs/a", "runs/größer ε")
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -614,6 +618,7 @@ def test_a_terminal_without_the_characters_is_no_error(place, monkeypatch):
     assert rb"gr\xf6\xdfer \u03b5" in output.buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "[]", "{" * 5, "[" * 20_000, '{"dataset": "mnist"}'])
 def test_a_damaged_experiment_is_named(place, content, capsys):
     Path("runs/a/experiment.json").write_text(content)

@@ -71,6 +71,7 @@ def test_fields_that_came_later_leave_older_records_alone():
     assert record["weight"] is None
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_is_known_by_its_values():
     def mine(denoiser, x_0, weight=None, generator=None):
         return 2 * losses.diffusion_loss(denoiser, x_0, weight, generator)
@@ -265,6 +266,7 @@ def test_the_quick_network_is_the_preset_from_its_second_level_on():
         assert config.quick(replace(config.MNIST, network=own)).network == own
 
 
+@pytest.mark.slow
 def test_the_quick_budget_leaves_what_is_not_the_presets():
     assert config.quick(config.MNIST_FAST) == config.MNIST_FAST
     own = replace(config.MNIST.train, learning_rate=5e-4)
@@ -290,6 +292,7 @@ def test_patches_and_cooldown_are_recorded_where_they_say_something():
     assert (changed.network.patch, changed.train.cooldown) == (2, 0.1)
 
 
+@pytest.mark.slow
 def test_groups_are_recorded_where_they_say_something():
     assert "groups" not in json.loads(config.MNIST.to_json())["network"]
     record = config.MNIST_DIFFUSERS.to_json()

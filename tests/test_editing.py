@@ -177,6 +177,7 @@ def test_an_edit_starts_from_the_noised_image_and_draws_as_it_is_told():
 # ---- interpolation -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("given", [True, False], ids=["the same eps", "inverted"])
 def test_the_ends_are_the_reconstructions_of_the_inputs(schedule, given):
@@ -265,6 +266,7 @@ def test_in_few_even_steps_it_listens_somewhat_too_little(schedule):
     assert off(s.timesteps(40), 10) < 0.75 * off(s.timesteps(40), 1)
 
 
+@pytest.mark.slow
 def test_without_jumps_it_listens_less_to_what_is_known():
     denoiser = CorrelatedGaussian(schedules.cosine(), MEANS, COVARIANCE)
     x_0, known = torch.full((2000, 1, 1, 3), 0.4), torch.tensor([1, 0, 0])

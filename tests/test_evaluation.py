@@ -113,6 +113,7 @@ def test_a_difference_has_a_verdict(trained, root):
     assert rows["bits per dim"]["verdict"] == "different"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -295,6 +296,7 @@ def test_a_data_set_without_features_is_measured_without_samples(own):
     assert evaluation.evaluate(own, FEW, dataset=doodles) == record  # not measured again
 
 
+@pytest.mark.slow
 def test_records_without_samples_are_tabulated_and_compared(own):
     with pytest.warns(UserWarning, match="no feature network"):
         record = evaluation.evaluate(own, FEW, dataset=doodles)
@@ -325,6 +327,7 @@ def test_a_named_data_set_given_as_a_function_makes_the_same_record(run, root):
     assert evaluation.evaluate(run, FEW, root, dataset=data.mnist) == first
 
 
+@pytest.mark.slow
 def test_no_samples_are_measured_where_none_are_asked_for(run, root):
     record = evaluation.evaluate(run, Conditions(n=0, n_likelihood=4, num_times=3), root)
     assert not record.keys() & {"samples", "floor"}
@@ -391,6 +394,7 @@ def test_samples_of_more_numbers_than_any_memory_holds_are_refused(tmp_path):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
 
 
+@pytest.mark.slow
 def test_a_run_of_half_precision_is_measured(run, root):
     run.denoiser.bfloat16()
     conditions = Conditions(n=0, n_likelihood=4, num_times=2)

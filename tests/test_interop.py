@@ -276,6 +276,7 @@ def assert_is_theirs(denoiser: Denoiser) -> None:
     torch.testing.assert_close(weights_of(denoiser), expected, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_files_side_by_side_are_found(bare):
     assert_is_theirs(interop.from_diffusers(bare))
 
@@ -287,6 +288,7 @@ def test_a_scheduler_of_ddim_says_the_same(bare):
     torch.testing.assert_close(denoiser.schedule.betas, DDPMScheduler(**LINEAR).betas.double())
 
 
+@pytest.mark.slow
 def test_names_that_attention_had_in_older_models_are_known(bare):
     path = bare / "diffusion_pytorch_model.safetensors"
     old = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}

@@ -337,6 +337,7 @@ def test_a_wrong_number_of_labels_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_other_parts(tmp_path):
     short = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=2))
     parts = replace(short, train=replace(short.train, accumulate=2))

@@ -473,6 +473,7 @@ def test_label_accuracy_counts_right_labels_and_the_spread_is_that_of_the_data()
     assert found["spread"].high - found["spread"].low < 0.05
 
 
+@pytest.mark.slow
 def test_the_spread_of_few_samples_is_not_too_small():
     """Five of each label, many times: on average as wide as what they were drawn from."""
     g = torch.Generator().manual_seed(1)

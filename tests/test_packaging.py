@@ -42,6 +42,7 @@ def test_the_wheel_holds_every_module_and_every_feature_network(tmp_path, monkey
     assert {name.split("/")[0].split("-")[0] for name in held} == {"diffusion_lib"}
 
 
+@pytest.mark.slow
 def test_the_dependencies_are_what_the_package_imports():
     needed = distributions(PROJECT["dependencies"])
     optional = distributions(chain(*PROJECT["optional-dependencies"].values()))

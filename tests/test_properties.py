@@ -303,6 +303,7 @@ def test_conditions_of_measuring_work_or_are_refused(given_fields):
         assert all(value is None or type(value) is int for value in told.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", predictions.__all__)
 @settings(always, max_examples=20)
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=4))

@@ -903,6 +903,7 @@ def test_the_same_command_samples_the_same_file(trained, tmp_path, sampler):
     assert Image.open(tmp_path / "a.png").size == (2 * (5 * 29 + 1), 2 * 30)
 
 
+@pytest.mark.slow
 def test_samples_as_an_array(trained, tmp_path):
     out = tmp_path / "x.npz"
     assert main(["sample", str(trained), "--n", "3", "--steps", "4", "--out", str(out)]) == 0

@@ -91,6 +91,7 @@ def test_the_average_follows_its_formula():
     assert not t.ema.training
 
 
+@pytest.mark.slow
 def test_the_learning_rate_warms_up():
     t = trainer()
     rates = [t.optimizer.param_groups[0]["lr"] for _ in t.run(IMAGES)]
@@ -119,6 +120,7 @@ def test_a_step_is_yielded_after_the_update_and_the_average():
     )
 
 
+@pytest.mark.slow
 def test_a_finished_training_takes_no_further_step():
     t = trainer()
     assert len(list(t.run(IMAGES))) == 8
