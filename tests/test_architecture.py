@@ -176,7 +176,7 @@ def length(module: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "module", [pytest.param(m, marks=TODO) if m in {"editing", "interop"} else m for m in ORDER]
+    "module", [pytest.param(m, marks=TODO) if m in {"editing"} else m for m in ORDER]
 )
 def test_a_file_is_read_in_one_sitting(module):
     assert length(module) <= (300 if module in FLAT else 450)
