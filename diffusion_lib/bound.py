@@ -111,7 +111,7 @@ def hybrid_at(
     return weighted_error(denoiser, output, x_0, t, eps, weight) + VLB_WEIGHT * bound
 
 
-@trains(outputs=2)
+@trains(1, 2)
 def vlb_loss(
     denoiser: Denoiser,
     x_0: Tensor,
@@ -125,7 +125,7 @@ def vlb_loss(
     return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
 
 
-@trains(outputs=2)
+@trains(2)
 def hybrid_loss(
     denoiser: Denoiser,
     x_0: Tensor,

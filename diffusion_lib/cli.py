@@ -120,14 +120,14 @@ def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = _preset(options.preset)
     given = options.budget
-    budget = config.choose(given, config.BUDGETS, "--budget") if given else config.budget()
+    budget = config.lookup(given, config.BUDGETS, "--budget") if given else config.budget()
     experiment = budget(experiment)
     for name, module in (("schedule", schedules), ("prediction", predictions), ("weight", losses)):
         if given := getattr(options, name):
-            experiment = replace(experiment, **{name: config.resolve(given, module, f"--{name}")})
+            experiment = replace(experiment, **{name: config.lookup(given, module, f"--{name}")})
     if options.loss:
-        loss = config.choose(options.loss, config.LOSSES, "--loss")
-        network = replace(experiment.network, outputs=loss.outputs)
+        loss = config.lookup(options.loss, config.LOSSES, "--loss")
+        network = replace(experiment.network, outputs=max(loss.outputs))
         experiment = replace(experiment, loss=loss, network=network)
     settings = {
         "num_steps": options.steps,
@@ -156,7 +156,7 @@ def train(options: argparse.Namespace) -> None:
 @parallel.process_group()
 def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
-    sampler = config.resolve(options.sampler, samplers, "--sampler")
+    sampler = config.lookup(options.sampler, samplers, "--sampler")
     out = options.out or Path("samples.png")
     out = out / "samples.png" if out.is_dir() else out
     kind = out.suffix.lower()
@@ -287,7 +287,7 @@ def _print_study(record: dict[str, Any]) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write a run's averaged weights into a folder that another library loads."""
-    write = config.choose(options.format, interop.FORMATS, "--format")
+    write = config.lookup(options.format, interop.FORMATS, "--format")
     write(runs.load(_run_folder(options.run), torch.device("cpu")).denoiser, options.out)
     print(options.out)
 
@@ -386,7 +386,7 @@ def _preset(given: str) -> Experiment:
     """The preset of that name; a path that was meant to be trained on gets the way to do that."""
     path, choices = Path(given), ", ".join(config.PRESETS)
     if given in config.PRESETS or not path.exists():
-        return config.choose(given, config.PRESETS, "preset")
+        return config.lookup(given, config.PRESETS, "preset")
     if (path / "experiment.json").is_file() or path.name == "experiment.json":
         hint = "a run already: to go on with it, repeat the command that began it, with its --out"
     elif path.is_dir():

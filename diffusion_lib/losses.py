@@ -39,7 +39,7 @@ class Loss(Protocol):
     """A loss at random times and noise, shape []."""
 
     __name__: str
-    outputs: int  # how many outputs of the network it trains: 2 with a learned variance
+    outputs: tuple[int, ...]  # numbers of network outputs it trains: 2 is a learned variance
 
     def __call__(
         self,
@@ -50,8 +50,8 @@ class Loss(Protocol):
     ) -> Tensor: ...
 
 
-def trains(outputs: int) -> Callable[[Callable[..., Tensor]], Loss]:
-    """Decorate a loss with the number of network outputs that it trains."""
+def trains(*outputs: int) -> Callable[[Callable[..., Tensor]], Loss]:
+    """Decorate a loss with the numbers of network outputs that it trains."""
 
     def decorate(loss: Callable[..., Tensor]) -> Loss:
         marked = cast(Loss, loss)
@@ -100,14 +100,9 @@ def x_0_scale(prediction: Prediction, signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def implied_weight(
-    weight: Weight | None, prediction: Prediction, schedule: NoiseSchedule, t: Tensor
+    weight: Weight, prediction: Prediction, schedule: NoiseSchedule, t: Tensor
 ) -> Tensor:
-    """Convert a weight of x_0_hat's error to that of the prediction's own, [B], at t [B] in 1..T.
-
-    None gives 1.
-    """
-    if weight is None:
-        return torch.ones_like(schedule.signal[t])
+    """Convert a weight of x_0_hat's error to that of the prediction's own, [B], at times t [B]."""
     return weight(schedule.snr(t)) * x_0_scale(prediction, schedule.signal[t], schedule.noise[t])
 
 
@@ -126,7 +121,7 @@ def loss_at(
         eps: noise to add, [B, C, H, W].
         weight: weight of x_0_hat's error; None is the plain error of the network's own prediction.
     """
-    output = denoiser.output(denoiser.schedule.add_noise(x_0, t, eps), t)
+    output, _ = denoiser.predict(denoiser.schedule.add_noise(x_0, t, eps), t)
     return weighted_error(denoiser, output, x_0, t, eps, weight)
 
 
@@ -135,6 +130,8 @@ def weighted_error(
 ) -> Tensor:
     """Compute the weighted squared error of a network's output, [B]; arguments as in `loss_at`."""
     error = (output - denoiser.target(x_0, eps, t)).square().flatten(1).mean(1)
+    if weight is None:
+        return error
     return implied_weight(weight, denoiser.prediction, denoiser.schedule, t) * error
 
 
@@ -149,7 +146,7 @@ def draw(
     return t, rng.normal(x_0.shape, generator, x_0.device)
 
 
-@trains(outputs=1)
+@trains(1)
 def diffusion_loss(
     denoiser: Denoiser,
     x_0: Tensor,

@@ -38,6 +38,7 @@ class NoiseSchedule(nn.Module):
             [T], each in (0, 1].
 
     Attributes:
+        num_timesteps: last time, T.
         betas, alpha_bar: the exact tables, float64 on the CPU, [T] and [T + 1].
         signal, noise: float32 buffers that follow the module's device, [T + 1].
 
@@ -63,6 +64,7 @@ class NoiseSchedule(nn.Module):
             t = int((betas == 1).nonzero()[0]) + 1
             raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
         self.betas = betas
+        self.num_timesteps = len(betas)
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
         self.alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
         signal, noise = self._float32_tables()
@@ -85,11 +87,6 @@ class NoiseSchedule(nn.Module):
         device = self.signal.device
         self.signal, self.noise = (table.to(device) for table in self._float32_tables())
         return self
-
-    @property
-    def num_timesteps(self) -> int:
-        """The last time, T."""
-        return len(self.betas)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Look up (signal_t, noise_t), each [B, 1, 1, 1], for t [B] in 0..T."""

@@ -10,7 +10,6 @@ which draws for each part of a batch.  All keep the same weights; the caller let
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -183,9 +182,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for part in micro_batches:
-            with self._gradient_exchange(is_last=part is micro_batches[-1]):
-                part_loss = self._loss(denoiser, part) / len(micro_batches)
-                part_loss.backward()
+            if isinstance(denoiser.network, DistributedDataParallel):  # once, with the last part
+                denoiser.network.require_backward_grad_sync = part is micro_batches[-1]
+            part_loss = self._loss(denoiser, part) / len(micro_batches)
+            part_loss.backward()
             loss += part_loss.detach()
         loss = parallel.mean(loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
@@ -234,13 +234,6 @@ class Trainer:
         with torch.random.fork_rng(devices=devices), self._autocast:
             torch.manual_seed(dropout_seed)  # dropout draws from torch's global generator
             return self.loss(denoiser, part.x_0, generator=generator)
-
-    def _gradient_exchange(self, is_last: bool) -> AbstractContextManager[None]:
-        """Make processes exchange their gradients once a step, with the last micro-batch."""
-        network = self._ddp_denoiser.network
-        if isinstance(network, DistributedDataParallel) and not is_last:
-            return network.no_sync()
-        return nullcontext()
 
     def _skip_unless_finite(self, loss_and_norm: Tensor) -> None:
         """Make the optimizer skip this update and all after it where a number is not finite.

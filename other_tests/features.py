@@ -44,7 +44,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("name", help=", ".join(RECIPES))
     options = parser.parse_args()
-    recipe = config.choose(options.name, RECIPES, "feature network")
+    recipe = config.lookup(options.name, RECIPES, "feature network")
     train, test = (recipe.dataset(options.data, part) for part in (True, False))
 
     torch.manual_seed(rng.seed(SEED))

@@ -68,7 +68,7 @@ def read_study(path: str | Path) -> Study:
         unknown = study.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
         if unknown:
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
-        preset = config.choose(study["preset"], config.PRESETS, "preset")
+        preset = config.lookup(study["preset"], config.PRESETS, "preset")
         arms = {
             name: preset.changed(study.get("all", {})).changed(changes)
             for name, changes in study["arms"].items()
@@ -188,8 +188,8 @@ def rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]
     Raises:
         ValueError: no such arm or steps.
     """
-    config.choose(arm, record["arms"], "arm")
-    config.choose(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
+    config.lookup(arm, record["arms"], "arm")
+    config.lookup(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
     return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]
 
 

@@ -44,7 +44,7 @@ def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> lis
         ValueError: no such arm, steps or measure.
     """
     return [
-        config.choose(measure, row["measures"], "measure") for row in rows_of(record, arm, steps)
+        config.lookup(measure, row["measures"], "measure") for row in rows_of(record, arm, steps)
     ]
 
 
@@ -109,7 +109,7 @@ def differences(
         ValueError: no such arm, steps or measure; a baseline alone with its data set.
     """
     baseline = baseline or next(iter(record["arms"]))
-    config.choose(baseline, record["arms"], "arm")
+    config.lookup(baseline, record["arms"], "arm")
     dataset = record["arms"][baseline]["dataset"]
     arms = [arm for arm, fields in record["arms"].items() if fields["dataset"] == dataset]
     arms.remove(baseline)
@@ -207,6 +207,6 @@ def errors(
 ) -> tuple[list[int], list[float]]:
     """Return times and mean errors over seeds of "x_0", "eps", "v" or "bound", for `viz.curve`."""
     rows = rows_of(record, arm, steps)
-    config.choose(kind, rows[0]["errors"], "error")
+    config.lookup(kind, rows[0]["errors"], "error")
     columns = zip(*(row["errors"][kind] for row in rows), strict=True)
     return rows[0]["errors"]["t"], [fmean(column) for column in columns]

@@ -1,6 +1,6 @@
 """Experiments, presets and budgets, and the names that functions go by."""
 
-from diffusion_lib.config.experiment import LOSSES, Experiment, trained
+from diffusion_lib.config.experiment import LOSSES, Experiment, without_runtime_fields
 from diffusion_lib.config.presets import (
     BUDGETS,
     CIFAR10,
@@ -18,5 +18,5 @@ from diffusion_lib.config.presets import (
     shorten,
     smoke,
 )
-from diffusion_lib.config.registry import choose, label, resolve
+from diffusion_lib.config.registry import choices, label, lookup
 from diffusion_lib.system.device import default_device as device

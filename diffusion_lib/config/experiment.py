@@ -9,7 +9,7 @@ and on the command line it goes by its `__name__`.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion_lib import bound, losses, predictions, rng, schedules
 from diffusion_lib.checkpoints import is_same
-from diffusion_lib.config.registry import choose, label, resolve
+from diffusion_lib.config.registry import choices, label, lookup
 from diffusion_lib.data import Dataset, sets
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.losses import Weight
@@ -31,9 +31,8 @@ from diffusion_lib.training import TrainConfig, Trainer
 
 LOSSES = {f.__name__: f for f in (losses.diffusion_loss, bound.hybrid_loss, bound.vlb_loss)}
 
-# Fields that came later, with the values that say nothing new: not recorded then, so that older
-# runs and files stay what they are.
-_LATER = (
+# Fields added later: omitted from the record at their default, so that existing names stay.
+_OMITTED_AT_DEFAULT = (
     ("network", "outputs", 1),
     ("network", "patch", 1),
     ("network", "classes", 0),
@@ -43,8 +42,37 @@ _LATER = (
     ("train", "accumulate", 1),
 )
 
-# What may change while a run goes on: it changes speed and rounding, or nothing that is trained.
-_NOT_TRAINED = ("sample_steps", "train.accumulate")
+# Fields that change speed and rounding, or sampling alone: a run may be resumed with other values.
+_RUNTIME_FIELDS = ("sample_steps", "train.accumulate")
+
+
+def _signal_and_noise(experiment: "Experiment") -> tuple[Tensor, Tensor]:
+    schedule = experiment.schedule(experiment.T)
+    return schedule.signal, schedule.noise
+
+
+def _implied_weights(experiment: "Experiment") -> Tensor:
+    assert experiment.weight is not None
+    times = torch.arange(1, experiment.T + 1, device="cpu")
+    schedule = experiment.schedule(experiment.T)
+    return losses.implied_weight(experiment.weight, predictions.x_0, schedule, times)
+
+
+@torch.no_grad()
+def _loss_of_fixed_images(experiment: "Experiment") -> Tensor:
+    images = rng.normal((8, *experiment.network.image_shape), rng.generator(0))
+    denoiser = experiment.build()
+    return experiment.loss(denoiser, images, experiment.weight, rng.generator(1)).reshape(1)
+
+
+def _function(registry: Any, values: Callable[["Experiment"], Sequence[Tensor]]) -> dict[str, Any]:
+    """Describe a field that holds a function.
+
+    Args:
+        registry: module or mapping that knows the function by name.
+        values: what a function of the user's own is known by, because a cell may redefine a name.
+    """
+    return {"registry": registry, "values": values}
 
 
 @dataclass(frozen=True)
@@ -57,31 +85,40 @@ class Experiment:
         schedule: one of `schedules`, or a function from T to a `NoiseSchedule`.
         T: number of diffusion steps.
         prediction: one of `predictions`, or a function like those.
-        weight: of x_0_hat's error: one of `losses`, or a function of the signal-to-noise ratio;
-            None is the plain error of what the network predicts.
+        weight: weight of x_0_hat's error: one of `losses`, or a function of the signal-to-noise
+            ratio; None is the plain error of what the network predicts.
         loss: one of `LOSSES`, or a function like those; `bound.hybrid_loss` for a network
             with `outputs=2`.
-        train: the training loop's settings.
-        sample_steps: steps of its samplers, None for all T; not part of what is trained.
+        train: settings of the training.
+        sample_steps: number of sampling steps, None for all T; no part of what is trained.
 
     Raises:
         TypeError, ValueError: a field of another kind, or a number below 1.
     """
 
-    dataset: Dataset
+    dataset: Dataset = field(metadata=_function(sets, lambda _: []))
     network: UNetConfig
-    schedule: Callable[[int], NoiseSchedule] = schedules.linear
+    schedule: Callable[[int], NoiseSchedule] = field(
+        default=schedules.linear, metadata=_function(schedules, lambda e: [e.schedule(e.T).betas])
+    )
     T: int = 1000
-    prediction: Prediction = predictions.eps
-    weight: Weight | None = None
-    loss: Callable[..., Tensor] = losses.diffusion_loss
+    prediction: Prediction = field(
+        default=predictions.eps,
+        metadata=_function(predictions, lambda e: e.prediction(*_signal_and_noise(e))),
+    )
+    weight: Weight | None = field(
+        default=None, metadata=_function(losses, lambda e: [_implied_weights(e)])
+    )
+    loss: Callable[..., Tensor] = field(
+        default=losses.diffusion_loss,
+        metadata=_function(LOSSES, lambda e: [_loss_of_fixed_images(e)]),
+    )
     train: TrainConfig = field(default_factory=TrainConfig)
     sample_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("network", UNetConfig), ("train", TrainConfig)):
-            if not isinstance(getattr(self, name), kind):
-                value = getattr(self, name)
+            if not isinstance(value := getattr(self, name), kind):
                 again = (
                     ". It was made before its module was reloaded: run the cell that makes it "
                     "again, or restart the kernel"
@@ -89,11 +126,11 @@ class Experiment:
                     else ""
                 )
                 raise TypeError(f"{name} must be a {kind.__name__}; got {value!r:.99}{again}")
-        for name in ("dataset", "schedule", "prediction", "loss"):
-            if not callable(getattr(self, name)):
-                raise TypeError(f"{name} must be a function; got {getattr(self, name)!r:.99}")
-        if self.weight is not None and not callable(self.weight):
-            raise TypeError(f"weight must be a function or None; got {self.weight!r:.99}")
+        for f in fields(self):
+            value, optional = getattr(self, f.name), f.default is None
+            if f.metadata and not callable(value) and not (optional and value is None):
+                kind = "a function or None" if optional else "a function"
+                raise TypeError(f"{f.name} must be {kind}; got {value!r:.99}")
         if type(self.T) is not int:  # how large it may be is the schedule's to say
             raise ValueError(f"T must be a whole number; got {self.T!r:.99}")
         steps = self.sample_steps
@@ -103,22 +140,20 @@ class Experiment:
             )
 
     def build(self) -> Denoiser:
-        """The untrained denoiser; equal seeds and networks give equal weights.
+        """Build the untrained denoiser; equal seeds and networks give equal weights.
 
         Raises:
             ValueError: settings that no network, schedule or sampler can have, a network larger
                 than the memory, or a loss that the network has no output for.
         """
         outputs = self.network.outputs
-        if is_same(self.loss, bound.hybrid_loss) and outputs == 1:
+        if outputs not in getattr(self.loss, "outputs", (outputs,)):
             raise ValueError(
-                "hybrid_loss teaches a variance, but this network has no output for one: use "
-                "UNetConfig(outputs=2), or diffusion_loss"
-            )
-        if is_same(self.loss, losses.diffusion_loss) and outputs == 2:
-            raise ValueError(
-                "diffusion_loss never teaches the variance that UNetConfig(outputs=2) puts out: "
-                "use outputs=1, or hybrid_loss"
+                f"{label(self.loss)} teaches a variance, but this network has no output for one: "
+                "use UNetConfig(outputs=2), or diffusion_loss"
+                if outputs == 1
+                else f"{label(self.loss)} never teaches the variance that UNetConfig(outputs=2) "
+                "puts out: use outputs=1, or hybrid_loss"
             )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
@@ -135,12 +170,12 @@ class Experiment:
                 return Denoiser(UNet(self.network), schedule, self.prediction)
 
     def trainer(self, device: torch.device | str = "cpu") -> Trainer:
-        """A trainer at step 0, on `device`."""
+        """Make a trainer at step 0, on `device`."""
         loss = partial(self.loss, weight=self.weight)
         return Trainer(self.build().to(device), self.train, loss)
 
     def describe(self) -> dict[str, Any]:
-        """Its settings in words, for `viz.table`."""
+        """Describe the settings in words, for `viz.table`."""
         network = on_meta_device(self.network)
         c, h, w = self.network.image_shape
         return {
@@ -155,7 +190,7 @@ class Experiment:
         }
 
     def to_json(self) -> str:
-        """The experiment as text that `from_json` reads."""
+        """Write the experiment as text that `from_json` reads."""
         return json.dumps(self._record(), indent=2) + "\n"
 
     @classmethod
@@ -171,22 +206,19 @@ class Experiment:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
         try:
-            return cls(
-                dataset=resolve(record["dataset"], sets, "dataset"),
-                network=UNetConfig(**record["network"]),
-                schedule=resolve(record["schedule"], schedules, "schedule"),
-                T=record["T"],
-                prediction=resolve(record["prediction"], predictions, "prediction"),
-                weight=record["weight"] and resolve(record["weight"], losses, "weight"),
-                loss=choose(record.get("loss", "diffusion_loss"), LOSSES, "loss"),
-                train=TrainConfig(**record["train"]),
-                sample_steps=record["sample_steps"],
-            )
+            record = {"loss": losses.diffusion_loss.__name__} | record  # omitted where it is that
+            values: dict[str, Any] = {f.name: record[f.name] for f in fields(cls)}
+            for f in fields(cls):
+                if f.metadata and not (f.default is None and values[f.name] is None):
+                    values[f.name] = lookup(values[f.name], f.metadata["registry"], f.name)
+            values["network"] = UNetConfig(**values["network"])
+            values["train"] = TrainConfig(**values["train"])
+            return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
-        """Another experiment: some fields replaced, given as they stand in JSON.
+        """Replace some fields, given as they stand in JSON.
 
             config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
 
@@ -196,19 +228,21 @@ class Experiment:
         record: dict[str, Any] = self._record() | {"loss": label(self.loss)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
         for name, value in changes.items():
-            choose(name, record, "field")
+            lookup(name, record, "field")
             if isinstance(record[name], dict):
                 if not isinstance(value, Mapping):
                     raise ValueError(f"{name} must hold fields of its own; got {value!r}")
                 for part in value:
-                    choose(part, record[name], f"field of {name}")
+                    lookup(part, record[name], f"field of {name}")
                 value = record[name] | value
             record[name] = value
         return Experiment.from_json(json.dumps(record))
 
     def differences(self, other_json: str) -> list[str]:
-        """What another experiment, given as JSON, trains differently: "name: value there, here"."""
-        here, there = (_flat(trained(r)) for r in (self._record(), json.loads(other_json)))
+        """List what another experiment, given as JSON, trains differently."""
+        here, there = (
+            _flat(without_runtime_fields(r)) for r in (self._record(), json.loads(other_json))
+        )
         return [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
             for name in sorted(here.keys() | there.keys())
@@ -216,70 +250,58 @@ class Experiment:
         ]
 
     def name(self, images: str) -> str:
-        """Short name, unique to what is trained: functions, steps and a hash of everything.
+        """Name what is trained: functions, steps and a hash of everything.
 
         Args:
-            images: a fingerprint of the training images, so that other images train anew.
+            images: fingerprint of the training images, because other images are another run.
         """
-        record = trained(self._record()) | {"images": images}
+        record = without_runtime_fields(self._record()) | {"images": images}
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-        functions = [self.dataset, self.schedule, self.prediction]
-        functions += [self.weight] if self.weight else []
-        functions += [] if is_same(self.loss, losses.diffusion_loss) else [self.loss]
+        functions = self._functions().values()
         # Letters, digits and _ alone: no disk takes a "<lambda>" amiss then.
         names = [re.sub(r"\W", "", label(function).partition("(")[0]) for function in functions]
         return "-".join([*names, str(self.train.num_steps), digest])
 
-    def _record(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        schedule = self.schedule(self.T)
-        times = torch.arange(1, self.T + 1, device="cpu")
-        tables = {
-            "schedule": lambda: [schedule.betas],
-            "prediction": lambda: self.prediction(schedule.signal, schedule.noise),
-            "weight": lambda: [
-                losses.implied_weight(self.weight, predictions.x_0, schedule, times)
-            ],
-            "loss": lambda: [self._loss_of_fixed_images()],
-        }
-        known: dict[str, Mapping[str, Any]] = {
-            "schedule": vars(schedules),
-            "prediction": vars(predictions),
-            "weight": vars(losses),
-            "loss": LOSSES,
-        }
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
-        record |= {"network": asdict(self.network), "train": asdict(self.train)}
-        for part, name, usual in _LATER:
-            if record[part][name] == usual:
-                del record[part][name]
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        """Return the functions that are recorded, by field: those of no weight are not."""
+        functions = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata}
         if is_same(self.loss, losses.diffusion_loss):
-            del record["loss"], known["loss"]
-        record["dataset"] = label(self.dataset)
-        for name, functions in known.items():
-            function = record[name]
-            if function is None:
-                continue
-            record[name] = label(function)
-            if not is_same(function, functions.get(record[name])):
-                # A function of the user's own is known by its values, as a cell may redefine its
-                # name.
-                values = repr([[f"{x:.6g}" for x in table.tolist()] for table in tables[name]()])
-                record[name] += "#" + hashlib.sha256(values.encode()).hexdigest()[:8]
+            del functions["loss"]
+        return {name: function for name, function in functions.items() if function is not None}
+
+    def _record(self) -> dict[str, Any]:
+        """Return plain values, in the order of the fields."""
+        functions, record = self._functions(), {}
+        for f in fields(self):
+            record[f.name] = getattr(self, f.name)
+            if function := functions.get(f.name):
+                name = label(function)
+                values = (
+                    f.metadata["values"](self)
+                    if not is_same(function, choices(f.metadata["registry"]).get(name))
+                    else []
+                )
+                if values:
+                    text = repr([[f"{x:.6g}" for x in table.tolist()] for table in values])
+                    name += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
+                record[f.name] = name
+        record |= {"network": asdict(self.network), "train": asdict(self.train)}
+        for part, name, default in _OMITTED_AT_DEFAULT:
+            if record[part][name] == default:
+                del record[part][name]
+        if "loss" not in functions:
+            del record["loss"]
         return json.loads(json.dumps(record))
 
-    @torch.no_grad()
-    def _loss_of_fixed_images(self) -> Tensor:
-        images = rng.normal((8, *self.network.image_shape), rng.generator(0))
-        return self.loss(self.build(), images, self.weight, rng.generator(1)).reshape(1)
 
-
-def trained(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The record of an experiment without what may change while a run goes on."""
+def without_runtime_fields(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Drop from the record of an experiment what may change when a run is resumed."""
     return {
-        name: trained(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        name: without_runtime_fields(value, f"{prefix}{name}.")
+        if isinstance(value, dict)
+        else value
         for name, value in record.items()
-        if prefix + name not in _NOT_TRAINED
+        if prefix + name not in _RUNTIME_FIELDS
     } | ({"compile": False} if prefix == "train." else {})  # names have always held this one
 
 

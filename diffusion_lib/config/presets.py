@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import data, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
-from diffusion_lib.config.registry import choose
+from diffusion_lib.config.registry import lookup
 from diffusion_lib.networks.unet import UNetConfig, on_meta_device
 from diffusion_lib.system.device import default_device as device
 from diffusion_lib.training import TrainConfig
@@ -126,7 +126,7 @@ def budget() -> Callable[[Experiment], Experiment]:
         ValueError: it names no budget.
     """
     name = os.environ.get("DIFFUSION_BUDGET") or ("quick" if device().type == "cpu" else "full")
-    return choose(name, BUDGETS, "DIFFUSION_BUDGET")
+    return lookup(name, BUDGETS, "DIFFUSION_BUDGET")
 
 
 def data_root() -> str:

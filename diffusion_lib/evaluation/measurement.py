@@ -48,7 +48,7 @@ class Conditions:
     num_times: int = 100
 
     def __post_init__(self) -> None:
-        config.resolve(self.sampler, samplers, "sampler")
+        config.lookup(self.sampler, samplers, "sampler")
         least = {"n": 0, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
         for name, smallest in least.items():
             value = getattr(self, name)
@@ -98,7 +98,7 @@ def measure(
     clocks = {"": time.monotonic()}
     if conditions.n:
         if samples is None:
-            sampler = config.resolve(conditions.sampler, samplers, "sampler")
+            sampler = config.lookup(conditions.sampler, samplers, "sampler")
             samples = runs.sample(run, conditions.n, conditions.seed, sampler, conditions.steps)
         clocks["sampling"] = time.monotonic()
         quality = assess(samples)
@@ -229,7 +229,7 @@ def plan(
     experiment = _experiment(run)
     samples = None if samples is None else data.check(samples, run.image_shape)
     try:
-        source: Dataset = dataset or config.resolve(experiment["dataset"], sets, "data set")
+        source: Dataset = dataset or config.lookup(experiment["dataset"], sets, "data set")
     except ValueError as error:
         raise ValueError(
             f"{run.folder / 'experiment.json'}: {error} For a data set of your own give its "

@@ -162,7 +162,7 @@ def experiment_digests(folder: Path) -> list[str]:
     A training state holds the first, so that one copied from another run is noticed; in older
     states it depends on `compile`, which may change now.
     """
-    record = config.trained(json.loads((folder / "experiment.json").read_text()))
+    record = config.without_runtime_fields(json.loads((folder / "experiment.json").read_text()))
     del record["train"]["num_steps"]
     digests = []
     for compiled in (False, True):
