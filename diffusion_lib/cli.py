@@ -188,8 +188,8 @@ def sample(options: argparse.Namespace) -> None:
         else:
             from diffusion_lib import viz  # matplotlib, which a training alone does not need
 
-            asked = len(options.labels or [0])  # whole turns of the labels in a row
-            columns = asked * math.ceil(8 / asked)
+            period = len(options.labels or [0])  # whole turns of the labels in a row
+            columns = period * math.ceil(8 / period)
             viz.grid(torch.cat(list(batches)), columns).save(file, format="PNG")
     print(out)
 
@@ -224,7 +224,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _pictures(folder: Path, run: Run) -> Dataset:
-    """The pictures of a folder as test images for a run."""
+    """Make a data set of a folder's pictures, as test images for a run."""
     c, h, w = run.image_shape
 
     def pictures(root: str | Path, train: bool) -> Images:
@@ -383,7 +383,7 @@ def _path(text: str) -> Path:
 
 
 def _preset(given: str) -> Experiment:
-    """The preset of that name; a path that was meant to be trained on gets the way to do that."""
+    """Look up a preset; answer a path that was meant to be trained on with the way to do that."""
     path, choices = Path(given), ", ".join(config.PRESETS)
     if given in config.PRESETS or not path.exists():
         return config.lookup(given, config.PRESETS, "preset")
@@ -400,7 +400,7 @@ def _preset(given: str) -> Experiment:
 
 
 def _run_folder(path: Path) -> Path:
-    """The folder of a run; whatever lies in it stands for it.
+    """Find the folder of a run from its path or that of a file in it.
 
     Raises:
         FileNotFoundError: there is no run; the message has what is there.

@@ -70,9 +70,9 @@ class NoiseSchedule(nn.Module):
         signal, noise = self._float32_tables()
         self.register_buffer("signal", signal, persistent=False)
         self.register_buffer("noise", noise, persistent=False)
-        is_gone = self.signal[:-1] == 0
-        if is_gone.any():
-            t = int(is_gone.nonzero()[0])
+        is_zero = self.signal[:-1] == 0
+        if is_zero.any():
+            t = int(is_zero.nonzero()[0])
             raise ValueError(
                 f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
                 "betas, or fewer of them"

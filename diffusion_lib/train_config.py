@@ -82,10 +82,3 @@ class TrainConfig:
                 f"{self.learning_rate:g}. Use fewer warmup_steps, or more num_steps",
                 stacklevel=3,
             )
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of the update after `step` others: up, level, down."""
-    up = (step + 1) / max(1, config.warmup_steps)
-    down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
-    return config.learning_rate * min(1.0, up, down)

@@ -37,7 +37,7 @@ from diffusion_lib.system.device import (
     should_compile,
 )
 from diffusion_lib.system.interrupts import defer_interrupts
-from diffusion_lib.train_config import TrainConfig, learning_rate
+from diffusion_lib.train_config import TrainConfig
 
 _FORMAT = "diffusion_lib training state 1"
 
@@ -382,3 +382,10 @@ class Trainer:
                 f"{path} belongs to another network: the optimizer states after step {step} are "
                 "not those of its weights"
             )
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of the update after `step` others: up, level, down."""
+    up = (step + 1) / max(1, config.warmup_steps)
+    down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
+    return config.learning_rate * min(1.0, up, down)

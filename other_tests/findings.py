@@ -246,5 +246,5 @@ def budget(records: Mapping[str, Mapping[str, Any]], study: str) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the training that all arms of a study share."""
+    """Describe the training that all arms of a study share."""
     return next(iter(record["arms"].values()))["train"]

@@ -623,7 +623,7 @@ def test_a_start_that_is_no_whole_run_is_refused(finished, tmp_path, name):
     copy(finished, tmp_path / "start", *contents(finished))
     (tmp_path / "start" / name).unlink()
     longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
-    with pytest.raises(FileNotFoundError, match=f"start cannot be gone on from: {name} is missing"):
+    with pytest.raises(FileNotFoundError, match=f"start cannot be resumed: {name} is missing"):
         runs.train(longer, TRAIN, HELD_OUT, tmp_path / "run", CPU, start=tmp_path / "start")
     assert not (tmp_path / "run").exists()
 

@@ -1,7 +1,9 @@
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -314,3 +316,26 @@ def test_eight_images_are_learned_by_heart():
     nearest, which = distance.min(1)
     assert (nearest < 0.2).float().mean() > 0.6  # unrelated images are 1.4 apart
     assert len(which.unique()) >= 5
+
+
+def test_the_path_of_a_training_step_is_short():
+    """From a batch to the updated weights, whatever the network: functions, and their files."""
+    root, calls = str(Path(training.__file__).parent), set()
+
+    def record(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(root) and code.co_name[0] != "<":
+            calls.add((Path(code.co_filename).relative_to(root).as_posix(), code.co_qualname))
+
+    t = trainer()
+    steps = t.run(IMAGES)
+    next(steps)
+    batch = next(t._batches(slice(0, t.config.batch_size)))
+    sys.setprofile(record)
+    try:
+        t.train_step(batch)
+    finally:
+        sys.setprofile(None)
+    path = {(file, name) for file, name in calls if not file.startswith("networks/")}
+    assert len(path) <= 18, sorted(path)
+    assert len({file for file, _ in path}) <= 7, sorted(path)

@@ -228,7 +228,7 @@ class _Comparison:
                     error.add_note(f"This was arm {name!r}, seed {seed}.")
                     raise
             measurements.append(measures)
-            # A learning rate that has fallen at the end is not gone on from: train from step 0.
+            # A learning rate that has fallen at the end cannot be resumed: train from step 0.
             start = folder if experiment.train.cooldown == 0 else None
         return measurements
 

@@ -1,6 +1,7 @@
 """Experiments by name, and budgets: functions from an experiment to one that takes less time.
 
-To add a preset, write one `Experiment` and list it in `PRESETS`."""
+To add a preset, write one `Experiment` and list it in `PRESETS`.
+"""
 
 import os
 import warnings
@@ -88,7 +89,7 @@ def _hours(network: UNetConfig, train: TrainConfig) -> float:
 
 
 def full(experiment: Experiment) -> Experiment:
-    """The preset as it is: a GPU, or for MNIST about an hour of CPU."""
+    """Keep the preset as it is: a GPU, or for MNIST about an hour of CPU."""
     return experiment
 
 
@@ -143,7 +144,7 @@ def runs_root() -> Path:
 
 
 def _in_root(name: str) -> str:
-    """A path from the working folder to that name in the checkout around it, if it is in one."""
+    """Find a name in the checkout around the working folder, as a path from there."""
     root = Path(__file__).resolve().parents[2]
     checkout = (root / "pyproject.toml").exists()  # and no installed copy
     return os.path.relpath(root / name) if checkout and Path.cwd().is_relative_to(root) else name

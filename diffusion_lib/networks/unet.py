@@ -1,5 +1,6 @@
-"""The U-Net: (x_t, t) or (x_t, t, label) -> one or two images of x_t's shape
-[Ronneberger 2015; DDPM appendix B].
+"""The U-Net: (x_t, t) or (x_t, t, label) -> one or two images of x_t's shape.
+
+[Ronneberger 2015; DDPM appendix B]
 
 Down: residual blocks, and a strided convolution between levels.  Middle: block, attention, block.
 Up: the same levels backwards; each block also reads the features of the way down (skip).

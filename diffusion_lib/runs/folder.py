@@ -23,7 +23,7 @@ _CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
 
 
 def fingerprint(images: Tensor) -> str:
-    """Number and hash of images, [N, C, H, W]: other images make another run."""
+    """Summarize images [N, C, H, W] by their number and hash: other images make another run."""
     digest = hashlib.sha256()
     for part in images.split(1000):  # a mapped file may be larger than the memory
         digest.update(part.cpu().numpy().tobytes())
@@ -68,8 +68,8 @@ def create_or_match_experiment_file(folder: Path, experiment: Experiment, finger
             claim.touch()
         except OSError as error:
             raise files.write_error(path, error) from error
-        with suppress(FileNotFoundError), files.lock(claim) as mine:
-            if mine and not path.exists():  # another process may have been faster
+        with suppress(FileNotFoundError), files.lock(claim) as is_locked:
+            if is_locked and not path.exists():  # another process may have been faster
                 record = json.loads(experiment.to_json()) | {"images": fingerprint}
                 files.write_text(path, json.dumps(record, indent=2) + "\n")
         if path.exists():
@@ -79,11 +79,11 @@ def create_or_match_experiment_file(folder: Path, experiment: Experiment, finger
     if different := _differences(path, experiment, fingerprint):
         raise ValueError(
             f"{folder} belongs to another experiment ({'; '.join(different)}). Choose another "
-            f"folder, or the settings of the run that is there.{_way(folder, different)}"
+            f"folder, or the settings of the run that is there.{_way_out(folder, different)}"
         )
 
 
-def _way(folder: Path, different: Sequence[str]) -> str:
+def _way_out(folder: Path, different: Sequence[str]) -> str:
     """Name a further way out of a folder of another experiment, where there is one."""
     if not any((folder / name).exists() for name in ("training.safetensors", "ema.safetensors")):
         return " Nothing has been saved there yet, so it can also be deleted."
@@ -96,7 +96,7 @@ def _way(folder: Path, different: Sequence[str]) -> str:
 
 
 def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[str]:
-    """What the run of an experiment.json trains differently."""
+    """List what the run of an experiment.json trains differently."""
     try:
         record = json.loads(path.read_text())
         images = record.pop("images")
@@ -109,25 +109,26 @@ def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[s
 
 
 def check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
+    """Refuse to resume from a run of another experiment, or from one that has no state for it."""
     for name in ("experiment.json", "training.safetensors", "log.jsonl"):
         if not (start / name).is_file():
             raise FileNotFoundError(
-                f"{start} cannot be gone on from: {name} is missing there. Give the folder of a "
+                f"{start} cannot be resumed: {name} is missing there. Give the folder of a "
                 "whole run, as runs.train leaves it."
             )
     different = [
-        told
-        for told in _differences(start / "experiment.json", experiment, fingerprint)
-        if not told.startswith("train.num_steps: ")
+        difference
+        for difference in _differences(start / "experiment.json", experiment, fingerprint)
+        if not difference.startswith("train.num_steps: ")
     ]
     if different:
         raise ValueError(
-            f"{start} cannot be gone on from: it belongs to another experiment "
+            f"{start} cannot be resumed: it belongs to another experiment "
             f"({'; '.join(different)}); only the number of steps may differ"
         )
     if experiment.train.cooldown > 0:
         raise ValueError(
-            f"{start} cannot be gone on from: its learning rate has already fallen at the end "
+            f"{start} cannot be resumed: its learning rate has already fallen at the end "
             "(cooldown), so more steps would not end as if they had begun at step 0"
         )
     steps = json.loads((start / "experiment.json").read_text())["train"]["num_steps"]
@@ -175,8 +176,8 @@ def experiment_digests(folder: Path) -> list[str]:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Refuse to train in a folder in which another process trains; a killed one holds nothing."""
-    with files.lock(folder / "experiment.json") as mine:
-        if not mine:
+    with files.lock(folder / "experiment.json") as is_locked:
+        if not is_locked:
             raise ValueError(
                 f"another process is training in {folder}: wait for it, or choose another folder"
             )
@@ -184,6 +185,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def append_to_log(folder: Path, record: dict[str, Any]) -> None:
+    """Write a record as a line of the log, whole or not at all."""
     path = folder / "log.jsonl"
     try:
         with path.open("ab", buffering=0) as file:
@@ -197,7 +199,7 @@ def append_to_log(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of the log; a line that a kill cut short, or that is damaged, is left out."""
+    """Read the records of the log, without lines that are damaged or that a kill cut short."""
     path = folder / "log.jsonl"
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:

@@ -102,11 +102,11 @@ def assert_same_on_all_ranks(name: str, value: str) -> None:
 
 def mean(value: Tensor) -> Tensor:
     """Average a tensor over all processes; it has the same shape in each."""
-    if size() == 1:
+    if not dist.is_initialized():
         return value
     total = value.clone()
     dist.all_reduce(total)
-    return total / size()
+    return total / dist.get_world_size()
 
 
 def gather(images: Tensor, batch_size: int) -> list[Tensor]:
