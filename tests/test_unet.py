@@ -100,7 +100,7 @@ def test_size_that_the_depth_does_not_divide_is_refused():
         ({"multipliers": ()}, "one integer >= 1 for each level"),
         ({"num_blocks": 0}, "at least 1; got 0"),
         ({"dropout": 1.0}, r"\[0, 1\); got 1.0"),
-        ({"attention": (15,)}, r"attention at \[15\].*\[32, 16, 8, 4\]"),
+        ({"attention": (15,)}, r"attention is \(15,\).*\[32, 16, 8, 4\]"),
         ({"image_shape": (32, 32)}, "channels, height, width"),
     ],
 )

@@ -114,13 +114,13 @@ class UNetConfig:
             raise ValueError(
                 f"a U-Net of {len(self.multipliers)} levels{patches} halves the image "
                 f"{len(self.multipliers) - 1} times, so height and width must be divisible by "
-                f"{divisor}; got {height} x {width}. Pad or resize the images, or use fewer "
-                "levels (a shorter `multipliers`)."
+                f"{divisor}; got {height} x {width}, image_shape = {self.image_shape}. Pad or "
+                "resize the images, or use fewer levels (a shorter `multipliers`)."
             )
         heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
-        if unknown := set(self.attention) - set(heights):
+        if not set(self.attention) <= set(heights):
             raise ValueError(
-                f"attention at {sorted(unknown)}, but the feature maps have the heights {heights}"
+                f"attention is {self.attention}, but the feature maps have the heights {heights}"
             )
 
 
