@@ -100,9 +100,14 @@ def x_0_scale(prediction: Prediction, signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def implied_weight(
-    weight: Weight, prediction: Prediction, schedule: NoiseSchedule, t: Tensor
+    weight: Weight | None, prediction: Prediction, schedule: NoiseSchedule, t: Tensor
 ) -> Tensor:
-    """Convert a weight of x_0_hat's error to that of the prediction's own, [B], at times t [B]."""
+    """Convert a weight of x_0_hat's error to that of the prediction's own, [B], at times t [B].
+
+    None gives 1.
+    """
+    if weight is None:
+        return torch.ones_like(schedule.signal[t])
     return weight(schedule.snr(t)) * x_0_scale(prediction, schedule.signal[t], schedule.noise[t])
 
 

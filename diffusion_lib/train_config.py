@@ -1,4 +1,4 @@
-"""Settings of a training, and its learning rate."""
+"""Settings of a training."""
 
 import math
 import warnings

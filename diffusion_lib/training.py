@@ -71,8 +71,9 @@ class _MicroBatch(NamedTuple):
 class Trainer:
     """Fits `denoiser` in place and keeps a moving average of its weights in `ema`.
 
-    The network computes in the precision of the device (`system.device`), with its weights in the
-    device's memory layout; weights, loss and moving average stay float32.
+    The network computes in the precision of the device (`system.device`) at the time the trainer
+    is made, with its weights in the device's memory layout; weights, loss and moving average stay
+    float32.
 
     Args:
         denoiser: denoiser to train, on the device to train on.

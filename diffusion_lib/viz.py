@@ -70,7 +70,7 @@ def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Seque
             pixels = _to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbours
+        row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbors
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=8)
     figure.tight_layout(pad=0.3)

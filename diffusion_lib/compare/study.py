@@ -258,7 +258,7 @@ class _Comparison:
         record["measures"] = {name: _short(value) for name, value in measures.items()}
         state = f"measures of {run.folder} are in the study's record, but not kept beside the run"
         way = "A study that is stopped measures it again."
-        records.write_or_warn(self.measures_path(experiment), record, state, way)
+        records.write_or_warn(self.measures_path(experiment), record, state, way, 6)
         return record
 
     def record(self, measured: Mapping[tuple[str, int], list[dict[str, Any]]]) -> dict[str, Any]:

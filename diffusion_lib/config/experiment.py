@@ -52,7 +52,6 @@ def _signal_and_noise(experiment: "Experiment") -> tuple[Tensor, Tensor]:
 
 
 def _implied_weights(experiment: "Experiment") -> Tensor:
-    assert experiment.weight is not None
     times = torch.arange(1, experiment.T + 1, device="cpu")
     schedule = experiment.schedule(experiment.T)
     return losses.implied_weight(experiment.weight, predictions.x_0, schedule, times)

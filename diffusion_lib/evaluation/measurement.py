@@ -199,7 +199,7 @@ def evaluate(
         "To keep it, write what evaluation.evaluate returns to another place, or measure a copy of "
         "the run in a folder that can be written."
     )
-    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, state, way))
+    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, state, way, 5))
     return record
 
 

@@ -77,12 +77,14 @@ def read_if(path: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:
     return record if matches else None
 
 
-def write_or_warn(path: Path, record: Mapping[str, Any], state: str, way: str) -> None:
+def write_or_warn(
+    path: Path, record: Mapping[str, Any], state: str, way: str, stacklevel: int
+) -> None:
     """Write a record, or warn: what took minutes to measure is not lost with its file."""
     try:
         files.write_json(path, dict(record))
     except OSError as error:
-        warnings.warn(f"{state} ({error}). {way}", stacklevel=4)
+        warnings.warn(f"{state} ({error}). {way}", stacklevel=stacklevel)
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ Labels         `label_accuracy_and_diversity` of samples that were drawn for lab
 An `Interval` is a number with its 95 % interval.  For the bits it is 1.96 standard errors to each
 side.  For distances and shares it comes from a bootstrap: images are drawn again with replacement,
 200 times, and the middle 95 % of what comes out is the interval.  Precision and recall would not
-survive that, as an image drawn twice is its own nearest neighbour: there random halves stand in.
+survive that, as an image drawn twice is its own nearest neighbor: there random halves stand in.
 
 A distance between finite sets is not 0 even where both come from one distribution: hold every
 distance against its floor, the same measurement of real images, as many of them.  Near that floor

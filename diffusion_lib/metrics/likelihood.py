@@ -55,7 +55,7 @@ class Bound(NamedTuple):
     total: Bits
     L_T: float
     L_0: float
-    times: list[float]  # centres of the strata of t > 1
+    times: list[float]  # centers of the strata of t > 1
     L_t: list[float]  # mean term of a step in each
 
 

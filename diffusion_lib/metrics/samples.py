@@ -19,7 +19,7 @@ _RESAMPLES = 200  # of a bootstrap
 
 _HALVES = 40  # of both sets, for the spread of precision and recall
 
-_NEIGHBOURS = 3  # [Kynkaanniemi 2019]
+_NEIGHBORS = 3  # [Kynkaanniemi 2019]
 
 
 def quality(
@@ -30,7 +30,7 @@ def quality(
     Returns:
         "Frechet distance": of the normal distributions fitted to both [Heusel 2017].
         "kernel distance": squared, with the kernel (x y / D + 1)^3, without bias [Binkowski 2018].
-        "precision": share of the samples within the reference's neighbourhoods, and "recall":
+        "precision": share of the samples within the reference's neighborhoods, and "recall":
             share of the reference within the samples' [Kynkaanniemi 2019, k = 3].
         "confidence > 0.9": share of the samples of which the classifier is so sure.
         "class 0", ...: share of the samples in each class.
@@ -158,7 +158,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return the share of each set that lies within the other's k-nearest-neighbour balls, k = 3.
+    """Return the share of each set that lies within the other's k-nearest-neighbor balls, k = 3.
 
     Raises:
         ValueError: as `frechet_distance`.
@@ -295,8 +295,8 @@ def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor
 def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     n = counts.sum()
     mean = counts @ x / n
-    centred = x - mean
-    return mean, (centred * counts[:, None]).T @ centred / (n - 1)
+    centered = x - mean
+    return mean, (centered * counts[:, None]).T @ centered / (n - 1)
 
 
 def _kernel(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
@@ -351,6 +351,6 @@ def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _radii(x: Tensor) -> Tensor:
     """Return the distance of each row to its k-th nearest other one."""
-    k = min(_NEIGHBOURS + 1, len(x))  # the nearest row is itself
+    k = min(_NEIGHBORS + 1, len(x))  # the nearest row is itself
     distances = (torch.cdist(rows, x) for rows in x.split(_ROWS))
     return torch.cat([rows.topk(k, largest=False).values[:, -1] for rows in distances])

@@ -305,7 +305,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling, then a convolution."""
+    """Nearest-neighbor upsampling, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

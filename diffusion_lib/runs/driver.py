@@ -186,6 +186,7 @@ class _Training:
         ema_step: int,
     ) -> None:
         self.trainer, self.folder, self.ema_step = trainer, folder, ema_step
+        self.digest = experiment_digests(folder)[0]  # now: the file may be gone when it is saved
         self.weight = experiment.weight
         self.num_steps = experiment.train.num_steps
         self.interval = _LOG_EVERY * math.ceil(
@@ -261,7 +262,7 @@ class _Training:
             append_to_log(self.folder, record)
         self.unlogged.clear()
         self.trainer.check_whole()
-        state, digest = self.folder / "training.safetensors", experiment_digests(self.folder)[0]
+        state, digest = self.folder / "training.safetensors", self.digest
         first = not state.exists()
         if first:  # averaged weights alone could not be resumed from
             self.trainer.save(state, digest)

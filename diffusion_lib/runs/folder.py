@@ -8,16 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from diffusion_lib import checkpoints, config
 from diffusion_lib.config import Experiment
 from diffusion_lib.system import files
-
-if TYPE_CHECKING:
-    pass
 
 _CLAIM = ".claim.part"  # is locked by the process that writes experiment.json
 

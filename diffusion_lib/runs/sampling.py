@@ -48,7 +48,7 @@ def sample_batches(
     as it does in training; on a GPU it is compiled for long work.
 
     Args:
-        source: denoiser, run, or run with labels (`Run.guided`).
+        source: denoiser (put into evaluation mode), run, or run with labels (`Run.guided`).
         n: number of images.
         seed: random seed.
         sampler: one of `samplers`, or a function like those.
@@ -56,7 +56,8 @@ def sample_batches(
         batch_size: images that are sampled at a time.
 
     Raises:
-        ValueError, TypeError: n < 1, more steps than T, or a sampler that is no function.
+        ValueError, TypeError: n < 1, more steps than T, a sampler that is no function, or a
+            denoiser whose network is not a `UNet`.
     """
     if not isinstance(n, Integral) or n < 1:
         raise ValueError(f"at least 1 image must be sampled; got n = {n!r:.99}")
@@ -66,7 +67,7 @@ def sample_batches(
         raise ValueError(f"seed must not be negative, and a whole number; got {seed!r:.99}")
     if not callable(sampler):
         raise TypeError(f"sampler must be a function, such as samplers.ddim; got {sampler!r:.99}")
-    denoiser = source if isinstance(source, Denoiser) else source.denoiser
+    denoiser = (source if isinstance(source, Denoiser) else source.denoiser).eval()
     schedule = denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
     if should_compile(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
@@ -115,7 +116,11 @@ def initial_noise(
 
 def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
     """Return (C, H, W) of a denoiser's images."""
-    assert isinstance(denoiser.network, UNet)
+    if not isinstance(denoiser.network, UNet):
+        raise TypeError(
+            f"the shape of the images of a {type(denoiser.network).__name__} is unknown: give a "
+            "denoiser of a UNet, with labels run.guided(labels), or call a sampler with an x_T"
+        )
     return denoiser.network.config.image_shape
 
 
