@@ -275,12 +275,8 @@ class Experiment:
             record[f.name] = getattr(self, f.name)
             if function := functions.get(f.name):
                 name = label(function)
-                values = (
-                    f.metadata["values"](self)
-                    if not is_same(function, choices(f.metadata["registry"]).get(name))
-                    else []
-                )
-                if values:
+                is_ours = is_same(function, choices(f.metadata["registry"]).get(name))
+                if not is_ours and (values := f.metadata["values"](self)):
                     text = repr([[f"{x:.6g}" for x in table.tolist()] for table in values])
                     name += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
                 record[f.name] = name

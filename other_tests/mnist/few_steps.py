@@ -167,11 +167,11 @@ def draw(record: Mapping[str, Any]) -> Figure:
     for name in SAMPLERS:
         own = [row for row in rows if row["sampler"] == name]
         x, y = [row["evaluations"] for row in own], [row[MEASURE][0] for row in own]
-        lines[name] = (x, y, [(row[MEASURE][2] - row[MEASURE][1]) / 2 for row in own])
+        lines[name] = (x, y, [Interval(*row[MEASURE]).margin for row in own])
     evaluations = [row["evaluations"] for row in rows]
     ends = [min(evaluations), max(evaluations)]
-    margin = (full[MEASURE][2] - full[MEASURE][1]) / 2
-    lines["ddpm, 1000"] = (ends, [full[MEASURE][0]] * 2, [margin] * 2)
+    distance = Interval(*full[MEASURE])
+    lines["ddpm, 1000"] = (ends, [distance.value] * 2, [distance.margin] * 2)
     figure = viz.curve(lines, "network evaluations of an image", MEASURE, y_scale="log")
     figure.axes[0].set_xscale("log")
     return figure

@@ -114,7 +114,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     rows = [row for row in record["rows"] if row["scale"] > 0]
     x = [row["scale"] for row in rows]
     lines = {
-        name: (x, [r[name][0] for r in rows], [(r[name][2] - r[name][1]) / 2 for r in rows])
+        name: (x, [r[name][0] for r in rows], [Interval(*r[name]).margin for r in rows])
         for name in ("accuracy", "spread", "recall", "precision")
     }
     return viz.curve(lines, "scale of the guidance", "share")
