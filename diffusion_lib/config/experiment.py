@@ -42,9 +42,6 @@ _OMITTED_AT_DEFAULT = (
     ("train", "accumulate", 1),
 )
 
-# Fields that change speed and rounding, or sampling alone: a run may be resumed with other values.
-_RUNTIME_FIELDS = ("sample_steps", "train.accumulate")
-
 
 def _signal_and_noise(experiment: "Experiment") -> tuple[Tensor, Tensor]:
     schedule = experiment.schedule(experiment.T)
@@ -65,12 +62,7 @@ def _loss_of_fixed_images(experiment: "Experiment") -> Tensor:
 
 
 def _function(registry: Any, values: Callable[["Experiment"], Sequence[Tensor]]) -> dict[str, Any]:
-    """Describe a field that holds a function.
-
-    Args:
-        registry: module or mapping that knows the function by name.
-        values: what a function of the user's own is known by, because a cell may redefine a name.
-    """
+    """Describe a field of functions: `values` tell a user's own ones apart, as names may not."""
     return {"registry": registry, "values": values}
 
 
@@ -197,15 +189,11 @@ class Experiment:
         """Read what `to_json` wrote.  Names are looked up, never executed.
 
         Raises:
-            ValueError: not such a text; an unknown name; a value that a field cannot have; a
-                function of the user's own, which text cannot hold.
+            ValueError: not such a text; an unknown name, such as that of a function of the user's
+                own; a value that a field cannot have.
         """
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
-        try:
-            record = {"loss": losses.diffusion_loss.__name__} | record  # omitted where it is that
+            record = {"loss": "diffusion_loss"} | json.loads(text)  # omitted where it is that
             values: dict[str, Any] = {f.name: record[f.name] for f in fields(cls)}
             for f in fields(cls):
                 if f.metadata and not (f.default is None and values[f.name] is None):
@@ -213,16 +201,13 @@ class Experiment:
             values["network"] = UNetConfig(**values["network"])
             values["train"] = TrainConfig(**values["train"])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
         """Replace some fields, given as they stand in JSON.
 
-            config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
-
-        Raises:
-            ValueError: an unknown field or name; a value that is refused.
+        config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
         """
         record: dict[str, Any] = self._record() | {"loss": label(self.loss)}
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
@@ -249,55 +234,39 @@ class Experiment:
         ]
 
     def name(self, images: str) -> str:
-        """Name what is trained: functions, steps and a hash of everything.
-
-        Args:
-            images: fingerprint of the training images, because other images are another run.
-        """
-        record = without_runtime_fields(self._record()) | {"images": images}
+        """Name what is trained, also on which `images`: functions, steps and a hash of all."""
+        record = self._record()
+        names = [record[f.name] for f in fields(self) if f.metadata and record.get(f.name)]
+        record = without_runtime_fields(record) | {"images": images}
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-        functions = self._functions().values()
         # Letters, digits and _ alone: no disk takes a "<lambda>" amiss then.
-        names = [re.sub(r"\W", "", label(function).partition("(")[0]) for function in functions]
+        names = [re.sub(r"\W", "", re.split("[(#]", name)[0]) for name in names]
         return "-".join([*names, str(self.train.num_steps), digest])
-
-    def _functions(self) -> dict[str, Callable[..., Any]]:
-        """Return the functions that are recorded, by field: those of no weight are not."""
-        functions = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata}
-        if is_same(self.loss, losses.diffusion_loss):
-            del functions["loss"]
-        return {name: function for name, function in functions.items() if function is not None}
 
     def _record(self) -> dict[str, Any]:
         """Return plain values, in the order of the fields."""
-        functions, record = self._functions(), {}
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
         for f in fields(self):
-            record[f.name] = getattr(self, f.name)
-            if function := functions.get(f.name):
-                name = label(function)
+            if f.metadata and (function := record[f.name]) is not None:
+                record[f.name] = name = label(function)
                 is_ours = is_same(function, choices(f.metadata["registry"]).get(name))
                 if not is_ours and (values := f.metadata["values"](self)):
                     text = repr([[f"{x:.6g}" for x in table.tolist()] for table in values])
-                    name += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
-                record[f.name] = name
+                    record[f.name] += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
         record |= {"network": asdict(self.network), "train": asdict(self.train)}
+        if record["loss"] == label(losses.diffusion_loss):
+            del record["loss"]
         for part, name, default in _OMITTED_AT_DEFAULT:
             if record[part][name] == default:
                 del record[part][name]
-        if "loss" not in functions:
-            del record["loss"]
         return json.loads(json.dumps(record))
 
 
-def without_runtime_fields(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def without_runtime_fields(record: dict[str, Any]) -> dict[str, Any]:
     """Drop from the record of an experiment what may change when a run is resumed."""
-    return {
-        name: without_runtime_fields(value, f"{prefix}{name}.")
-        if isinstance(value, dict)
-        else value
-        for name, value in record.items()
-        if prefix + name not in _RUNTIME_FIELDS
-    } | ({"compile": False} if prefix == "train." else {})  # names have always held this one
+    train = record["train"] | {"compile": False}  # names have always held this one
+    train.pop("accumulate", None)
+    return {k: v for k, v in record.items() if k != "sample_steps"} | {"train": train}
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

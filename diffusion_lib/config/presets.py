@@ -30,8 +30,7 @@ MNIST = Experiment(
     ),
 )
 
-# With one number of groups in every GroupNorm, which is all that diffusers' network can hold: its
-# runs can be exported.
+# With one number of groups in every GroupNorm, as diffusers' network: its runs can be exported.
 MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
@@ -48,11 +47,8 @@ def smoke(experiment: Experiment) -> Experiment:
 def quick(experiment: Experiment) -> Experiment:
     """Minutes on two CPU cores, for MNIST: digits that a person reads.
 
-    At most 3,000 steps.  What is left as the MNIST preset has it becomes what suits so few: a
-    learning rate twice as high that falls in the end, and a network without the first level, which
-    takes more than half of the time: 2 x 2 pixels become one.
-
-    Warns of experiments that take hours on a CPU all the same.
+    At most 3,000 steps.  What is as the MNIST preset has it becomes what suits so few: twice the
+    learning rate, falling in the end, and no first level, which takes more than half of the time.
     """
     network, train = experiment.network, experiment.train
     train = shorten(train, min(3000, train.num_steps))
@@ -94,18 +90,14 @@ def full(experiment: Experiment) -> Experiment:
 
 
 # Of what was tried without labels, this gave the most digits that a classifier is sure of after
-# eight minutes on two CPU cores (`benchmarks.time_to_digits`).  It was chosen after half of that:
-# of 500 samples (DDPM, 100 steps; give or take 3.5 %) it was sure of 78 % with eps and the linear
-# schedule, of 79 % with v and the cosine one, of 76 % at twice the learning rate, and of 83 % with
-# the weight `uniform`, which looks less at nearly clean pictures.  Training twice as long (82 %),
-# or a width of 48 in the same time (76 %), brought no more.
+# eight minutes on two CPU cores (`benchmarks.time_to_digits`): 83 % of 500 after half of that
+# (DDPM, 100 steps; give or take 3.5 %), 79 % without that weight, 78 % with eps and `linear`.
 MNIST_FAST = replace(
     quick(MNIST), schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
 )
 
-# The same with labels: ten digits to ask for.  This is what gives the most real digits in eight
-# minutes, by far.  After half of that, of 500 digits asked for in turn (seed 0, DDPM, 100 steps)
-# the classifier was sure of 94 % without guidance, of 98 % at scale 1.5 and of all of them at 2.
+# The same with labels: after half of that the classifier was sure of 94 % without guidance, of 98 %
+# at scale 1.5 and of all 500 at 2.
 MNIST_LABELS = replace(MNIST_FAST, network=replace(MNIST_FAST.network, classes=10))
 
 PRESETS = {
@@ -121,11 +113,7 @@ BUDGETS = {"smoke": smoke, "quick": quick, "full": full}
 
 
 def budget() -> Callable[[Experiment], Experiment]:
-    """`full` on a GPU, `quick` elsewhere, or what the environment variable DIFFUSION_BUDGET names.
-
-    Raises:
-        ValueError: it names no budget.
-    """
+    """`full` on a GPU, `quick` elsewhere, or what the variable DIFFUSION_BUDGET names."""
     name = os.environ.get("DIFFUSION_BUDGET") or ("quick" if device().type == "cpu" else "full")
     return lookup(name, BUDGETS, "DIFFUSION_BUDGET")
 
