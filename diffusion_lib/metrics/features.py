@@ -25,11 +25,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 
-_CIFAR10 = (
-    "features-cifar10_jpeg.safetensors",
-    "f9ae6cbce9098b777e08081e46153fd87ca8cca4b06cc9558f7b17af235b6237",
-)
-
 # Data set -> file in assets and its sha256.
 RELEASED = {
     "mnist": (
@@ -40,10 +35,13 @@ RELEASED = {
         "features-fashion_mnist.safetensors",
         "f25602b6adcad365131a823e73b4f6df3301e07160af761e2ff791fdea7270d9",
     ),
-    # One for the family, so that both describe their samples in the same features.
-    "cifar10": _CIFAR10,
-    "cifar10_jpeg": _CIFAR10,
+    "cifar10_jpeg": (
+        "features-cifar10_jpeg.safetensors",
+        "f9ae6cbce9098b777e08081e46153fd87ca8cca4b06cc9558f7b17af235b6237",
+    ),
 }
+# One for the family, so that both describe their samples in the same features.
+RELEASED["cifar10"] = RELEASED["cifar10_jpeg"]
 
 
 class ClassifierOutput(NamedTuple):
@@ -96,11 +94,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def extract_features(self, images: Tensor) -> ClassifierOutput:
-        """Return features and class probabilities of uint8 images [N, C, H, W].
-
-        Raises:
-            TypeError, ValueError: another dtype or shape.
-        """
+        """Return features and class probabilities of uint8 images [N, C, H, W]."""
         images = data.check(images, self.image_shape)
         device = self.classify.weight.device
         self.eval()
@@ -120,18 +114,7 @@ class Classifier(nn.Module):
         """Write the weights with a description; return the file's SHA-256."""
         shape = "x".join(map(str, self.image_shape))
         files.write_tensors(path, self.state_dict(), {"format": _FORMAT, "shape": shape, **about})
-        return sha256(path)
-
-
-def load(dataset: str) -> Classifier:
-    """Load the released classifier for a data set, on the CPU.
-
-    Raises:
-        ValueError: none is released for it; the file's hash is not that of the release.
-        FileNotFoundError: the file is missing.
-    """
-    name, expected = released(dataset)
-    return read(ASSETS / name, expected)
+        return _sha256(path)
 
 
 def released(dataset: str) -> tuple[str, str]:
@@ -143,24 +126,29 @@ def released(dataset: str) -> tuple[str, str]:
     if dataset not in RELEASED:
         raise ValueError(
             f"no feature network is released for {dataset!r}, only for {', '.join(RELEASED)}. "
-            "features.Classifier trains one: see other_tests/features.py"
+            'Measure no samples ("n": 0 of the conditions), or train one as other_tests/features.py'
         )
     return RELEASED[dataset]
 
 
-def read(path: str | Path, expected: str) -> Classifier:
-    """Read a classifier from a file whose SHA-256 is known.
+def load(dataset: str) -> Classifier:
+    """Load the released classifier for a data set, on the CPU.
 
     Raises:
-        ValueError: another hash: features of other weights cannot be compared.
-        FileNotFoundError: no such file.
+        ValueError: none is released for it.
     """
+    name, sha256 = released(dataset)
+    return read(ASSETS / name, sha256)
+
+
+def read(path: str | Path, sha256: str) -> Classifier:
+    """Read a classifier from a file; another SHA-256 is refused."""
     tensors, metadata = files.read_tensors(path, _FORMAT)
-    if (digest := sha256(path)) != expected:
+    if (digest := _sha256(path)) != sha256:
         raise ValueError(
-            f"{path} has the sha256 {digest[:16]}..., expected {expected[:16]}...: it is not the "
-            "released feature network, and distances in other features cannot be compared. "
-            "Restore the file (git checkout), or list your own in features.RELEASED."
+            f"{path} has the sha256 {digest[:16]}..., expected {sha256[:16]}...: distances in "
+            "other features cannot be compared. Restore the file (git checkout), or list your own "
+            "in features.RELEASED."
         )
     channels, height, width = map(int, metadata["shape"].split("x"))
     classes, features = tensors["classify.weight"].shape
@@ -171,6 +159,5 @@ def read(path: str | Path, expected: str) -> Classifier:
     return classifier.eval()
 
 
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+def _sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

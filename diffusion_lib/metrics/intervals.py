@@ -25,7 +25,7 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Format as `value [low, high]`, each number by `spec`."""
+        """Format as "value [low, high]"."""
         value, low, high = (format(number, spec) for number in self)
         return f"{value} [{low}, {high}]"
 
@@ -63,38 +63,18 @@ class Interval:
 
     @staticmethod
     def bootstrap(statistics: Tensor) -> "Interval":
-        """Take the middle 95 % of resamples.
-
-        Args:
-            statistics: the measured value, then that of each resample, [1 + R].
-        """
+        """Take the middle 95 % of resamples; statistics [1 + R] begin with the measured value."""
         quantiles = torch.tensor([0.025, 0.975], dtype=statistics.dtype, device=statistics.device)
         return Interval(statistics[0].item(), *statistics[1:].quantile(quantiles).tolist())
 
     @staticmethod
     def centered_bootstrap(statistics: Tensor) -> "Interval":
-        """Take the spread of resamples around the measured value.
+        """Take the spread of resamples around the measured value, as `bootstrap` does else.
 
         Resampling biases a distance upward, because an image that is drawn twice lies near itself.
-
-        Args:
-            statistics: the measured value, then that of each resample, [1 + R].
         """
         value, resamples = statistics[:1], statistics[1:]
         return Interval.bootstrap(torch.cat([value, resamples - resamples.mean() + value]))
-
-    @staticmethod
-    def random_halves(proportion: float, halves: Tensor) -> "Interval":
-        """Take the spread over random halves of the data.
-
-        The variance among halves drawn without replacement is that of the whole [Politis 1994].
-
-        Args:
-            proportion: measured on all data.
-            halves: the same proportion measured on each half, [H].
-        """
-        around = Interval.normal(proportion, halves.std().item())
-        return Interval(proportion, max(0.0, around.low), min(1.0, around.high))
 
     @staticmethod
     def wilson(successes: int, n: int) -> "Interval":
@@ -110,6 +90,5 @@ class Interval:
         Each side is at least as wide as Wilson's interval of 0 successes, and ends at 0 or 1.
         """
         least = Interval.wilson(0, n).high
-        low = self.value - max(self.value - self.low, min(least, self.value))
-        high = self.value + max(self.high - self.value, min(least, 1 - self.value))
-        return Interval(self.value, max(low, 0.0), min(high, 1.0))
+        low, high = min(self.low, self.value - least), max(self.high, self.value + least)
+        return Interval(self.value, max(0.0, low), min(1.0, high))

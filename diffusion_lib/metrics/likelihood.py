@@ -1,7 +1,7 @@
 """Likelihood and errors of a denoiser on held-out images."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,18 +19,14 @@ _BATCH = 100  # images at a time; part of the draws, so not to be chosen
 
 
 class Bits(NamedTuple):
-    """Negative log-likelihood of images, or a bound above it, in bits.
+    """Negative log-likelihood of images, or a bound above it, in bits per dim."""
 
-    `per_image` [N] holds bits per dim of each image; the mean of one image's bits over its pixels
-    is `mean`, and times the pixels `bits_per_image`.
-    """
-
-    per_image: Tensor
-    dims: int
+    per_image: Tensor  # [N]
+    dims: int  # numbers in an image
 
     @property
     def mean(self) -> float:
-        """Bits per dim."""
+        """Mean over the images."""
         return self.per_image.mean().item()
 
     @property
@@ -45,7 +41,7 @@ class Bits(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """Bits per dim, 1.96 standard errors to each side."""
+        """The mean, 1.96 standard errors to each side."""
         return Interval.normal(self.mean, self.standard_error)
 
 
@@ -75,27 +71,21 @@ def bits_per_dim(
 
     Args:
         denoiser: denoiser as a sampler sees it, with its clipping.
-        images: uint8 [N, C, H, W], N >= 2, not trained on.
+        images: uint8 [N, C, H, W], not trained on.
         num_times: network evaluations an image, 2 to T; None for all T.
         variance: variance of the reverse steps, one of `posterior`; None is the learned one where
             there is one, and else beta_tilde.
         seed: random seed of the times and the noise.
-
-    Raises:
-        TypeError, ValueError: other images; num_times outside 2..T; fewer than 2 images; NaN from
-            the denoiser.
     """
-    images = _check_images(images)
-    schedule = denoiser.schedule
+    images, schedule = data.check(images), denoiser.schedule
     T = schedule.num_timesteps
-    if num_times is not None and not min(2, T) <= num_times <= T:
-        raise ValueError(f"num_times must lie in {min(2, T)}..{T}, T; got {num_times}")
-    edges = _edges(T, num_times or T)
+    edges = _edges(T, T if num_times is None else num_times, "num_times")
     widths = edges.diff()
     terms, prior = [], []
-    for x_0, key in _batches(images, schedule.signal.device, "bits per dim"):
-        terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64, device="cpu"))
+    for key, batch in enumerate(Bar(images.split(_BATCH), "bits per dim")):
+        x_0 = data.to_float(batch).to(schedule.signal.device)
         prior.append(bound.prior_term(schedule, x_0).cpu())
+        terms.append(torch.empty(len(x_0), len(widths), dtype=torch.float64, device="cpu"))
         for k, width in enumerate(widths.tolist()):
             generator = rng.generator(seed, MeasurementStream.TIMES, key, k)
             inside = torch.randint(width, (len(x_0),), generator=generator, device="cpu")
@@ -136,24 +126,18 @@ def ode_bits_per_dim(
 
     Args:
         denoiser: denoiser as a sampler sees it, with its clipping.
-        images: uint8 [N, C, H, W], N >= 2.
+        images: uint8 [N, C, H, W].
         num_steps: number of steps of two network evaluations each, 2 to T - 1; double it to see
             the error of the discretization.
         seed: random seed of the dequantization and the probes.
-
-    Raises:
-        TypeError, ValueError: other images; num_steps outside 2..T - 1; fewer than 2 images; NaN
-            from the denoiser.
     """
-    images = _check_images(images)
-    schedule = denoiser.schedule
+    images, schedule = data.check(images), denoiser.schedule
     last = schedule.num_timesteps - 1
-    if not 2 <= num_steps <= last:
-        raise ValueError(f"num_steps must lie in 2..{last}, T - 1; got {num_steps}")
-    times = _edges(last, num_steps).tolist()
+    times = _edges(last, num_steps, "num_steps").tolist()
     angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
     parts = []
-    for x_0, key in _batches(images, schedule.signal.device, "probability flow"):
+    for key, batch in enumerate(Bar(images.split(_BATCH), "probability flow")):
+        x_0 = data.to_float(batch).to(schedule.signal.device)
         streams = MeasurementStream.DEQUANTIZE, MeasurementStream.PROBE
         generators = [rng.generator(seed, stream, key) for stream in streams]
         uniform, coin = (
@@ -191,11 +175,14 @@ def _v_and_divergence(
     return v.detach(), (product * probe).flatten(1).sum(1)
 
 
-def _edges(last: int, parts: int) -> Tensor:
+def _edges(last: int, parts: int, name: str) -> Tensor:
     """Return the edges 1, 2, ..., last + 1 of `parts` strata that widen in equal ratios.
 
     The first stratum is 1 alone, unless it is the only one.
     """
+    least = min(2, last)
+    if not least <= parts <= last:
+        raise ValueError(f"{name} must lie in {least}..{last}; got {parts}")
     edges = [1] if parts == 1 else [1, 2]
     while len(edges) <= parts:
         ratio = ((last + 1) / edges[-1]) ** (1 / (parts + 1 - len(edges)))
@@ -223,22 +210,19 @@ def errors_per_t(
 
     Args:
         denoiser: denoiser as a sampler sees it, with its clipping.
-        images: uint8 [N, C, H, W], N >= 2, not trained on.
+        images: uint8 [N, C, H, W], not trained on.
         times: values of t in 1..T; None is 1 and 20 more, evenly spread.
         seed: random seed of the noise.
-
-    Raises:
-        TypeError, ValueError: other images; a time outside 1..T; NaN from the denoiser.
     """
-    images = _check_images(images)
-    schedule = denoiser.schedule
+    images, schedule = data.check(images), denoiser.schedule
     T = schedule.num_timesteps
     if times is None:
         times = sorted({1, *schedule.timesteps(min(20, T))[:-1]})
     if not times or min(times) < 1 or max(times) > T:
         raise ValueError(f"times must lie in 1..{T}; got {list(times)}")
     sums = torch.zeros(len(times), 4, dtype=torch.float64, device="cpu")
-    for x_0, key in _batches(images, schedule.signal.device, "errors per t"):
+    for key, batch in enumerate(Bar(images.split(_BATCH), "errors per t")):
+        x_0 = data.to_float(batch).to(schedule.signal.device)
         eps = rng.normal(x_0.shape, rng.generator(seed, MeasurementStream.NOISE, key), x_0.device)
         for row, time in zip(sums, times, strict=True):
             t = torch.full((len(x_0),), time, device=x_0.device)
@@ -252,21 +236,6 @@ def errors_per_t(
     _check_finite(sums)
     x_0s, epses, vs, bounds = (sums / len(images)).T.tolist()
     return Errors(list(times), x_0s, epses, vs, bounds)
-
-
-def _batches(images: Tensor, device: torch.device, name: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield (x_0, key of its random numbers) of each batch, with a progress bar."""
-    with Bar(description=name, total=len(images)) as bar:
-        for key, batch in enumerate(images.split(_BATCH)):
-            yield data.to_float(batch).to(device), key
-            bar.update(len(batch))
-
-
-def _check_images(images: Tensor) -> Tensor:
-    images = data.check(images)
-    if len(images) < 2:
-        raise ValueError(f"a standard error needs at least 2 images; got {len(images)}")
-    return images
 
 
 def _check_finite(values: Tensor) -> None:

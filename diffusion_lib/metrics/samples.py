@@ -6,7 +6,6 @@ from torch import Tensor
 from diffusion_lib import data, rng
 from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.metrics.intervals import Interval
-from diffusion_lib.metrics.likelihood import _BATCH
 from diffusion_lib.rng import MeasurementStream
 from diffusion_lib.system.progress import Bar
 
@@ -14,11 +13,8 @@ CONFIDENT = 0.9
 """Probability above which a classifier counts as sure of a class."""
 
 _ROWS = 1000  # of a matrix of pairs held at a time
-
 _RESAMPLES = 200  # of a bootstrap
-
 _HALVES = 40  # of both sets, for the spread of precision and recall
-
 _NEIGHBORS = 3  # [Kynkaanniemi 2019]
 
 
@@ -34,16 +30,12 @@ def quality(
             share of the reference within the samples' [Kynkaanniemi 2019, k = 3].
         "confidence > 0.9": share of the samples of which the classifier is so sure.
         "class 0", ...: share of the samples in each class.
-
-    Raises:
-        ValueError: features of other dimensions or not finite; no more images than dimensions.
     """
-    _check(samples.features, reference.features)
-    n, m = len(samples.features), len(reference.features)
-    sets = samples.features, reference.features
+    sets = _check(samples.features, reference.features)
+    n, m = map(len, sets)
     counts = [
-        _resample(size, rng.generator(seed, MeasurementStream.RESAMPLE, side))
-        for side, size in enumerate((n, m))
+        _resample(len(x), rng.generator(seed, MeasurementStream.RESAMPLE, side))
+        for side, x in enumerate(sets)
     ]
     precision, recall = _halves(*sets, seed)
     intervals = {
@@ -52,8 +44,8 @@ def quality(
         "precision": precision.widened_to_wilson(n),
         "recall": recall.widened_to_wilson(m),
     }
-    classes = samples.probabilities.argmax(1)
-    shares = {f"confidence > {CONFIDENT}": samples.probabilities.max(1).values > CONFIDENT}
+    confidence, classes = samples.probabilities.max(1)
+    shares = {f"confidence > {CONFIDENT}": confidence > CONFIDENT}
     shares |= {f"class {k}": classes == k for k in range(samples.probabilities.shape[1])}
     for name, share in shares.items():
         intervals[name] = _proportion(counts[0] @ share.double() / n, n)
@@ -75,9 +67,6 @@ def label_accuracy_and_diversity(
         "spread": mean squared distance of the features from their mean within a label, averaged
             over the labels, as a share of that of the real images, each in the class that the
             classifier sees: 1 is as diverse as they are.
-
-    Raises:
-        ValueError: not one label for each sample; a label with fewer than 2 samples.
     """
     n = len(samples.features)
     if labels.shape != (n,) or (labels.bincount() == 1).any():
@@ -104,10 +93,9 @@ def _proportion(resamples: Tensor, n: int) -> Interval:
 
 def _resample(n: int, generator: torch.Generator) -> Tensor:
     """Count how often each of n images is drawn: once in row 0, at random in 200 others."""
-    indices = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
-    counts = indices.new_zeros(_RESAMPLES, n, dtype=torch.float64)
-    counts.scatter_add_(1, indices, torch.ones_like(indices, dtype=torch.float64))
-    return torch.cat([counts.new_ones(1, n), counts])
+    draws = torch.randint(n, (_RESAMPLES, n), generator=generator, device="cpu")
+    counts = [draw.bincount(minlength=n) for draw in draws]
+    return torch.stack([draws.new_ones(n), *counts]).double()
 
 
 def _variance(x: Tensor, counts: Tensor) -> Tensor:
@@ -145,27 +133,19 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: features of other dimensions or not finite; no more images than dimensions.
     """
-    return _frechet(*_each_once(features, reference)).item()
+    x, y = _check(features, reference)
+    return _frechet(x, y, x.new_ones(1, len(x)), y.new_ones(1, len(y))).item()
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """Return the squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias.
-
-    Raises:
-        ValueError: as `frechet_distance`.
-    """
-    return _kernel(*_each_once(features, reference)).item()
+    """Return the squared maximum mean discrepancy with the kernel (x y / D + 1)^3, without bias."""
+    x, y = _check(features, reference)
+    return _kernel(x, y, x.new_ones(1, len(x)), y.new_ones(1, len(y))).item()
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return the share of each set that lies within the other's k-nearest-neighbor balls, k = 3.
-
-    Raises:
-        ValueError: as `frechet_distance`.
-    """
-    _check(features, reference)
-    inside, covered = _precision_recall(features.double(), reference.double())
-    return inside.mean().item(), covered.mean().item()
+    """Return the share of each set that lies within the other's k-nearest-neighbor balls, k = 3."""
+    return _precision_recall(*_check(features, reference))
 
 
 def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
@@ -176,9 +156,6 @@ def nearest_distances(images: Tensor, training: Tensor) -> Tensor:
     Args:
         images: uint8 [N, C, H, W]; distances are of pixels in 0..255.
         training: uint8 [M, C, H, W].
-
-    Raises:
-        TypeError, ValueError: images of another dtype or shape.
     """
     training = data.check(training)
     images = data.check(images, training.shape[1:])
@@ -213,45 +190,27 @@ def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
 
 
 def inception_fid(samples: Tensor, reference: Tensor) -> float:
-    """Return the FID on Inception features, by torchmetrics; needs a download once.
+    """Return the FID on the 2048 Inception features, by torchmetrics; downloads weights once.
 
     Args:
         samples: uint8 [N, C, H, W], N > 2048.
         reference: uint8 [M, C, H, W], M > 2048.
-
-    Raises:
-        ValueError: too few images for a covariance of 2048 dimensions.
-        RuntimeError: torchmetrics or the Inception weights are missing.
     """
-    for images in (samples, reference):
-        data.check(images, samples.shape[1:])
-        if len(images) <= 2048:
-            raise ValueError(
-                f"Inception features have 2048 dimensions: more images are needed; got "
-                f"{len(images)}"
-            )
+    for name, images in (("samples", samples), ("reference", reference)):
+        check_count(len(data.check(images)), 2048, name)
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance  # pyright: ignore[reportMissingImports]
-
-        fid = FrechetInceptionDistance().set_dtype(torch.float64)
-    except (ImportError, OSError) as error:  # a failed download is an OSError
-        raise RuntimeError(
-            f"Inception FID cannot be had here ({type(error).__name__}: {error}). It needs "
-            '`pip install "torchmetrics[image]"` and, once, a network to fetch the Inception '
-            "weights. metrics.quality needs neither."
-        ) from error
+    except ImportError as error:
+        raise ImportError('Inception FID needs `pip install "torchmetrics[image]"`') from error
+    fid = FrechetInceptionDistance().set_dtype(torch.float64)
     for images, real in ((samples, False), (reference, True)):
-        for batch in Bar(images.split(_BATCH), "Inception"):
+        for batch in Bar(images.split(100), "Inception"):
             fid.update(batch.expand(-1, 3, -1, -1), real=real)
     return fid.compute().item()
 
 
 def check_count(n: int, dims: int, name: str) -> None:
-    """Refuse too few images for a covariance.
-
-    Raises:
-        ValueError: n is not above the features' dimension.
-    """
+    """Refuse too few images for a covariance of features."""
     if n <= dims:
         raise ValueError(
             f"{n} {name}, but the features have {dims} dimensions: a covariance needs more images "
@@ -259,23 +218,18 @@ def check_count(n: int, dims: int, name: str) -> None:
         )
 
 
-def _check(features: Tensor, reference: Tensor) -> None:
+def _check(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two sets of features in float64, or refuse them."""
+    if features.ndim != 2 or features.shape[1:] != reference.shape[1:]:
+        raise ValueError(
+            f"features must be [N, D] and [M, D]; got {list(features.shape)} and "
+            f"{list(reference.shape)}"
+        )
     for name, x in (("samples", features), ("reference", reference)):
-        if x.ndim != 2 or x.shape[1] != reference.shape[-1]:
-            raise ValueError(
-                f"features must be [N, D] and [M, D]; got {list(features.shape)} and "
-                f"{list(reference.shape)}"
-            )
         if not x.isfinite().all():
             raise ValueError(f"the features of the {name} are not all finite: NaN images?")
         check_count(len(x), x.shape[1], name)
-
-
-def _each_once(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return two sets and their counts, 1 for each image, as `_frechet` and `_kernel` take them."""
-    _check(features, reference)
-    x, y = features.double(), reference.double()
-    return x, y, x.new_ones(1, len(x)), y.new_ones(1, len(y))
+    return features.double(), reference.double()
 
 
 def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
@@ -322,7 +276,10 @@ def _pair_sum(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tenso
 
 
 def _halves(x: Tensor, y: Tensor, seed: int) -> list[Interval]:
-    """Precision and recall, with the spread of those of random halves laid around them."""
+    """Return precision and recall, with the spread of those of random halves laid around them.
+
+    The variance among halves drawn without replacement is that of the whole [Politis 1994].
+    """
     shares = []
     for k in range(_HALVES):
         # float32: these give a spread alone.
@@ -330,23 +287,20 @@ def _halves(x: Tensor, y: Tensor, seed: int) -> list[Interval]:
             z[rng.permutation(len(z), seed, MeasurementStream.HALVES, k, side)[: len(z) // 2]]
             for side, z in enumerate((x.float(), y.float()))
         ]
-        shares.append([share.mean() for share in _precision_recall(*halves)])
-    halves = torch.tensor(shares, dtype=torch.float64, device="cpu").T
-    whole = [share.mean().item() for share in _precision_recall(x, y)]
-    return [Interval.random_halves(*pair) for pair in zip(whole, halves, strict=True)]
+        shares.append(_precision_recall(*halves))
+    spreads = torch.tensor(shares, dtype=torch.float64, device="cpu").std(0).tolist()
+    return [Interval.normal(*pair) for pair in zip(_precision_recall(x, y), spreads, strict=True)]
 
 
-def _precision_recall(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which of x lie in a ball of y, and which of y in a ball of x, as 0 and 1."""
+def _precision_recall(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the share of x in balls of y, and of y in balls of x."""
     x_radii, y_radii = _radii(x), _radii(y)
-    inside = x.new_zeros(len(x), dtype=torch.bool)
-    covered = y.new_zeros(len(y), dtype=torch.bool)
-    for first in range(0, len(x), _ROWS):
-        rows = slice(first, first + _ROWS)
-        distances = torch.cdist(x[rows], y)
-        inside[rows] = (distances <= y_radii).any(1)
-        covered |= (distances <= x_radii[rows, None]).any(0)
-    return inside.double(), covered.double()
+    inside, covered = [], y.new_zeros(len(y), dtype=torch.bool)
+    for rows, radii in zip(x.split(_ROWS), x_radii.split(_ROWS), strict=True):
+        distances = torch.cdist(rows, y)
+        inside.append((distances <= y_radii).any(1))
+        covered |= (distances <= radii[:, None]).any(0)
+    return torch.cat(inside).double().mean().item(), covered.double().mean().item()
 
 
 def _radii(x: Tensor) -> Tensor:
