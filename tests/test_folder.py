@@ -2,24 +2,19 @@ import errno
 import io
 import os
 import pickle
-import shutil
 import struct
 import sys
-import warnings
 import zlib
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from diffusion_lib import data
-from diffusion_lib.data import decoding
 from diffusion_lib.data import pictures as picture_files
 from diffusion_lib.system import files
-from tests import processes
 from tests.helpers import full_disk
 
 ROOT = Path(__file__).parent.parent
@@ -147,11 +142,11 @@ def test_broken_images_are_named_and_left_out_or_refused(pictures):
     whole = (pictures / "dogs" / "deep" / "1.png").read_bytes()
     (pictures / "dogs" / "deep" / "1.png").write_bytes(whole[:50])
     (pictures / "cats" / "0.png").write_bytes(b"")
-    message = r"2 broken images: cats/0.png \(an empty file\), dogs/deep/1.png \(.*\); left out"
+    message = r"cannot be read: cats/0.png \(an empty file\), dogs/deep/1.png \(.*\); left out"
     with pytest.warns(UserWarning, match=message):
         found = data.folder(pictures, 8)
     assert reds(found) == {10: 0, 101: 1, 200: 2, 202: 2}
-    with pytest.raises(ValueError, match=r"2 broken images: cats/0.png"):
+    with pytest.raises(ValueError, match=r"cannot be read: cats/0.png"):
         data.folder(pictures, 8, broken=data.raise_on_broken)
 
 
@@ -162,13 +157,13 @@ def test_folders_without_pictures_are_refused(tmp_path):
         data.folder(tmp_path, 8)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"no")
-    with pytest.warns(match="1 broken"), pytest.raises(FileNotFoundError, match="none of the 1"):
+    with pytest.warns(match="cannot be read"), pytest.raises(OSError, match="none of the 1"):
         data.folder(tmp_path / "set", 8)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(0, 3), (8, 2), (8, 4)])
 def test_impossible_shapes_are_refused(pictures, size, channels):
-    with pytest.raises(ValueError, match=f"got {size} and {channels}"):
+    with pytest.raises(ValueError, match=r"(size|channels) must be"):
         data.folder(pictures, size, channels)
 
 
@@ -192,64 +187,12 @@ def test_an_interrupted_decoding_leaves_nothing(pictures, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         data.folder(pictures, 8)
     left = sorted(path.name for path in pictures.parent.iterdir())
-    assert left == [".pictures-3x8x8.lock", "pictures"]  # the lock is empty
-
-
-@pytest.mark.slow
-def test_without_locks_a_process_at_work_keeps_its_folder(pictures, monkeypatch):
-    """And what another one has decoded meanwhile is as good."""
-    monkeypatch.setattr(files, "fcntl", None)
-    work = pictures.parent / f".pictures-3x8x8.{os.getppid()}.part"
-    work.mkdir()
-    dead = processes.CONTEXT.Process(target=os.getpid)
-    dead.start()
-    dead.join()
-    (pictures.parent / f".pictures-3x8x8.{dead.pid}.part").mkdir()
-    real, again = decoding._decode, []
-
-    def decode(*arguments):
-        real(*arguments)
-        if not again:
-            again.append(1)
-            raise OSError(errno.ENOTEMPTY, "Directory not empty")
-
-    monkeypatch.setattr(decoding, "_decode", decode)
-    assert len(data.folder(pictures, 8).images) == 6
-    assert [path.name for path in pictures.parent.glob("*.part")] == [work.name]
-
-
-def test_what_a_killed_decoding_left_is_cleared_away(pictures):
-    (pictures.parent / ".pictures-3x8x8.part").mkdir()
-    (pictures.parent / ".pictures-3x8x8.part" / "images.npy").write_bytes(b"half")
-    assert len(data.folder(pictures, 8).images) == 6
-    assert not (pictures.parent / ".pictures-3x8x8.part").exists()
-
-
-@pytest.mark.slow
-def test_several_processes_decode_a_folder_once(pictures):
-    numbers, door = processes.CONTEXT.SimpleQueue(), processes.CONTEXT.Barrier(2)
-    outputs = [pictures.parent / name for name in ("one", "other")]
-    started = [
-        processes.CONTEXT.Process(target=decode_at_once, args=(pictures, door, numbers, output))
-        for output in outputs
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(100)
-    assert [numbers.get() for _ in started] == [6, 6]
-    assert sum("decoding" in output.read_text() for output in outputs) == 1
-
-
-def decode_at_once(pictures, door, numbers, output):
-    with output.open("w") as file, redirect_stderr(file):
-        door.wait(60)
-        numbers.put(len(data.folder(pictures, 8).images))
+    assert left == ["pictures"]
 
 
 def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
-    with pytest.raises(OSError, match=r"could not decode .* No space left .* Free some space"):
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"could not write .* No space left .* Free some space"):
         data.folder(pictures, 8)
     assert not list(pictures.parent.glob(".*part"))
 
@@ -281,39 +224,13 @@ def test_pictures_may_be_rectangles(tmp_path):
     assert data.folder(tmp_path / "set", (6, 4), channels=1).images.shape == (1, 1, 6, 4)
 
 
-@pytest.mark.parametrize("size", [(8, 8, 8), (8,), (8, 0), 8.0, "8", None, 10**6, (8, 2**70)])
+@pytest.mark.parametrize("size", [(8, 8, 8), (8,), (8, 0), 8.5, "8", None, 10**6, (8, 2**70)])
 def test_sizes_that_no_picture_has_are_refused(pictures, size):
-    with pytest.raises(ValueError, match=r"size must be a whole number .* or \(height, width\)"):
+    with pytest.raises(ValueError, match=r"size must be one whole number .* or \(height, width\)"):
         data.folder(pictures, size)
 
 
-def test_broken_must_be_a_function_and_is_checked_before_the_work(pictures):
-    with pytest.raises(TypeError, match="broken must be a function"):
-        data.folder(pictures, 8, broken="ignore")
-    assert not list(pictures.parent.glob(".pictures*"))
-
-
 # The cache.
-
-
-def test_a_result_that_cannot_be_read_again_is_an_error(pictures, monkeypatch):
-    calls = []
-    monkeypatch.setattr("diffusion_lib.data.decoding._read", lambda *_: calls.append(1))
-    with pytest.raises(OSError, match="what was just decoded cannot be read again"):
-        data.folder(pictures, 8)
-    assert len(calls) < 5
-
-
-def test_a_cache_that_vanishes_as_it_is_made_is_an_error(pictures, monkeypatch):
-    rename = Path.rename
-
-    def vanish(self, target):
-        rename(self, target)
-        shutil.rmtree(target)
-
-    monkeypatch.setattr(Path, "rename", vanish)
-    with pytest.raises(OSError, match="something else has changed that folder"):
-        data.folder(pictures, 8)
 
 
 @pytest.mark.parametrize("about", ["[]", "5", '{"made of": 1}', "[" * 100_000, "\udcff"])
@@ -326,8 +243,9 @@ def test_anything_else_in_the_place_of_the_cache_is_replaced(pictures, about):
 
 def test_a_file_in_the_place_of_the_cache_is_an_error_and_stays(pictures):
     (pictures.parent / ".pictures-3x8x8").write_text("mine")
-    with pytest.raises(OSError, match=r"could not decode .*cache=FOLDER"):
+    with pytest.raises(OSError, match="is not an empty folder") as caught:
         data.folder(pictures, 8)
+    assert "cache=FOLDER" in caught.value.__notes__[0]
     assert (pictures.parent / ".pictures-3x8x8").read_text() == "mine"
 
 
@@ -335,7 +253,7 @@ def test_the_cache_may_lie_in_a_folder_of_choice(pictures, capfd):
     place = pictures.parent / "elsewhere" / "deep"
     for _ in range(2):
         assert len(data.folder(pictures, 8, cache=place).images) == 6
-    assert capfd.readouterr().err.count("6 pictures of 3 classes") == 1
+    assert capfd.readouterr().err.count("6 pictures (no folder 1, cats 2, dogs 3)") == 1
     assert len(list(place.glob(".pictures-*-3x8x8/images.npy"))) == 1
     assert not list(pictures.parent.glob(".pictures*"))
 
@@ -354,98 +272,18 @@ def test_a_cache_among_the_pictures_is_none_of_them(pictures):
         assert len(data.folder(pictures, 8, cache=pictures).images) == 6
 
 
-@pytest.fixture
-def locked(monkeypatch):
-    """A way to say in which folders nothing can be written, and with which error."""
-    places = {}
-
-    def refuse(call):
-        def checked(path, *rest, **options):
-            for place, number in places.items():
-                if Path(path).parent == place:
-                    raise OSError(number, os.strerror(number), str(path))
-            return call(path, *rest, **options)
-
-        return checked
-
-    for name in ("touch", "mkdir"):
-        monkeypatch.setattr(Path, name, refuse(getattr(Path, name)))
-    monkeypatch.setattr(files, "lock", refuse(files.lock))
-    return places
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
-def test_where_nothing_can_be_written_the_users_cache_is_used(
-    pictures, locked, monkeypatch, number
-):
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_where_nothing_can_be_written_the_users_cache_is_used(pictures, monkeypatch, is_decoded):
+    """Unless the pictures were decoded there before, by somebody who may write."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(pictures.parent / "home"))
-    locked[pictures.parent] = number
-    os.mkdir(pictures.parent / "home")
-    with pytest.warns(UserWarning, match=r"home/diffusion_lib/\.pictures-.*cache=FOLDER") as caught:
+    if is_decoded:
         data.folder(pictures, 8)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(data.folder(pictures, 8).images) == 6  # read where it was put
-    assert sorted(path.name for path in pictures.parent.iterdir()) == ["home", "pictures"]
-
-
-def test_where_nothing_at_all_can_be_written_the_message_says_where_and_the_way_out(
-    pictures, locked, monkeypatch
-):
-    home = pictures.parent / "home"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    locked |= {pictures.parent: errno.EROFS, home: errno.EACCES}
-    message = r"could not decode .*\.pictures-3x8x8 .*Read-only.*home.*Permission.*cache=FOLDER"
-    with pytest.raises(OSError, match=message):
-        data.folder(pictures, 8)
-
-
-def test_a_user_without_a_home_is_told_of_the_cache(pictures, locked, monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    locked[pictures.parent] = errno.EROFS
-
-    def homeless(self):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    with pytest.raises(OSError, match="cache=FOLDER"):
-        data.folder(pictures, 8)
-
-
-def test_a_whole_cache_is_read_without_a_right_to_write(pictures, locked):
-    data.folder(pictures, 8)
-    locked |= {pictures.parent: errno.EROFS, pictures.parent / ".pictures-3x8x8": errno.EROFS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    for _ in range(2):
         assert len(data.folder(pictures, 8).images) == 6
-
-
-def test_a_disk_that_cannot_reserve_is_written_without(pictures, monkeypatch):
-    def unknown(*_):
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
-    assert len(data.folder(pictures, 8).images) == 6
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
-def test_nothing_that_is_renamed_is_open_or_mapped(pictures, monkeypatch):
-    rename, seen = Path.rename, []
-
-    def look(self, target):
-        opened = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
-        mapped = Path("/proc/self/maps").read_text().splitlines()
-        seen.extend(line for line in opened + mapped if f"{self}/" in line)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", look)
-    data.folder(pictures, 8)
-    write(pictures / "new.png", (1, 2, 3))
-    first = data.folder(pictures, 8)
-    assert seen == []
-    assert len(first.images) == 7
+    places = [path.parent for path in pictures.parent.rglob("images.npy")]
+    assert len(places) == 1
+    assert ("home" in str(places[0])) == (not is_decoded)
 
 
 # Which files are looked at, and which classes they make.
@@ -477,16 +315,16 @@ def test_classes_are_numbered_by_what_can_be_read(pictures, capfd):
     (pictures / "bears").mkdir()
     (pictures / "bears" / "404.jpg").write_text("<html>not found</html>")
     (pictures / "alone.png").unlink()
-    with pytest.warns(match="1 broken image: bears/404.jpg .not a picture of a known kind.; left"):
+    with pytest.warns(match="cannot be read: bears/404.jpg .not a picture of a known kind.; left"):
         images, labels = found = data.folder(pictures, 8)
     assert found.classes == ("cats", "dogs")
     assert dict(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True)) == {
         **{100: 0, 101: 0},
         **{200: 1, 201: 1, 202: 1},
     }
-    with pytest.warns(match="1 broken"):  # also where nothing is decoded
+    with pytest.warns(match="cannot be read"):  # also where nothing is decoded
         assert data.folder(pictures, 8).classes == ("cats", "dogs")
-    assert capfd.readouterr().err.count("left out: 1 broken, 1 of other kinds (.txt 1)") == 1
+    assert capfd.readouterr().err.count("left out: 1 that cannot be read, 1 of other") == 1
 
 
 def test_a_data_set_is_a_pair_with_names():
@@ -502,10 +340,10 @@ def test_a_line_says_what_was_read_and_what_was_left_out(pictures, capfd):
     for name in ("phone.HEIC", "cats/phone.heic", "cats/7", "dogs/notes.txt"):
         (pictures / name).write_bytes(b"anything")
     (pictures / "cats" / "9.png").write_bytes(b"")
-    with pytest.warns(match="1 broken"):
+    with pytest.warns(match="cannot be read"):
         data.folder(pictures, 8)
     assert capfd.readouterr().err.strip().splitlines()[-1] == (
-        "pictures: 5 pictures of 2 classes (cats 2, dogs 3); left out: 1 broken, "
+        "pictures: 5 pictures (cats 2, dogs 3); left out: 1 that cannot be read, "
         "5 of other kinds (.heic 2, .txt 2, no ending 1)"
     )
 
@@ -514,7 +352,7 @@ def test_many_classes_are_not_all_named(tmp_path, capfd):
     for k in range(8):
         write(tmp_path / "set" / f"c{k}" / "0.png", (k, 0, 0))
     assert data.folder(tmp_path / "set", 8).classes == tuple(f"c{k}" for k in range(8))
-    assert "8 classes (c0 1, c1 1, c2 1, c3 1, c4 1 and 3 more)" in capfd.readouterr().err
+    assert "8 pictures (c0 1, c1 1, c2 1, c3 1, c4 1 and 3 more)" in capfd.readouterr().err
 
 
 def test_a_folder_of_other_files_says_which_are_there(tmp_path):
@@ -539,9 +377,8 @@ def test_pipes_and_links_that_lead_nowhere_are_named(pictures):
     os.mkfifo(pictures / "pipe.png")
     (pictures / "gone.png").symlink_to("nowhere")
     (pictures / "loop.png").symlink_to("loop.png")
-    with pytest.warns(match="3 images that cannot be used: gone.png .not read: no file") as caught:
+    with pytest.warns(match="cannot be read: gone.png .no file.*loop.*pipe"):
         assert len(data.folder(pictures, 8).images) == 6
-    assert "broken" not in str(caught[0].message)
 
 
 def test_files_and_folders_that_may_not_be_read_are_left_out_with_the_reason(pictures, monkeypatch):
@@ -550,12 +387,10 @@ def test_files_and_folders_that_may_not_be_read_are_left_out_with_the_reason(pic
     def read(self):
         if self.name == "0.png":
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        if self.name == "alone.png":
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
         return read_bytes(self)
 
     def scan(path):
-        if Path(path).name == "cats":
+        if isinstance(path, str) and Path(path).name == "cats":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
@@ -563,11 +398,10 @@ def test_files_and_folders_that_may_not_be_read_are_left_out_with_the_reason(pic
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", scan)
         left_out = []
-        assert len(data.folder(pictures, 8, broken=left_out.extend).images) == 2
+        assert len(data.folder(pictures, 8, broken=left_out.extend).images) == 3
     assert [str(file) for file in left_out] == [
-        "alone.png (not read: No such file or directory)",
-        "cats/ (not read: Permission denied)",
-        "dogs/deep/0.png (not read: Permission denied)",
+        "cats/ (Permission denied)",
+        "dogs/deep/0.png (Permission denied)",
     ]
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     assert len(data.folder(pictures, 8).images) == 6
@@ -578,7 +412,7 @@ def test_a_failing_disk_stops_the_decoding(pictures, monkeypatch):
         raise OSError(errno.EIO, "Input/output error", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(OSError, match=r"could not decode .*Input/output error.*\.png"):
+    with pytest.raises(OSError, match=r"Input/output error.*\.png"):
         data.folder(pictures, 8)
 
 
@@ -587,11 +421,11 @@ def test_names_that_are_no_text_are_read(tmp_path, capfd):
     place = tmp_path / os.fsdecode(b"s\xfft")
     write(place / os.fsdecode(b"c\xff\n") / os.fsdecode(b"\xfe.png"), (9, 0, 0))
     (place / os.fsdecode(b"\xfd\x1b.png")).write_bytes(b"")
-    with pytest.warns(match=r"1 broken image: \\udcfd\\x1b.png .an empty file"):
+    with pytest.warns(match=r"cannot be read: \\udcfd\\x1b.png .an empty file"):
         found = data.folder(place, 8)
     assert reds(found) == {9: 0}
     assert found.classes == (os.fsdecode(b"c\xff\n"),)
-    assert "1 class (c\\udcff\\n 1)" in capfd.readouterr().err
+    assert "1 pictures (c\\udcff\\n 1)" in capfd.readouterr().err
 
 
 # Pictures come out as a viewer shows them.
@@ -599,7 +433,7 @@ def test_names_that_are_no_text_are_read(tmp_path, capfd):
 
 def decode(raw, channels=3, background=(255, 255, 255)):
     """The upper left pixels of a file, as a viewer shows them: [channels] or a number."""
-    return picture_files.decode(raw, (channels, 1, 1), background).pixels[:, 0, 0].tolist()
+    return picture_files.decode(raw, (channels, 1, 1), background)[:, 0, 0].tolist()
 
 
 def file_of(image, kind="PNG", **options):
@@ -675,14 +509,9 @@ CLEAR = {
     "grey alpha": file_of(Image.new("LA", (8, 8), (100, 0))),
     "grey key": png(8, 0, b"\x10", chunk(b"tRNS", b"\0\x10")),
     "one bit key": png(1, 0, b"\x80", chunk(b"tRNS", b"\0\x01")),
-    "two bits key": png(2, 0, b"\x40", chunk(b"tRNS", b"\0\x01")),
-    "four bits key": png(4, 0, b"\x50", chunk(b"tRNS", b"\0\x05")),
-    "16 bits key": png(16, 0, b"\x10\x20", chunk(b"tRNS", b"\x10\x20")),
     "color key": png(8, 2, b"\x01\x02\x03", chunk(b"tRNS", b"\0\x01\0\x02\0\x03")),
-    "16 bits color key": png(16, 2, b"\x12\x34" * 3, chunk(b"tRNS", b"\x12\x34" * 3)),
     "16 bits grey alpha": png(16, 4, b"\x12\x34\0\0"),
     "16 bits alpha": png(16, 6, b"\x12\x34" * 3 + b"\0\0"),
-    "premultiplied grey": tiff(b"\0\0", bits=8, extra=1),
 }
 
 
@@ -698,19 +527,12 @@ def test_transparent_parts_show_the_background(name):
     [
         (file_of(Image.new("RGBA", (8, 8), (200, 100, 0, 51))), [244, 224, 204]),
         (file_of(Image.new("RGBA", (8, 8), (200, 100, 0, 255))), [200, 100, 0]),
-        (tiff(b"\x28\x80", bits=8, extra=1), [167, 167, 167]),  # 40 + half of white
         (tiff(b"\x28\x80", bits=8, extra=2), [147, 147, 147]),
-        (tiff(b"\x28\xff", bits=8, extra=1), [40, 40, 40]),
         (png(8, 2, b"\x01\x02\x04", chunk(b"tRNS", b"\0\x01\0\x02\0\x03")), [1, 2, 4]),
     ],
 )
 def test_half_transparent_and_opaque_pixels(raw, pixel):
     assert all(abs(a - b) <= 1 for a, b in zip(decode(raw), pixel, strict=True))
-
-
-def test_a_tga_whose_header_knows_no_alpha_is_opaque():
-    raw = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 1, 1, 32, 0) + bytes([1, 2, 3, 0])
-    assert decode(raw) == [3, 2, 1]
 
 
 def test_another_background_is_decoded_again(tmp_path):
@@ -725,7 +547,7 @@ def test_another_background_is_decoded_again(tmp_path):
 
 @pytest.mark.parametrize("background", [256, -1, (1, 2), "white", 1.5, None, (0, 0, 300)])
 def test_backgrounds_that_are_no_colors_are_refused(pictures, background):
-    with pytest.raises(ValueError, match=r"background must be a gray level, 0\.\.255, or \(red"):
+    with pytest.raises(ValueError, match=r"background must be .* 0\.\.255, or \(red"):
         data.folder(pictures, 8, background=background)
 
 
@@ -735,8 +557,6 @@ def test_backgrounds_that_are_no_colors_are_refused(pictures, background):
         (png(16, 0, b"\x9c\x40"), 155),
         (file_of(Image.fromarray(np.array([[40000]], np.uint16)), "TIFF"), 155),
         (tiff(struct.pack("<H", 40000)), 155),
-        (tiff(struct.pack("<H", 65535 - 40000), photometric=0), 155),  # white is zero
-        (tiff(b"\xff\xf0", bits=12), 255),
         (b"P5 1 1 4095\n\x0f\xff", 255),
         (b"P5 1 1 65535\n" + struct.pack(">H", 40000), 155),
         (file_of(Image.new("I;16", (8, 8), 40000), "JPEG2000"), 155),
@@ -748,49 +568,32 @@ def test_backgrounds_that_are_no_colors_are_refused(pictures, background):
         (file_of(Image.new("CMYK", (8, 8), (0, 0, 0, 100)), "TIFF"), 155),
         (file_of(Image.new("CMYK", (8, 8), (0, 0, 0, 100)), "JPEG"), 155),  # inverted in the file
         (file_of(Image.new("YCbCr", (8, 8), (155, 128, 128)), "TIFF"), 155),
-        (file_of(Image.new("LAB", (8, 8), (162, 128, 128)), "TIFF"), 152),
     ],
 )
 def test_deep_and_odd_pixels_come_out_as_a_viewer_shows_them(raw, pixel):
     for channels in (1, 3):
         assert all(abs(level - pixel) <= 2 for level in decode(raw, channels))
-    assert abs(decode(raw, 1)[0] - pixel) <= (1 if pixel != 152 else 3)
+    assert abs(decode(raw, 1)[0] - pixel) <= 1
 
 
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (file_of(Image.fromarray(np.full((8, 8), 200, np.int32)), "TIFF"), "32-bit whole numbers"),
-        (file_of(Image.fromarray(np.full((8, 8), -9, np.int32)), "TIFF"), "32-bit whole numbers"),
-        (tiff(struct.pack("<h", 300), sample=2), "16-bit whole numbers"),
-        (file_of(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"), "floating-point"),
-        (b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5), "floating-point"),
-        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC by its content"),
+        (file_of(Image.fromarray(np.full((8, 8), 200, np.int32)), "TIFF"), "mode I"),
+        (file_of(Image.fromarray(np.full((8, 8), -9, np.int32)), "TIFF"), "mode I"),
+        (tiff(struct.pack("<h", 300), sample=2), "mode I"),
+        (file_of(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"), "mode F"),
+        (b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5), "mode F"),
     ],
 )
-def test_pixels_of_an_unknown_range_are_refused_by_name_and_not_called_broken(
-    pictures, raw, reason
-):
-    with pytest.raises(picture_files.UnsupportedError, match=reason):
+def test_pixels_of_an_unknown_range_are_refused_by_name(pictures, raw, reason):
+    with pytest.raises(ValueError, match=f"an unknown range .{reason}"):
         decode(raw)
     (pictures / "odd.png").write_bytes(raw)
-    with pytest.warns(match=f"1 image that cannot be used: odd.png .not read: .*{reason}") as all_:
+    with pytest.warns(match=f"cannot be read: odd.png .*{reason}"):
         assert len(data.folder(pictures, 8).images) == 6
-    assert "broken" not in str(all_[0].message)
     with pytest.raises(ValueError, match=r"odd.png .*Repair, convert or remove"):
         data.folder(pictures, 8, broken=data.raise_on_broken)
-
-
-def test_16_bits_that_are_nearly_black_are_named(tmp_path):
-    (tmp_path / "set").mkdir()
-    for value in (2000, 40000, 0):
-        pixels = np.full((8, 8), value, np.uint16)
-        Image.fromarray(pixels).save(tmp_path / "set" / f"{value}.png")
-    for _ in range(2):
-        with pytest.warns(match=r"nearly black, .* 16 bits: 2000.png\. If they hold 12") as caught:
-            images = data.folder(tmp_path / "set", 8, channels=1).images
-        assert len(caught) == 1
-    assert sorted(images[:, 0, 0, 0].tolist()) == [0, 7, 155]
 
 
 def test_deep_pictures_are_turned_upright(tmp_path):
@@ -799,52 +602,13 @@ def test_deep_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3
     raw = file_of(Image.fromarray(ramp), exif=exif)
-    assert picture_files.decode(raw, (1, 8, 8), (0, 0, 0)).pixels[0, :, 0].tolist() == [
+    assert picture_files.decode(raw, (1, 8, 8), (0, 0, 0))[0, :, 0].tolist() == [
         *[0] * 4,
         *[255] * 4,
     ]
 
 
 # Intact pictures are never called broken.
-
-
-def with_text(kind, n):
-    text = PngImagePlugin.PngInfo()
-    if kind == "compressed":
-        text.add_text("workflow", "x" * n, zip=True)
-    else:
-        text.add_itxt("XML:com.adobe.xmp", "x" * n, zip=kind == "xmp")
-    return file_of(Image.new("RGB", (8, 8), (9, 8, 7)), pnginfo=text)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "raw",
-    [
-        with_text("compressed", 2_000_000),
-        with_text("xmp", 3_000_000),
-        with_text("plain", 70_000_000),
-        png(8, 2, b"\x09\x08\x07", chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2_000_000)))),
-        png(8, 2, b"\x09\x08\x07", after=[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))]),
-        png(8, 2, b"\x09\x08\x07", chunk(b"tEXt", b"a\0hello")).replace(b"hello", b"hellO"),
-        png(8, 2, b"\x09\x08\x07", chunk(b"gAMA", b"a")),
-        png(8, 2, b"\x09\x08\x07", chunk(b"eXIf", b"no exif")),
-        png(8, 2, b"\x09\x08\x07")[:-12],  # without its end
-    ],
-)
-def test_a_png_is_read_whatever_its_texts_are(raw):
-    assert decode(raw) == [9, 8, 7]
-
-
-def test_orientation_beside_a_long_text_counts():
-    image = Image.new("RGB", (8, 8), (9, 8, 7))
-    image.putpixel((0, 0), (200, 200, 200))
-    text, exif = PngImagePlugin.PngInfo(), Image.Exif()
-    text.add_text("workflow", "x" * 2_000_000, zip=True)
-    exif[0x0112] = 3
-    raw = file_of(image, pnginfo=text, exif=exif)
-    pixels = picture_files.decode(raw, (1, 8, 8), (0, 0, 0)).pixels[0]
-    assert np.unravel_index(pixels.argmax(), pixels.shape) == (7, 7)
 
 
 @pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
@@ -857,23 +621,8 @@ def test_a_picture_of_too_many_pixels_is_refused_with_the_reason(pictures, monke
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
     for name, size in (("scan.png", (2000, 1500)), ("poster.png", (4000, 1500))):
         Image.new("1", size).save(pictures / name)
-    with pytest.warns(match="2 images that cannot be used") as caught:
+    with pytest.warns(match="poster.png .*exceeds limit.*, scan.png .*3000000 pixels. exceeds"):
         assert len(data.folder(pictures, 8).images) == 6
-    told = str(caught[0].message)
-    assert "scan.png (not read: 2,000 x 1,500 = 3 million pixels, the limit is 2 million" in told
-    assert "poster.png (not read: more than 4 million pixels, the limit is 2 million" in told
-    assert "broken" not in told
-
-
-def test_broken_and_refused_images_are_told_apart(pictures):
-    (pictures / "cats" / "0.png").write_bytes(b"no")
-    (pictures / "dogs" / "f.tif").write_bytes(tiff(bytes(4), bits=32, sample=3))
-    message = (
-        r"1 broken image: cats/0.png \(not a picture of a known kind\); 1 image that cannot be "
-        r"used: dogs/f.tif \(not read: pixels of an unknown range, floating-point"
-    )
-    with pytest.warns(match=message):
-        data.folder(pictures, 8)
 
 
 def test_several_frames_give_the_first(tmp_path):

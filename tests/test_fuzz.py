@@ -330,11 +330,11 @@ def test_changed_pictures_are_left_out_or_read(tmp_path, monkeypatch):
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
         "pickle.jpg": pickle.dumps(Bomb()),
         "bomb.png": bomb(12_000),
+        "text.png": text_bomb(whole["png"]),
         "bomb.gif": whole["gif"][:6] + b"\xff\xff\xff\xff" + whole["gif"][10:],
     }
     for name, content in other.items():
         (place / name).write_bytes(content)
-    whole["text.png"] = text_bomb(whole["png"])
     for name, content in whole.items():
         (place / f"whole.{name}").write_bytes(content)
     skipped = []

@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,14 @@ from diffusion_lib.data.pictures import SkippedFile
 
 def warn_on_broken(skipped: Sequence[SkippedFile]) -> None:
     """Warn of files that cannot be read, and leave them out."""
-    if skipped:
-        warnings.warn(f"{_describe(skipped)}; left out", stacklevel=3)
+    warnings.warn(f"{_describe(skipped)}; left out", stacklevel=3)
 
 
 def raise_on_broken(skipped: Sequence[SkippedFile]) -> None:
-    """Refuse a folder with files that cannot be read.
-
-    Raises:
-        ValueError: there are some.
-    """
-    if skipped:
-        raise ValueError(
-            f"{_describe(skipped)}. Repair, convert or remove them, or use data.warn_on_broken"
-        )
+    """Raise a ValueError on files that cannot be read."""
+    raise ValueError(
+        f"{_describe(skipped)}. Repair, convert or remove them, or use data.warn_on_broken"
+    )
 
 
 def folder(
@@ -45,118 +38,93 @@ def folder(
     `path` itself is "".  Classes are numbered by alphabet, and `.classes` holds their names.  The
     order is fixed and mixes the classes.
 
-    Formats are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA.  Each picture is
-    scaled until it covers `size`, and the middle is cut out.  Pictures with more than 16 bits per
-    channel or 89 million pixels cannot be read.  Hidden files and folders (".name") and those of
-    systems (__MACOSX, @eaDir) are ignored.
+    Formats are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF and TGA, with at most 16 bits
+    per channel.  Each picture is scaled until it covers `size`, and the middle is cut out.  Hidden
+    files and folders (".name") and those of systems (__MACOSX, @eaDir) are ignored.
 
-    Decoding happens once, into a folder ".NAME-CxHxW" beside `path` or else in the user's cache
-    folder, and again when a file or the background has changed.  A line on stderr sums it up.
+    Decoding happens once, into a folder ".NAME-CxHxW" beside `path` or, where nothing can be
+    written there, in the user's cache folder; and again when a file or the background has changed.
+    A line on stderr sums it up.
 
     Args:
         path: folder of pictures, at any depth.
         size: (height, width) in pixels, or one number for a square.
         channels: 3 for colors, 1 for the luminance.
-        broken: function that receives the files that cannot be read, sorted by name:
-            `warn_on_broken` or `raise_on_broken`.
+        broken: function that receives the files that cannot be read, if there are some, sorted by
+            name: `warn_on_broken` or `raise_on_broken`.
         background: color behind transparent parts: a gray level, 0..255, or (red, green, blue).
         cache: folder for the decoded pictures.
 
     Raises:
         FileNotFoundError: no such folder, or no picture in it that can be read.
-        TypeError: `broken` is no function.
         ValueError: an impossible size, background or number of channels; with `raise_on_broken`,
             files that cannot be read.
         OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
-    depth, sides = _whole_numbers([channels], 1, 1, 3), _whole_numbers(size, 2, 1, 65535)
-    if len(sides) != 2 or depth not in ((1,), (3,)):
-        raise ValueError(
-            "size must be a whole number in 1..65535, or (height, width), and channels 1 or 3; got "
-            f"{size!r:.99} and {channels!r:.99}"
-        )
-    color = _whole_numbers(background, 3, 0, 255)
-    if len(color) != 3:
-        expected = "a gray level, 0..255, or (red, green, blue)"
-        raise ValueError(f"background must be {expected}; got {background!r:.99}")
-    if not callable(broken):  # it is called after the decoding, which takes long
-        raise TypeError(
-            f"broken must be a function, such as data.raise_on_broken; got {broken!r:.99}"
-        )
+    sides = _whole_numbers("size", size, "(height, width)", range(1, 65536))
+    color = _whole_numbers("background", background, "(red, green, blue)", range(256))
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 3 for colors or 1 for gray; got {channels!r:.99}")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: give one with pictures in it")
-    listing = pictures.find(path)
-    if not listing.names:
-        others = f"; files of other kinds: {_counts(listing.others)}" if listing.others else ""
-        skipped = f"; {_describe(listing.skipped)}" if listing.skipped else ""
+    names, unreadable, others = pictures.find(path)
+    if not names:
+        content = [*map(str, unreadable), *_counts(others)]
         raise FileNotFoundError(
-            f"{path} holds no pictures (files such as .png, .jpg, .webp){others}{skipped}"
+            f"{path} holds no pictures (files such as .png, .jpg, .webp), but: "
+            f"{_first_five(content) or 'nothing'}"
         )
-    job = decoding.Job(path, listing.names, (*depth, *sides), color)
-    decoded = decoding.load_or_decode(job, None if cache is None else Path(cache))
-    images, skipped = decoded.images, sorted(decoded.skipped + listing.skipped)
-    if decoded.is_new:
-        line = _summarize(images, skipped, listing.others)
+    job = decoding.Job(path, names, (int(channels), *sides), color)
+    images, skipped, is_new = decoding.load_or_decode(job, cache)
+    skipped = sorted(skipped + unreadable)
+    if is_new:
+        line = _summarize(images, skipped, others)
         with suppress(Exception):  # a stream that is closed
             print(f"{_printable(path.resolve().name)}: {line}", file=sys.stderr)
-    broken(skipped)
-    if decoded.dark_pictures:
-        warnings.warn(
-            "nearly black, because no value reaches an eighth of the range of 16 bits: "
-            f"{_first_five(decoded.dark_pictures)}. If they hold 12 bits, multiply them by 16",
-            stacklevel=2,
-        )
-    if not len(images.images):
+    if skipped:
+        broken(skipped)
+    if not len(images.labels):
         raise FileNotFoundError(
-            f"none of the {len(listing.names)} pictures in {path} can be read: "
-            f"{_first_five(skipped)}"
+            f"none of the {len(names)} pictures in {path} can be read: {_first_five(skipped)}"
         )
     return images
 
 
-def _whole_numbers(value: Any, count: int, low: int, high: int) -> tuple[int, ...]:
-    """Return `count` whole numbers in low..high, given them or one for all; () if they are not."""
-    numbers = list(value) if isinstance(value, list | tuple) else [value] * count
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
-    valid = len(numbers) == count and whole and all(low <= n <= high for n in numbers)
-    return tuple(map(int, numbers)) if valid else ()
+def _whole_numbers(name: str, value: Any, form: str, allowed: range) -> tuple[int, ...]:
+    """Return as many whole numbers as `form` has, given them or one for all."""
+    count = form.count(",") + 1
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,) * count
+    if len(numbers) != count or not all(number in allowed for number in numbers):
+        least, most = allowed[0], allowed[-1]
+        raise ValueError(
+            f"{name} must be one whole number in {least}..{most}, or {form}; got {value!r:.99}"
+        )
+    return tuple(map(int, numbers))
 
 
 def _describe(skipped: Sequence[SkippedFile]) -> str:
-    """Name the files that are broken, and those that cannot be used."""
-    parts = []
-    if broken := [file for file in skipped if file.is_broken]:
-        parts.append(f"{_plural(len(broken), 'broken image')}: {_first_five(broken)}")
-    if others := [file for file in skipped if not file.is_broken]:
-        parts.append(f"{_plural(len(others), 'image')} that cannot be used: {_first_five(others)}")
-    return "; ".join(parts)
+    return f"images that cannot be read: {_first_five(skipped)}"
 
 
 def _summarize(images: Images, skipped: Sequence[SkippedFile], others: Mapping[str, int]) -> str:
     """Count what was decoded and what was left out, in one line."""
-    line, classes = _plural(len(images.labels), "picture"), images.classes
-    if any(classes):
-        counts = dict(zip(classes, images.labels.bincount().tolist(), strict=True))
-        line += f" of {_plural(len(classes), 'class', 'es')} ({_counts(counts)})"
-    broken = sum(file.is_broken for file in skipped)
-    other = (sum(others.values()), f"of other kinds ({_counts(others)})")
-    parts = ((broken, "broken"), (len(skipped) - broken, "that cannot be used"), other)
-    reasons = ", ".join(f"{n:,} {reason}" for n, reason in parts if n)
-    return f"{line}; left out: {reasons}" if reasons else line
+    counts = dict(zip(images.classes, images.labels.bincount().tolist(), strict=True))
+    line = f"{len(images.labels):,} pictures ({_first_five(_counts(counts))})"
+    left_out = [f"{len(skipped):,} that cannot be read"] if skipped else []
+    if others:
+        kinds = _first_five(_counts(others))
+        left_out.append(f"{sum(others.values()):,} of other kinds ({kinds})")
+    return f"{line}; left out: {', '.join(left_out)}" if left_out else line
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return _first_five([f"{name or 'no folder'} {n}" for name, n in counts.items()])
+def _counts(counts: Mapping[str, int]) -> list[str]:
+    return [f"{name or 'no folder'} {n}" for name, n in counts.items()]
 
 
 def _first_five(items: Sequence[Any]) -> str:
     more = f" and {len(items) - 5:,} more" if len(items) > 5 else ""
     return _printable(", ".join(map(str, items[:5]))) + more
-
-
-def _plural(n: int, noun: str, ending: str = "s") -> str:
-    return f"{n:,} {noun}{'' if n == 1 else ending}"
 
 
 def _printable(text: str) -> str:
