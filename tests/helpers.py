@@ -1,7 +1,6 @@
 """What several test modules need: tiny networks, files of data sets, comparisons, a full disk."""
 
 import errno
-import gzip
 import struct
 import traceback
 from collections.abc import Mapping
@@ -57,7 +56,7 @@ def tiny(experiment: Experiment) -> Experiment:
     return replace(experiment, network=network)
 
 
-def write_idx(folder: Path, n_train: int = 12, n_test: int = 5, zipped: bool = False) -> None:
+def write_idx(folder: Path, n_train: int = 12, n_test: int = 5) -> None:
     """Write the four files of MNIST in its own format; the image of index i has gray value i."""
     folder.mkdir(parents=True)
     for name, n in (("train", n_train), ("t10k", n_test)):
@@ -69,8 +68,6 @@ def write_idx(folder: Path, n_train: int = 12, n_test: int = 5, zipped: bool = F
         }
         for file, content in parts.items():
             (folder / file).write_bytes(content)
-            if zipped:
-                (folder / f"{file}.gz").write_bytes(gzip.compress(content))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
