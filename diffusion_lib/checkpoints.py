@@ -67,7 +67,7 @@ def read(path: str | Path, build: Callable[..., D]) -> D:
         denoiser = build(network, schedule, getattr(predictions, prediction), description["clip"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not describe a denoiser ({error})") from error
-    check_weights(network, weights, path)
+    check_weights(network.state_dict(), weights, path)
     network.load_state_dict({name: x.float() for name, x in weights.items()}, assign=True)
     return denoiser
 
@@ -90,26 +90,24 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             of another network. The weights then are as they were.
     """
     weights, _, _ = _read_tensors(path)
-    check_weights(network, weights, path)
+    check_weights(network.state_dict(), weights, path)
     network.load_state_dict(weights)
 
 
-def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse weights that do not fit a module.
+def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse tensors of a file that do not fit one's own, by name and shape, or of whole numbers.
 
     Raises:
-        ValueError: a missing, unexpected or differently shaped weight, or one of whole numbers,
-            named together with `path`.
+        ValueError: the first of them is named, together with `path`.
     """
 
-    def describe(weight: Tensor | None) -> str:
-        if weight is None:
+    def describe(tensor: Tensor | None) -> str:
+        if tensor is None:
             return "nothing"
-        return f"{list(weight.shape)}{'' if weight.is_floating_point() else f' {weight.dtype}'}"
+        return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"
 
-    own = module.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        here, there = describe(own.get(name)), describe(weights.get(name))
+    for name in sorted(own.keys() | saved.keys()):
+        here, there = describe(own.get(name)), describe(saved.get(name))
         if here != there:
             raise ValueError(
                 f"{path} belongs to another network: {name} is {there} there, {here} here"

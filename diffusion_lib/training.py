@@ -9,12 +9,11 @@ which draws for each part of a batch.  All keep the same weights; the caller let
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +40,9 @@ from diffusion_lib.train_config import TrainConfig
 
 _FORMAT = "diffusion_lib training state 1"
 
+# Rows of a batch that are computed at once: x_0, their labels, and the number of the first row.
+MicroBatch = tuple[Tensor, Tensor | None, int]
+
 
 @dataclass(frozen=True)
 class TrainStep:
@@ -58,14 +60,6 @@ class TrainStep:
     def loss(self) -> float:
         """The loss as a float.  Synchronizes with the GPU."""
         return self.loss_tensor.item()
-
-
-class _MicroBatch(NamedTuple):
-    """Rows of a batch that are computed at once."""
-
-    x_0: Tensor
-    labels: Tensor | None
-    first_row: int
 
 
 class Trainer:
@@ -169,7 +163,7 @@ class Trainer:
             yield TrainStep(self.step, loss)
             deliver()
 
-    def train_step(self, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+    def train_step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Update the weights and their moving average on one batch.
 
         Args:
@@ -202,7 +196,7 @@ class Trainer:
         self._in_update = False
         return loss
 
-    def _batches(self, rows: slice) -> Iterator[list[_MicroBatch]]:
+    def _batches(self, rows: slice) -> Iterator[list[MicroBatch]]:
         """Yield these rows of each batch from `step` on, in micro-batches on the device."""
         config, size = self.config, self._micro_batch_size
         images, labels = self._data
@@ -219,22 +213,23 @@ class Trainer:
                 dropped = uniform < config.label_dropout
                 batch_labels = torch.where(dropped, self._classes, labels[next(indices)])
                 piece_labels = batch_labels[rows].split(size)
-            yield list(map(_MicroBatch, pieces, piece_labels, first_rows))
+            yield list(zip(pieces, piece_labels, first_rows, strict=True))
 
-    def _loss(self, denoiser: Denoiser, part: _MicroBatch) -> Tensor:
-        """Compute the loss of a micro-batch of the present step; a second call returns the same."""
+    def _loss(self, denoiser: Denoiser, part: MicroBatch) -> Tensor:
+        """Compute the loss of a micro-batch of the present step."""
         seed, step, device = self.config.seed, self.step, self.device
-        if part.labels is not None:
-            denoiser = with_labels(denoiser, part.labels)
+        x_0, labels, first_row = part
+        if labels is not None:
+            denoiser = with_labels(denoiser, labels)
         generator = rng.generator(seed, TrainingStream.TIMES_AND_NOISE, step, device=device)
-        if len(part.x_0) < self.config.batch_size:
-            generator = rng.Rows(generator, part.first_row, self.config.batch_size)
-        row_key = [part.first_row] if part.first_row else []
+        if len(x_0) < self.config.batch_size:
+            generator = rng.Rows(generator, first_row, self.config.batch_size)
+        row_key = [first_row] if first_row else []
         dropout_seed = rng.seed(seed, TrainingStream.DROPOUT, step, *row_key)
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self._autocast:
             torch.manual_seed(dropout_seed)  # dropout draws from torch's global generator
-            return self.loss(denoiser, part.x_0, generator=generator)
+            return self.loss(denoiser, x_0, generator=generator)
 
     def _skip_unless_finite(self, loss_and_norm: Tensor) -> None:
         """Make the optimizer skip this update and all after it where a number is not finite.
@@ -251,49 +246,10 @@ class Trainer:
         if num_skipped := int(self._num_skipped):
             self.step -= num_skipped - 1
             self._num_skipped.zero_()
-            self._raise_not_finite()
-
-    def _raise_not_finite(self) -> None:
-        """Compute the batch of the present step again and raise what is not finite, and when.
-
-        Every process computes the whole batch, so that all raise the same.
-        """
-        times: list[tuple[int, bool]] = []  # with whether the network's output is finite
-
-        def hook(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            finite = output.isfinite().flatten(1).all(1)
-            times.extend(zip((inputs[1] + 1).tolist(), finite.tolist(), strict=True))
-
-        micro_batches = next(self._batches(slice(0, self.config.batch_size)))
-        loss = 0.0
-        self.optimizer.zero_grad(set_to_none=True)
-        handle = self.denoiser.network.register_forward_hook(hook)
-        try:
-            with torch.compiler.set_stance("force_eager"):  # compiled code may not see the hook
-                for part in micro_batches:
-                    part_loss = self._loss(self.denoiser, part) / len(micro_batches)
-                    part_loss.backward()
-                    loss += part_loss.item()
-        finally:
-            handle.remove()
-        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        bad_times = {t for t, finite in times if not finite} or {t for t, _ in times}
-        raise FloatingPointError(
-            f"step {self.step + 1}: the loss is {loss:g} and the norm of its gradient "
-            f"{norm.item():g}, at t = {sorted(bad_times)}. The update was not applied; "
-            "the weights are those before it. Try a lower learning_rate or a longer warm-up."
-        )
-
-    def check_whole(self) -> None:
-        """Raise if an error ended an update half-way, because such weights cannot be saved.
-
-        Raises:
-            RuntimeError: such an error was raised, for example by too small a memory.
-        """
-        if self._in_update:
-            raise RuntimeError(
-                "the last update was ended half-way by an error, so the weights belong to no step; "
-                "the last training state that was saved is as it was"
+            raise FloatingPointError(
+                f"step {self.step + 1}: the loss or its gradient is not finite. The update was not "
+                "applied; the weights are those before it. Try a lower learning_rate or a longer "
+                "warm-up."
             )
 
     def save(self, path: str | Path, run: str = "") -> None:
@@ -305,84 +261,61 @@ class Trainer:
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
-            RuntimeError: an error ended an update half-way, see `check_whole`.
+            RuntimeError: an error, such as of too small a memory, ended an update half-way.
         """
-        self.check_whole()
-        tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.network.state_dict().items()}
+        if self._in_update:
+            raise RuntimeError(
+                "the last update was ended half-way by an error, so the weights belong to no step; "
+                "the last training state that was saved is as it was"
+            )
+        tensors = self._weights()
         for parameter, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
-        files.write_tensors(
-            path,
-            tensors,
-            {"format": _FORMAT, "step": str(self.step - int(self._num_skipped)), "run": run},
-        )
+        step = self.step - int(self._num_skipped)
+        files.write_tensors(path, tensors, {"format": _FORMAT, "step": str(step), "run": run})
 
-    def load(self, path: str | Path, run: str = "", *former: str) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the weights and their moving averages, by their names in a training state."""
+        networks = {"network": self.denoiser.network, "ema": self.ema.network}
+        return {f"{n}.{k}": v for n, net in networks.items() for k, v in net.state_dict().items()}
+
+    def load(self, path: str | Path, run: str = "") -> None:
         """Load a saved state, to resume from it.
 
         Args:
             path: file that `save` wrote.
             run: name that it was saved with; a file from before there were names has none.
-            *former: other names that it may have been saved with.
 
         Raises:
             FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or
                 one of another network or run. The trainer then is as it was.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        if (owner := metadata.get("run", run)) not in (run, *former):
+        if (owner := metadata.get("run", run)) != run:
             raise ValueError(
                 f"{path} is of another run ({owner!r:.99}) than the one asked for ({run!r}). It "
                 "was not loaded; restore the right one, or delete it to start again."
             )
-        networks = {"network": self.denoiser.network, "ema": self.ema.network}
-        weights: dict[str, dict[str, Tensor]] = {name: {} for name in networks}
-        moments: dict[int, dict[str, Tensor]] = {}
-        try:
-            step = int(metadata["step"])
-            for name, tensor in tensors.items():
-                part, _, rest = name.partition(".")
-                if part == "optimizer":
-                    parameter, _, key = rest.partition(".")
-                    moments.setdefault(int(parameter), {})[key] = tensor
-                else:
-                    weights[part][rest] = tensor
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a training state ({error!r:.99})") from error
+        if not (step := metadata.get("step", "")).isdecimal():
+            raise ValueError(f"{path} is not a training state: its step is {step!r:.99}")
+        weights = self._weights()
+        # A fused update goes through memory in order, so all must have one layout.
+        moments = {
+            i: {"step": torch.zeros(())}
+            | {k: torch.empty_like(p) for k in ("exp_avg", "exp_avg_sq")}
+            for i, p in enumerate(self._parameters if int(step) else [])
+        }
+        own = weights | {
+            f"optimizer.{i}.{k}": x for i, state in moments.items() for k, x in state.items()
+        }
+        check_weights(own, tensors, path)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
         groups = self.optimizer.state_dict()["param_groups"]
-        self._check_moments(moments, step, path)
-        for name, network in networks.items():
-            check_weights(network, weights[name], path)
-        for name, network in networks.items():
-            network.load_state_dict(weights[name])
-        for i, parameter in enumerate(self._parameters):
-            for key, tensor in moments.get(i, {}).items():
-                if tensor.shape == parameter.shape:
-                    # A fused update goes through memory in order, so all must have one layout.
-                    moments[i][key] = torch.empty_like(parameter).copy_(tensor)
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.step = step
+        self.step = int(step)
         self._in_update = False
         self._num_skipped.zero_()
-
-    def _check_moments(
-        self, moments: Mapping[int, Mapping[str, Tensor]], step: int, path: str | Path
-    ) -> None:
-        """Raise if the optimizer states are not those of this network's weights after `step`."""
-        expected = {
-            i: {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
-            for i, p in enumerate(self._parameters if step else [])
-        }
-        shapes = {
-            i: {key: list(x.shape) for key, x in state.items() if x.is_floating_point()}
-            for i, state in moments.items()
-        }
-        if step < 0 or shapes != expected:
-            raise ValueError(
-                f"{path} belongs to another network: the optimizer states after step {step} are "
-                "not those of its weights"
-            )
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -135,8 +135,8 @@ def test_the_labels_of_a_batch_are_those_of_its_images():
     images = LABELS.to(torch.uint8)[:, None, None, None].expand(10, 1, 8, 8).contiguous()
     t = trainer(replace(CONFIG, label_dropout=0.0))
     t._data = images, LABELS
-    for (part,) in islice(t._batches(slice(0, 4)), 12):  # over epochs
-        assert torch.equal(data.to_uint8(part.x_0)[:, 0, 0, 0].long(), part.labels)
+    for ((x_0, labels, _),) in islice(t._batches(slice(0, 4)), 12):  # over epochs
+        assert torch.equal(data.to_uint8(x_0)[:, 0, 0, 0].long(), labels)
 
 
 def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
@@ -165,10 +165,10 @@ def test_labels_stay_with_their_images_that_do_not_fit_the_device(monkeypatch):
 def test_the_asked_for_share_of_the_labels_is_left_out():
     t = trainer(replace(CONFIG, label_dropout=0.3))
     t._data = IMAGES, LABELS
-    told = torch.cat([p.labels for (p,) in islice(t._batches(slice(0, 4)), 500)])
+    told = torch.cat([labels for ((_, labels, _),) in islice(t._batches(slice(0, 4)), 500)])
     share = float((told == 3).float().mean())
     assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 2000) ** 0.5
-    again = torch.cat([p.labels for (p,) in islice(t._batches(slice(0, 4)), 500)])
+    again = torch.cat([labels for ((_, labels, _),) in islice(t._batches(slice(0, 4)), 500)])
     assert torch.equal(told, again)
 
 

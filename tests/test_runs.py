@@ -163,7 +163,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path, monkeypatch):
         train(tmp_path)
     before = contents(tmp_path)
     with (
-        run_folder.exclusive(tmp_path),
+        files.lock(tmp_path / "experiment.json"),
         pytest.raises(ValueError, match="another process is training in"),
     ):
         train(tmp_path)
@@ -208,7 +208,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(finished, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", full_disk)
-        with pytest.raises(OSError, match=r"No space left.*ema\.safetensors is untouched"):
+        with pytest.raises(OSError, match=r"No space left.*training\.safetensors is untouched"):
             train(tmp_path)
     assert contents(tmp_path)["training.safetensors"] == before
     train(tmp_path)
@@ -274,13 +274,13 @@ def test_a_tensorboard_that_fails_while_it_draws_costs_at_most_a_warning(
         warnings.simplefilter("always")
         train(tmp_path)
     about = [str(w.message) for w in caught if "nothing to draw with" in str(w.message)]
-    assert len(about) == (call != "close")  # the last thing it does: there is nothing to go on
+    assert len(about) == 1
     assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.usefixtures("tensorboard")
 def test_where_warnings_are_errors_what_only_looks_still_costs_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver._Board, "_open", None)
+    monkeypatch.setattr(driver, "_open_board", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         train(tmp_path)
@@ -363,19 +363,16 @@ def copy(finished, folder, *names):
     return contents(folder)
 
 
-def without_step(path):
-    """As averaged weights were written before they knew their step."""
-    tensors, metadata = files.read_tensors(path, "diffusion_lib denoiser 1")
-    metadata.pop("step")
-    files.write_tensors(path, tensors, metadata)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_a_finished_run_of_which_the_small_files_were_kept_is_loaded(finished, tmp_path, old):
     copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
-    if old:
-        without_step(tmp_path / "ema.safetensors")
+    if old:  # as averaged weights were written before they knew their step
+        tensors, metadata = files.read_tensors(
+            tmp_path / "ema.safetensors", "diffusion_lib denoiser 1"
+        )
+        del metadata["step"]
+        files.write_tensors(tmp_path / "ema.safetensors", tensors, metadata)
     before = contents(tmp_path)
     run = train(tmp_path)
     assert contents(tmp_path) == before
@@ -391,28 +388,15 @@ def test_weights_that_know_that_they_are_final_need_no_log(finished, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("old", [False, True])
-def test_weights_without_a_training_state_that_are_not_final_are_refused(
-    tmp_path, monkeypatch, old
-):
+def test_weights_without_a_training_state_that_are_not_final_are_refused(tmp_path, monkeypatch):
     Stops(monkeypatch, 17, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     (tmp_path / "training.safetensors").unlink()
-    if old:
-        without_step(tmp_path / "ema.safetensors")
     before = contents(tmp_path)
-    step = 10 if old else 17  # what the log tells
-    with pytest.raises(
-        ValueError, match=rf"those of step {step} of 30, and no training .* move ema.safetensors"
-    ):
+    with pytest.raises(ValueError, match=r"averaged weights of step 17 of 30, and no training"):
         train(tmp_path)
     assert contents(tmp_path) == before
-    (tmp_path / "log.jsonl").unlink()
-    if old:
-        with pytest.raises(ValueError, match="of a step that nothing tells"):
-            train(tmp_path)
 
 
 def test_weights_of_ones_own_prediction_are_loaded_too(tmp_path):
@@ -425,26 +409,6 @@ def test_weights_of_ones_own_prediction_are_loaded_too(tmp_path):
     found = train(tmp_path, experiment).denoiser
     assert found.prediction is half
     assert torch.equal(found.network.conv_in.weight, expected.network.conv_in.weight)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("old", [False, True])
-def test_younger_weights_never_replace_older_ones(finished, tmp_path, monkeypatch, old):
-    """With a training state of step 5 copied beside the final weights, and stopped at step 8."""
-    Stops(monkeypatch, 5, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "young")
-    copy(finished, tmp_path, "ema.safetensors", "experiment.json", "log.jsonl")
-    if old:
-        without_step(tmp_path / "ema.safetensors")
-    before = contents(tmp_path)["ema.safetensors"]
-    copy(tmp_path / "young", tmp_path, "training.safetensors")
-    Stops(monkeypatch, 8, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path)
-    assert contents(tmp_path)["ema.safetensors"] == before
-    train(tmp_path)
-    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.slow
@@ -472,14 +436,6 @@ def test_averaged_weights_of_an_earlier_step_beside_a_finished_state_are_replace
         train(tmp_path / "young")
     copy(finished, tmp_path, "training.safetensors", "experiment.json", "log.jsonl")
     copy(tmp_path / "young", tmp_path, "ema.safetensors")
-    before = contents(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", lambda *_: files.Path("/nowhere/x").touch())
-        with pytest.warns(UserWarning, match=r"ema.safetensors is missing, damaged or of"):
-            run = train(tmp_path)
-    assert contents(tmp_path) == before
-    expected = runs.load(finished, CPU).denoiser
-    assert all(map(torch.equal, run.denoiser.parameters(), expected.parameters()))
     train(tmp_path)
     assert_same_run(tmp_path, finished)
 
@@ -538,16 +494,6 @@ def test_a_damaged_start_is_named_and_leaves_nothing_in_the_new_folder(finished,
     assert go_on().describe()["steps"] == "31"
 
 
-def test_a_folder_in_which_nothing_was_saved_may_be_deleted(tmp_path, monkeypatch):
-    Stops(monkeypatch, 0, SystemExit())
-    monkeypatch.setattr(Trainer, "save", lambda *_: 1 / 0)
-    with pytest.raises(SystemExit):
-        train(tmp_path)
-    (tmp_path / "ema.safetensors").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match="Nothing has been saved there yet, so it can also be"):
-        train(tmp_path, replace(EXPERIMENT, prediction=predictions.v))
-
-
 # ---- rights, disks and litter -----------------------------------------------------------------
 
 
@@ -601,9 +547,9 @@ def test_litter_of_systems_is_no_reason_to_refuse_a_folder(tmp_path, name):
 def test_what_lies_in_a_folder_that_is_refused_is_named(tmp_path):
     for n in range(7):
         (tmp_path / f"{n}.txt").write_text("")
-    with pytest.raises(ValueError, match=r"holds 0.txt, 1.txt, .* 4.txt and 2 more"):
+    with pytest.raises(ValueError, match=r"holds 0.txt, 1.txt, .* 4.txt\)"):
         train(tmp_path)
-    with pytest.raises(ValueError, match=r"0.txt is a file: choose another name"):
+    with pytest.raises(OSError, match=r"File exists: .*0.txt.* choose another one"):
         train(tmp_path / "0.txt")
 
 
@@ -614,16 +560,14 @@ def test_more_steps_for_a_finished_run_are_refused_with_the_way_to_get_them(fini
     longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
     with pytest.raises(ValueError, match=r"give a new folder and start=FOLDER \(--start on"):
         train(finished, longer)
-    with pytest.raises(ValueError, match=r"settings of the run that is there\.$"):
-        train(finished, replace(longer, prediction=predictions.v))
 
 
-@pytest.mark.parametrize("name", ["experiment.json", "training.safetensors", "log.jsonl"])
+@pytest.mark.parametrize("name", ["experiment.json", "training.safetensors"])
 def test_a_start_that_is_no_whole_run_is_refused(finished, tmp_path, name):
     copy(finished, tmp_path / "start", *contents(finished))
     (tmp_path / "start" / name).unlink()
     longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
-    with pytest.raises(FileNotFoundError, match=f"start cannot be resumed: {name} is missing"):
+    with pytest.raises(FileNotFoundError, match=rf"start.*{name}"):
         runs.train(longer, TRAIN, HELD_OUT, tmp_path / "run", CPU, start=tmp_path / "start")
     assert not (tmp_path / "run").exists()
 
@@ -642,22 +586,6 @@ def test_a_run_may_go_on_without_the_compiler_that_it_began_with(tmp_path, monke
     longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=31))
     run = runs.train(longer, TRAIN, HELD_OUT, tmp_path / "longer", CPU, start=tmp_path)
     assert run.describe()["steps"] == "31"
-
-
-@pytest.mark.slow
-def test_a_state_from_before_the_compiler_was_free_to_change_is_continued(tmp_path, monkeypatch):
-    """Its name depends on the compiler."""
-    compiled = replace(EXPERIMENT, train=replace(EXPERIMENT.train, compile=True))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
-    monkeypatch.setattr(driver, "experiment_digests", lambda folder: identities(folder)[::-1])
-    Stops(monkeypatch, 3, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, compiled)
-    monkeypatch.setattr(driver, "experiment_digests", identities)
-    assert train(tmp_path, compiled).describe()["steps"] == "30"
-
-
-identities = run_folder.experiment_digests
 
 
 # ---- what is taken for images -----------------------------------------------------------------
@@ -771,14 +699,6 @@ def test_impossible_requests_for_samples_are_refused_by_name(finished, arguments
         runs.sample(runs.load(finished, CPU), **({"n": 2} | arguments))
 
 
-def test_a_folder_whose_name_is_no_text_is_refused_before_the_training(finished, tmp_path):
-    with pytest.raises(ValueError, match="no text in UTF-8, which safetensors needs"):
-        train(tmp_path / "x\udcff")
-    copy(finished, tmp_path / "y\udcff", "ema.safetensors")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
-        runs.load(tmp_path / "y\udcff", CPU)
-
-
 @pytest.mark.slow
 def test_a_default_device_of_ones_own_breaks_nothing(tmp_path):
     """Every tensor is made where it belongs: "meta" would hold no number that is asked for."""
@@ -870,8 +790,14 @@ def test_ctrl_c_saves_and_exits_cleanly(root, tmp_path):
         (["train", "mnist", "--out", "X", "--weight", "minsnr"], "did you mean min_snr"),
         (["train", "mnist", "--out", "X", "--loss", "hybrid"], "did you mean hybrid_loss"),
         (["evaluate", "X"], "X holds no trained run"),
-        (["train", "mnist", "--out", "X", "--steps", "0"], "num_steps must be at least 1; got 0"),
-        (["train", "mnist", "--out", "X", "--seed", "-1"], "seed must not be negative; got -1"),
+        (
+            ["train", "mnist", "--out", "X", "--steps", "0"],
+            "num_steps must be a whole number, at least 1",
+        ),
+        (
+            ["train", "mnist", "--out", "X", "--seed", "-1"],
+            "seed must be a whole number, at least 0",
+        ),
         (["train", "mnist", "--out", "X", "--device", "gpu"], "--device gpu cannot be used"),
         (["sample", "X"], "X holds no trained run"),
         (["sample", "X", "--out", "a.jpg"], "must end in .npz .* or .png"),

@@ -143,20 +143,15 @@ class Breaks(nn.Module):
         return factor[:, None, None, None] * self.network(x_t, index)
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_t_and_keeps_the_weights():
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_weights():
     denoiser = Denoiser(Breaks(UNet(SMALL), after=3), schedules.linear(100))
     t = Trainer(denoiser, CONFIG)
     good = None
-    with pytest.raises(FloatingPointError) as caught:  # noqa: PT012
+    with pytest.raises(FloatingPointError, match="step 4: the loss or its gradient"):  # noqa: PT012
         for _ in t.run(IMAGES):
             good = weights(t)
     assert t.step == 3
     assert_same(weights(t), good)
-    g = rng.generator(CONFIG.seed, 2, 3)
-    bad = sorted({i for i in torch.randint(1, 101, (4,), generator=g).tolist() if i > 50})
-    assert f"step 4: the loss is nan and the norm of its gradient nan, at t = {bad}" in str(
-        caught.value
-    )
 
 
 @pytest.mark.slow
@@ -171,7 +166,7 @@ def test_a_device_that_is_looked_at_rarely_applies_nothing_after_a_bad_step(tmp_
     steps = t.run(IMAGES)
     assert [next(steps).step for _ in range(6)] == [1, 2, 3, 4, 5, 6]
     t.save(tmp_path / "bad.safetensors")
-    with pytest.raises(FloatingPointError, match="step 4: the loss is nan"):
+    with pytest.raises(FloatingPointError, match="step 4: the loss or its gradient is not finite"):
         list(steps)
     assert t.step == 3
     for name, weight in good.denoiser.network.named_parameters():
@@ -244,7 +239,7 @@ def test_a_state_of_another_network_is_refused_and_changes_nothing(tmp_path):
     t = trainer()
     list(islice(t.run(IMAGES), 2))
     before, moments = weights(t), repr(t.optimizer.state_dict())
-    with pytest.raises(ValueError, match=r"belongs to another network: conv_in\.bias is"):
+    with pytest.raises(ValueError, match=r"belongs to another network: ema\.conv_in\.bias is"):
         t.load(tmp_path / "a.safetensors")
     assert_same(weights(t), before)
     assert repr(t.optimizer.state_dict()) == moments
@@ -279,11 +274,11 @@ def test_compiling_changes_neither_names_nor_results(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
-        ({"batch_size": -2}, "batch_size must be at least 1; got -2"),
+        ({"num_steps": 0}, "num_steps must be a whole number, at least 1; got 0"),
+        ({"batch_size": -2}, "batch_size must be a whole number, at least 1; got -2"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite; got 0.0"),
         ({"grad_clip": float("nan")}, "grad_clip must be positive and finite; got nan"),
-        ({"seed": -1}, "seed must not be negative; got -1"),
+        ({"seed": -1}, "seed must be a whole number, at least 0; got -1"),
         ({"cooldown": -0.1}, r"cooldown must lie in \[0, 1\]; got -0.1"),
         ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\]; got 1.5"),
     ],

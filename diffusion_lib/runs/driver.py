@@ -4,10 +4,9 @@ Under torchrun all processes train one run together; rank 0 alone writes.
 """
 
 import hashlib
+import json
 import math
-import shutil
 import time
-import warnings
 from contextlib import ExitStack, closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,15 +24,11 @@ from diffusion_lib.guidance import check_labels, guided
 from diffusion_lib.networks.unet import UNet
 from diffusion_lib.runs.folder import (
     append_to_log,
-    check_final_weights,
     check_start,
-    create_or_match_experiment_file,
-    exclusive,
-    experiment_digests,
+    claim,
     fingerprint,
-    read_ema_step,
     read_log,
-    truncate_log,
+    training_digest,
 )
 from diffusion_lib.runs.run import Run
 from diffusion_lib.runs.sampling import initial_noise
@@ -94,76 +89,85 @@ def train(
     device = device or config.device()
     images, labels = data.images_and_labels(images)
     held_out, _ = data.images_and_labels(held_out)
-    data.check(images, experiment.network.image_shape)
-    data.check(held_out, experiment.network.image_shape)
-    data_digest = fingerprint(images)
+    for part in (images, held_out):
+        data.check(part, experiment.network.image_shape)
+    images_digest = fingerprint(images)
     training_data: Tensor | Images = images
     if experiment.network.classes:
         labels = check_labels(labels, experiment.network.classes, len(images))
         label_digest = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
-        data_digest += f", of labels {label_digest}"
+        images_digest += f", of labels {label_digest}"
         training_data = Images(images, labels)
-    folder = Path(folder or config.runs_root() / experiment.name(data_digest))
-    files.check_path(folder)
+    folder = Path(folder or config.runs_root() / experiment.name(images_digest))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
-    state, average = folder / "training.safetensors", folder / "ema.safetensors"
+    digest = training_digest(experiment, images_digest)
     with ExitStack() as stack:
 
-        def prepare() -> tuple[bool, bool]:
+        def prepare() -> Path | None:
             if start is not None:
-                check_start(Path(start), experiment, data_digest)
-            create_or_match_experiment_file(folder, experiment, data_digest)
-            stack.enter_context(exclusive(folder))
-            return _prepare(folder, trainer, start)
+                check_start(Path(start), experiment, images_digest)
+            stack.enter_context(claim(folder, experiment, images_digest))
+            return _source(folder, start, experiment.train.num_steps)
 
-        has_state, has_weights_alone = parallel.on_rank_zero(prepare)
-        if has_weights_alone:
+        source = parallel.on_rank_zero(prepare)
+        average = folder / "ema.safetensors"
+        if source == average:
             checkpoints.load_weights(trainer.ema.network, average)
-        elif has_state:
-            trainer.load(state, *experiment_digests(folder))
-        position = f"{data_digest}, step {trainer.step}"
+        elif source is not None:
+            trainer.load(source, digest)
+        position = f"{images_digest}, step {trainer.step}"
         parallel.assert_same_on_all_ranks("training images and step", position)
-        if not has_weights_alone and trainer.step < experiment.train.num_steps:
-            ema_step = parallel.on_rank_zero(lambda: _prepare_log(folder, trainer, len(images)))
-            _Training(trainer, experiment, held_out, folder, ema_step).run(training_data)
-        elif not has_weights_alone:
+        if source != average and trainer.step < experiment.train.num_steps:
+            former = folder if source is None else source.parent
+            parallel.on_rank_zero(lambda: _begin_log(folder, former, trainer, len(images)))
+            _Training(trainer, experiment, held_out, folder, digest).run(training_data)
+        elif source != average:
             parallel.on_rank_zero(lambda: _complete(average, trainer))
         return Run(folder, trainer.ema, parallel.on_rank_zero(lambda: read_log(folder)))
 
 
-def _prepare(folder: Path, trainer: Trainer, start: str | Path | None) -> tuple[bool, bool]:
-    """Clean a run's folder; return whether it has a training state, or averaged weights alone."""
-    state = folder / "training.safetensors"
+def _source(folder: Path, start: str | Path | None, num_steps: int) -> Path | None:
+    """Find what to resume from: a training state, or averaged weights alone if they are final."""
     for unfinished in files.leftover_temporaries(folder):
         with suppress(OSError):  # of a finished run on a read-only disk
             unfinished.unlink()
-    has_weights_alone = (folder / "ema.safetensors").exists() and not state.exists()
-    if has_weights_alone:
-        check_final_weights(folder, trainer.config.num_steps)
-    elif start is not None and not state.exists():
-        start = Path(start)
-        # Whole and of this experiment, before it stands in the new folder.
-        trainer.load(start / "training.safetensors", *experiment_digests(start))
-        for name in ("log.jsonl", "training.safetensors"):
-            with files.atomic_write(folder / name) as temporary:
-                shutil.copy(start / name, temporary)
-    return state.exists(), has_weights_alone
+    state, average = folder / "training.safetensors", folder / "ema.safetensors"
+    if state.exists():
+        return state
+    if average.exists():
+        step = checkpoints.read_step(average)
+        if step not in (None, num_steps):
+            raise ValueError(
+                f"{folder} holds averaged weights of step {step} of {num_steps}, and no "
+                "training.safetensors to resume from: copy it there too, load the weights as they "
+                "are with runs.load, or choose another folder"
+            )
+        return average
+    return None if start is None else Path(start) / "training.safetensors"
 
 
-def _prepare_log(folder: Path, trainer: Trainer, num_images: int) -> int:
-    """Log the start of a training; return the steps behind the averaged weights in the folder."""
-    ema_step = read_ema_step(folder)
-    truncate_log(folder, trainer.step)
+def _begin_log(folder: Path, former: Path, trainer: Trainer, num_images: int) -> None:
+    """Write the log of a former folder up to the trainer's step, and the start of a training."""
     name, processes = hardware.name(trainer.device), parallel.size()
-    record = {
+    start = {
         "device": name if processes == 1 else f"{processes} processes, each {name}",
         **hardware.conditions(trainer.device),
         "torch": torch.__version__,
         "diffusion_lib": __version__,
         "images": num_images,
     }
-    append_to_log(folder, record)
-    return ema_step
+    # What was logged after the checkpoint is trained again.
+    records = [record for record in read_log(former) if record.get("step", 0) <= trainer.step]
+    lines = "".join(json.dumps(record) + "\n" for record in [*records, start])
+    files.write_text(folder / "log.jsonl", lines)
+
+
+def _complete(average: Path, trainer: Trainer) -> None:
+    """Write the averaged weights of a finished run where they are missing or of an earlier step."""
+    with suppress(OSError, ValueError):  # missing or damaged
+        if checkpoints.read_step(average) in (None, trainer.step):
+            return
+    trainer.ema.save(average, trainer.step)
 
 
 class _Training:
@@ -174,30 +178,22 @@ class _Training:
         experiment: what is trained.
         held_out: images to validate with, uint8 [M, C, H, W].
         folder: folder of the run.
-        ema_step: training steps behind the averaged weights in the folder.
+        digest: `training_digest`, for the training state.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        experiment: Experiment,
-        held_out: Tensor,
-        folder: Path,
-        ema_step: int,
+        self, trainer: Trainer, experiment: Experiment, held_out: Tensor, folder: Path, digest: str
     ) -> None:
-        self.trainer, self.folder, self.ema_step = trainer, folder, ema_step
-        self.digest = experiment_digests(folder)[0]  # now: the file may be gone when it is saved
-        self.weight = experiment.weight
-        self.num_steps = experiment.train.num_steps
-        self.interval = _LOG_EVERY * math.ceil(
-            max(25, self.num_steps // _NUM_VALIDATIONS) / _LOG_EVERY
-        )
+        self.trainer, self.folder, self.digest = trainer, folder, digest
+        self.weight, self.num_steps = experiment.weight, experiment.train.num_steps
+        interval = max(25, self.num_steps // _NUM_VALIDATIONS)
+        self.interval = _LOG_EVERY * math.ceil(interval / _LOG_EVERY)
         self.x_held_out = data.to_float(held_out[:_NUM_HELD_OUT_IMAGES]).to(trainer.device)
         seconds = [record["seconds"] for record in read_log(folder) if "seconds" in record]
         self.clock = time.monotonic() - (seconds[-1] if seconds else 0.0)
         self.writes = parallel.rank() == 0
-        self.validate = Guard("the held-out loss")
-        self.board = _Board(folder, trainer.step) if self.writes else None
+        self.validate, self.draw = Guard("the held-out loss"), Guard("TensorBoard")
+        self.board = self.draw(_open_board, folder, trainer.step) if self.writes else None
         self.unlogged: list[dict[str, Any]] = []  # records that a full disk kept from the log
 
     def run(self, images: Tensor | Images) -> None:
@@ -230,14 +226,14 @@ class _Training:
             raise
         finally:
             if self.board is not None:
-                self.board.close()
+                self.draw(self.board.close)
         self.save()
 
     def log(self, step: TrainStep) -> None:
         """Write the losses of a step, if it is due, into the log and to TensorBoard."""
         last = step.step == self.num_steps
         validates = step.step % self.interval == 0 or last
-        if self.board is None or (step.step % _LOG_EVERY and not validates):
+        if not self.writes or (step.step % _LOG_EVERY and not validates):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
         self.unlogged.append(record)
@@ -250,9 +246,11 @@ class _Training:
         record["seconds"] = round(time.monotonic() - self.clock, 3)
         append_to_log(self.folder, record)
         self.unlogged.clear()
-        self.board.add_losses(record)
-        if step.step % (_VALIDATIONS_PER_PREVIEW * self.interval) == 0 or last:
-            self.board.add_samples(ema, step.step)
+        if self.board is not None:
+            for name in record.keys() & {"loss", "held_out"}:
+                self.draw(self.board.add_scalar, name, record[name], step.step)
+            if step.step % (_VALIDATIONS_PER_PREVIEW * self.interval) == 0 or last:
+                self.draw(_add_preview, self.board, ema, step.step)
 
     def save(self) -> None:
         """Write the training state and the averaged weights."""
@@ -261,61 +259,21 @@ class _Training:
         for record in self.unlogged:
             append_to_log(self.folder, record)
         self.unlogged.clear()
-        self.trainer.check_whole()
-        state, digest = self.folder / "training.safetensors", self.digest
-        first = not state.exists()
-        if first:  # averaged weights alone could not be resumed from
-            self.trainer.save(state, digest)
-        # After a kill between two files, or with an older training state copied here, more steps
-        # are behind the averaged weights than behind the state: younger ones never replace them.
-        if self.trainer.step >= self.ema_step:
-            self.trainer.ema.save(self.folder / "ema.safetensors", self.trainer.step)
-        if not first:  # a finished training state has its final averaged weights beside it
-            self.trainer.save(state, digest)
+        self.trainer.save(self.folder / "training.safetensors", self.digest)
+        self.trainer.ema.save(self.folder / "ema.safetensors", self.trainer.step)
 
 
-class _Board:
-    """Losses and samples for TensorBoard, where it is installed and as long as it works.
+def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
+    """Open TensorBoard's log where it is installed; what it has after `step` is drawn anew."""
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
 
-    Args:
-        folder: folder of the run.
-        step: step of the training state; what TensorBoard has after it is drawn anew.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self._guard, self._preview = Guard("TensorBoard"), Guard("the preview of samples")
-        self._writer = self._guard(self._open, folder / "tensorboard", step)
-
-    @staticmethod
-    def _open(folder: Path, step: int) -> "SummaryWriter | None":
-        if find_spec("tensorboard") is None:
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(folder, purge_step=step + 1)
-
-    def add_losses(self, record: dict[str, Any]) -> None:
-        """Draw a record of the log."""
-        if self._writer is not None:
-            for name in record.keys() & {"loss", "held_out"}:
-                self._guard(self._writer.add_scalar, name, record[name], record["step"])
-
-    def add_samples(self, denoiser: Denoiser, step: int) -> None:
-        """Draw a grid of samples."""
-        if (writer := self._writer) is not None:
-            self._preview(
-                lambda: writer.add_image("samples", _preview(denoiser), step, dataformats="HWC")
-            )
-
-    def close(self) -> None:
-        """Write what is left, if it can be: it may find the same full disk."""
-        if self._writer is not None:
-            with suppress(Exception):
-                self._writer.close()
+    return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
 
-def _preview(denoiser: Denoiser) -> Tensor:
-    """Sample a grid, uint8 [H, W, 3], in few steps, always from the same noise; labels cycle.
+def _add_preview(board: "SummaryWriter", denoiser: Denoiser, step: int) -> None:
+    """Draw a grid of samples in few steps, always from the same noise; labels cycle.
 
     Of images that are neither gray nor RGB the first channels are shown.
     """
@@ -330,19 +288,5 @@ def _preview(denoiser: Denoiser) -> Tensor:
     from diffusion_lib import viz  # matplotlib, which a training alone does not need
 
     visible = x_0[:, : 3 if x_0.shape[1] >= 3 else 1]
-    return torch.from_numpy(np.array(viz.grid(data.to_uint8(visible).cpu()).convert("RGB")))
-
-
-def _complete(average: Path, trainer: Trainer) -> None:
-    """Write the averaged weights of a finished run where they are missing or of an earlier step."""
-    with suppress(OSError, ValueError):  # missing or damaged
-        if checkpoints.read_step(average) in (None, trainer.step):
-            return
-    try:
-        trainer.ema.save(average, trainer.step)
-    except OSError as error:
-        warnings.warn(
-            f"{average} is missing, damaged or of an earlier step, and could not be written. The "
-            f"run that is returned has the right weights ({error})",
-            stacklevel=4,
-        )
+    picture = np.array(viz.grid(data.to_uint8(visible).cpu()).convert("RGB"))
+    board.add_image("samples", picture, step, dataformats="HWC")
