@@ -19,6 +19,7 @@ To add an export format, write one function (denoiser, folder) and list it in `F
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,10 +28,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion_lib import predictions
-from diffusion_lib.checkpoints import prediction_name
+from diffusion_lib.checkpoints import check_weights, prediction_name
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.predictions import Prediction
@@ -65,26 +67,24 @@ _PREDICTIONS: dict[str, Prediction] = {
 # Those that hold what a network was trained with; the settings of other schedulers lack some of it.
 _SCHEDULERS = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_ADVICE = "Give a folder of diffusers' or a name such as google/ddpm-cifar10-32"
+# Names that attention had in older models.
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     """Write a folder that `diffusers.DDPMPipeline.from_pretrained` loads and samples from.
 
     The pipeline takes the steps of `samplers.ddpm`, by default 1,000 of them: where T is smaller,
-    give it `num_inference_steps`.  Fewer than T also begin at T, and where their number divides T
-    they are at the times of `schedule.timesteps`; with a learned variance they end with t = 1
-    instead, evenly spaced from T to there.
+    give it `num_inference_steps`.  Fewer than T are at the times of `schedule.timesteps` where
+    their number divides T; with a learned variance they go evenly from T to t = 1 instead.
 
     Args:
         denoiser: denoiser with a `UNet` that predicts `eps`, `x_0` or `v`, on any device.
         folder: folder to write; it may exist if it is empty.
 
     Raises:
-        ValueError: a part that diffusers has nothing for, named.
-        TypeError: the network is not a `UNet`.
+        ValueError, TypeError: a part that diffusers has nothing for, named.
         OSError: something is in the folder, or it could not be written; then it is as before.
-        ImportError: diffusers is not installed.
     """
     diffusers = _diffusers()
     network, schedule = denoiser.network, denoiser.schedule
@@ -139,44 +139,30 @@ def from_diffusers(path_or_name: str | Path) -> Denoiser:
         ValueError: a part that a `Denoiser` has nothing for, named; a damaged file; weights that
             are in several files, of a variant, or in a pickle, which could execute code.
         FileNotFoundError: neither a folder nor a model that could be downloaded; no settings.
-        NotADirectoryError: a file.
-        ImportError: diffusers is not installed.
     """
     diffusers = _diffusers()
     folder = _folder_of(path_or_name)
+    if (folder / "model_index.json").is_file():
+        _read_settings(folder, "", "model_index.json", ("DDPMPipeline", "DDIMPipeline"))
     network = _read_network(diffusers, folder)
-    path = _file(folder, "scheduler", "scheduler_config.json")
+    path, settings = _read_settings(folder, "scheduler", "scheduler_config.json", _SCHEDULERS)
     with _add_path_to_error(path):
-        return Denoiser(network, *_read_scheduler(diffusers, path, network.config.outputs)).eval()
+        scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
+        return Denoiser(network, *_parts(scheduler, network.config.outputs)).eval()
 
 
 @torch.no_grad()
 def unet_from_diffusers(source: nn.Module) -> UNet:
-    """Convert a `UNet2DModel` of the DDPM family: same input, same output, same mode.
-
-    Float32 on the CPU.  `groups` is None where that gives each layer the groups of the source.
+    """Convert a `UNet2DModel` of the DDPM family: same input, same output; float32 on the CPU.
 
     Raises:
         ValueError: the source has a part that `UNet` does not have, named.
     """
-    config = _config(source.config)  # pyright: ignore[reportArgumentType]
+    settings: Mapping[str, Any] = source.config  # pyright: ignore[reportAssignmentType]
+    config, groups = _config(settings), settings["norm_num_groups"]
     unet = UNet(config)
-    pairs = [
-        (unet.get_submodule(name), source.get_submodule(names[0])) for name, names in _names(unet)
-    ]
-    groups = [
-        (norm.num_groups, other.num_groups)
-        for norm, other in pairs
-        if isinstance(norm, nn.GroupNorm) and isinstance(other, nn.GroupNorm)
-    ]
-    if any(default != actual for default, actual in groups):
-        counts = {actual for _, actual in groups}
-        if len(counts) > 1:
-            raise ValueError(
-                f"not this library's network: its layers have {sorted(counts)} groups; here they "
-                "would all have one number, or as many as suit their channels"
-            )
-        unet = UNet(replace(config, groups=counts.pop()))
+    if _groups(unet) != {groups}:
+        unet = UNet(replace(config, groups=groups))
     for weight, original in _weights(unet, source):
         weight.copy_(original)
     return unet.train(source.training)
@@ -199,38 +185,19 @@ def _diffusers() -> ModuleType:
 
 def _folder_of(path_or_name: str | Path) -> Path:
     """Return the folder, or download a model: only files of it that cannot execute code."""
-    path, name = Path(path_or_name).expanduser(), str(path_or_name)
+    path, name, reason = Path(path_or_name).expanduser(), str(path_or_name), "it has no such name"
     if path.is_dir():
         return path
-    if path.exists():
-        place = path.parent.parent if path.parent.name in ("unet", "scheduler") else path.parent
-        raise NotADirectoryError(
-            f"{name} is a file: give the folder that diffusers saved, probably {place}"
-        )
-    # Names on huggingface.co have at most one slash.
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise FileNotFoundError(
-            f"{name} is not a folder here, and no name of a model on huggingface.co. {_ADVICE}."
-        )
-    from huggingface_hub import snapshot_download  # comes with diffusers
+    if not path.exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        from huggingface_hub import snapshot_download  # comes with diffusers
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", f"*{_WEIGHTS}"]))
-    except Exception as error:  # of the network, of its client, of a name that cannot be one
-        raise FileNotFoundError(
-            f"{name} is not a folder here, and as a model on huggingface.co it could not be "
-            f"downloaded ({' '.join(str(error).split())}). {_ADVICE}; to download one this machine "
-            "needs the network."
-        ) from error
-
-
-def _file(folder: Path, part: str, name: str) -> Path:
-    """Find a file in the folder of a part of the pipeline, or next to the others."""
-    for path in (folder / part / name, folder / name):
-        if path.is_file():
-            return path
+        try:
+            return Path(snapshot_download(name, allow_patterns=["*.json", f"*{_WEIGHTS}"]))
+        except Exception as error:  # of the network, of its client, of a name that cannot be one
+            reason = f"it could not be downloaded: {' '.join(str(error).split())}"
     raise FileNotFoundError(
-        f"{folder} has neither {part}/{name} nor {name}: is it a folder that diffusers saved?"
+        f"{name} is not a folder here, nor a model on huggingface.co ({reason}). Give the folder "
+        "that diffusers saved, or a name such as google/ddpm-cifar10-32."
     )
 
 
@@ -244,71 +211,52 @@ def _add_path_to_error(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {kind}{error}") from error
 
 
-def _read_json(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """Read the settings of an object of diffusers that is one of these classes."""
-    settings = json.loads(path.read_text())
-    kind = settings.get("_class_name") if isinstance(settings, dict) else None
-    if kind not in kinds:
-        raise ValueError(f"not the settings of a {' or '.join(kinds)}: _class_name is {kind!r}")
-    return settings
+def _read_settings(
+    folder: Path, part: str, name: str, kinds: tuple[str, ...]
+) -> tuple[Path, dict[str, Any]]:
+    """Read the settings of a part of a pipeline, in a folder of its own or next to the others."""
+    path = folder / part / name
+    path = path if path.is_file() else folder / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has neither {part}/{name} nor {name}: is it a folder that diffusers saved?"
+        )
+    with _add_path_to_error(path):
+        settings = json.loads(path.read_text())
+        kind = settings.get("_class_name") if isinstance(settings, dict) else None
+        if kind not in kinds:
+            raise ValueError(
+                f"_class_name is {kind!r}, and what can be read is {' or '.join(kinds)}"
+            )
+    return path, settings
 
 
 def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
-    index = folder / "model_index.json"
-    if index.is_file():
-        with _add_path_to_error(index):
-            entries = json.loads(index.read_text()).items()
-            parts = {k for k, part in entries if not k.startswith("_") and part != [None, None]}
-            if parts - {"unet", "scheduler"}:
-                raise ValueError(
-                    f"a pipeline of {', '.join(sorted(parts))}: only a network of pixels, a unet "
-                    "with a scheduler, can be read"
-                )
-    path = _file(folder, "unet", "config.json")
-    with _add_path_to_error(path):
-        settings = _read_json(path, ("UNet2DModel",))
-        with torch.device("meta"):  # refuses it before its weights are read
-            _config(diffusers.UNet2DModel.from_config(settings).config)
+    path, settings = _read_settings(folder, "unet", "config.json", ("UNet2DModel",))
     weights = path.with_name(_WEIGHTS)
-    # Beside an index diffusers would read the files that it names, of any kind.
-    if not weights.is_file() or path.with_name(f"{_WEIGHTS}.index.json").exists():
-        raise ValueError(_advice_on_weights(path.parent))
-    with _add_path_to_error(weights):
-        network, faults = diffusers.UNet2DModel.from_pretrained(
-            path.parent,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
+    if not weights.is_file():
+        names = sorted(file.name for file in path.parent.glob(f"{weights.stem}*.*"))
+        raise ValueError(
+            f"{path.parent} has {', '.join(names[:3]) or 'no weights'}, but what is read is "
+            f"{_WEIGHTS} alone, with all weights in it, and no .bin file, a pickle, which can "
+            "execute code. Convert one that you trust: diffusers.UNet2DModel.from_pretrained("
+            "FOLDER).save_pretrained(NEW), with variant='fp16' where the names have that, and "
+            "scheduler_config.json copied there."
         )
-        wrong = [f"{fault} {sorted(map(str, names))}" for fault, names in faults.items() if names]
-        if wrong:
-            raise ValueError(f"not the weights of the network in {path.name}: {'; '.join(wrong)}")
-        return unet_from_diffusers(network)
+    with _add_path_to_error(path):
+        network = diffusers.UNet2DModel.from_config(settings)
+        _config(network.config)
+    with _add_path_to_error(weights):
+        tensors = load_file(weights)
+    old = re.compile(rf"\.({'|'.join(_RENAMED)})\.")
+    tensors = {old.sub(lambda m: f".{_RENAMED[m[1]]}.", k): x for k, x in tensors.items()}
+    check_weights(network.state_dict(), tensors, weights)
+    network.load_state_dict(tensors)
+    return unet_from_diffusers(network.eval())
 
 
-def _advice_on_weights(folder: Path) -> str:
-    """Say what to do about a folder whose weights are not in the one file that can be read."""
-    stem, ending = _WEIGHTS.split(".")
-    names = sorted(file.name for file in folder.glob(f"{stem}*.*"))
-    variants = {name.split(".")[1].split("-")[0] for name in names} - {ending, "bin"}
-    variant = f", variant={min(variants)!r}" if variants else ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    how = "Save it in one file, without a variant"
-    if any(name.endswith(".bin") for name in names):
-        how = "A .bin file is a pickle, which can execute code. If you trust it, convert it"
-    return (
-        f"{folder} has {', '.join(names[:3]) or 'no weights'}{more}, but what is read is "
-        f"{_WEIGHTS} alone, with all weights in it. {how}: diffusers.UNet2DModel.from_pretrained("
-        f"FOLDER{variant}).save_pretrained(NEW), with scheduler_config.json copied there."
-    )
-
-
-def _read_scheduler(
-    diffusers: ModuleType, path: Path, outputs: int
-) -> tuple[NoiseSchedule, Prediction, float | None]:
-    settings = _read_json(path, _SCHEDULERS)
-    scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
+def _parts(scheduler: Any, outputs: int) -> tuple[NoiseSchedule, Prediction, float | None]:
+    """Convert a scheduler to the schedule, prediction and clip of a denoiser."""
     config = scheduler.config
     different = []
     if config["prediction_type"] not in _PREDICTIONS:
@@ -333,10 +281,14 @@ def _read_scheduler(
     return NoiseSchedule(betas), _PREDICTIONS[config["prediction_type"]], clip
 
 
+def _groups(network: nn.Module) -> set[int]:
+    """Return the numbers of groups of a network's layers."""
+    return {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
+
+
 def _description(network: UNet) -> dict[str, Any]:
     """Return the arguments of `UNet2DModel` that make the same network."""
-    config = network.config
-    groups = {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
+    config, groups = network.config, _groups(network)
     different = []
     if config.classes:
         different.append(f"classes is {config.classes}, but its pipeline passes no labels on")
@@ -388,13 +340,11 @@ def _config(settings: Mapping[str, Any]) -> UNetConfig:
     down, up = list(settings["down_block_types"]), list(settings["up_block_types"])
     if not set(down) <= set(attends) or [kind.replace("Up", "Down") for kind in up[::-1]] != down:
         different.append(f"the blocks are {down} and {up}, not plain or Attn ones, alike both ways")
-    size = settings["sample_size"]
+    size, dim = settings["sample_size"], settings.get("time_embedding_dim")
     if size is None:
         different.append("sample_size is None, so the size of its images is unknown")
-    if settings.get("time_embedding_dim") not in (None, 4 * widths[0]):
-        different.append(
-            f"time_embedding_dim is {settings['time_embedding_dim']}, not {4 * widths[0]}"
-        )
+    if dim not in (None, 4 * widths[0]):
+        different.append(f"time_embedding_dim is {dim}, not {4 * widths[0]}")
     if settings["out_channels"] not in (channels, 2 * channels):
         different.append(f"{settings['out_channels']} channels of output for {channels} of input")
     if any(width % widths[0] for width in widths):
