@@ -8,7 +8,6 @@ resumes to its end, which must equal that of an undisturbed run, bit for bit.  W
 benchmarks/faults.json; `tests/test_faults.py` does the same with fewer tries.
 """
 
-import multiprocessing
 import os
 import pickle
 import random
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # an optimizer imports it: here once, and not in every process
 from safetensors.torch import save_file
 
 from benchmarks import common
@@ -42,6 +40,7 @@ from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import files
 from diffusion_lib.training import TrainConfig, Trainer
 from tests.helpers import STATE_FORMAT, assert_same_run, contents
+from tests.processes import CONTEXT
 
 CPU = torch.device("cpu")
 STATE = "training.safetensors"
@@ -64,10 +63,6 @@ EXPERIMENT = Experiment(
     train=TrainConfig(60, 4, learning_rate=1e-3, warmup_steps=5, ema_decay=0.9, mirror=0.5),
     sample_steps=5,
 )
-
-# A process that has imported everything, and of which the ones that are killed are copies.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.faults"])
 
 
 @dataclass
@@ -121,8 +116,8 @@ class Progress:
     """What a training has done, also when its process has died since."""
 
     def __init__(self) -> None:
-        self.step = _PROCESSES.Value("i", 0)
-        self.saved = _PROCESSES.Value("i", 0)
+        self.step = CONTEXT.Value("i", 0)
+        self.saved = CONTEXT.Value("i", 0)
 
     @contextmanager
     def follow(self, step: int = -1, act: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -184,7 +179,7 @@ def demand_same_end(folder: Path, undisturbed: Path) -> None:
 
 def start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """A process of its own for a function."""
-    process = _PROCESSES.Process(target=function, args=arguments)
+    process = CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
 
@@ -318,7 +313,7 @@ def limited_files(place: Path, undisturbed: Path, tries: int) -> Fault:
     )
     size = (undisturbed / STATE).stat().st_size
     for n, draw in _draws(tries):
-        progress, folder, told = Progress(), place / f"limited-{n}", _PROCESSES.SimpleQueue()
+        progress, folder, told = Progress(), place / f"limited-{n}", CONTEXT.SimpleQueue()
         limit = draw.randrange(2_000, size)
         process = start(_train_limited, folder, progress, draw.randrange(1, 50), limit, told)
         wait(process, 0)
@@ -433,8 +428,8 @@ def together(place: Path, undisturbed: Path, tries: int) -> list[Fault]:
         )
         for n, _ in _draws(tries):
             folder = place / f"together-{seeds[-1]}-{n}"
-            door, told = _PROCESSES.Barrier(4), _PROCESSES.SimpleQueue()
-            over = _PROCESSES.Semaphore(0)
+            door, told = CONTEXT.Barrier(4), CONTEXT.SimpleQueue()
+            over = CONTEXT.Semaphore(0)
             processes = [start(_compete, folder, seed, door, told, over) for seed in seeds]
             for process in processes:
                 wait(process, 0)
@@ -546,20 +541,19 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
             cell = "import time\nfrom pathlib import Path\nfrom tests import faults\n"
             cell += "with faults.Progress().follow(15, lambda: time.sleep(0.5)):\n"
             cell += f"    faults.train(Path({str(folder)!r}))\nprint('whole')"
-            client.execute(cell)
+            asked = client.execute(cell)
             while "loss" not in (_read(folder / "log.jsonl")):
                 time.sleep(0.01)
             time.sleep(draw.random() * 0.1)
             manager.interrupt_kernel()
-            reply = client.get_shell_msg(timeout=60)["content"]
+            reply = _reply(client, asked)
             demand(reply.get("ename") == "KeyboardInterrupt", f"the cell ended with {reply}")
             told = "\n".join(reply["traceback"])
             step = saved_step(folder)
             demand(f"is saved at step {step} of 60" in told, told)
             demand(0 < step < 60, f"interrupted at step {step}")
             fault.add(0, 0)
-            client.execute(cell)
-            reply = client.get_shell_msg(timeout=60)["content"]
+            reply = _reply(client, client.execute(cell))
             demand(reply["status"] == "ok", f"the second cell ended with {reply}")
             demand(saved_step(folder) == 60, "the second cell did not go on to the end")
             demand_same_end(folder, undisturbed)
@@ -567,6 +561,14 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     return fault
+
+
+def _reply(client: Any, asked: str) -> dict[str, Any]:
+    """What a kernel answers to a cell: one slow to start first answers who it is, several times."""
+    while True:
+        message = client.get_shell_msg(timeout=60)
+        if message["parent_header"].get("msg_id") == asked:
+            return message["content"]
 
 
 def _read(path: Path) -> str:

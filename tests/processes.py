@@ -9,9 +9,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# Without effect where a test has started the server before: with `tests.faults`, which imports
-# as much.
-CONTEXT.set_forkserver_preload(["diffusion_lib.cli"])
+# With what optimizers, tables and TensorBoard import: 3 s for each process that has to.
+IMPORTED = ["diffusion_lib.cli", "diffusion_lib.viz", "diffusion_lib.system.torchvision"]
+CONTEXT.set_forkserver_preload([*IMPORTED, "torch._dynamo", "torch.utils.tensorboard"])
 
 
 def command(arguments: Sequence[str], output: Path, **environment: str) -> ForkServerProcess:

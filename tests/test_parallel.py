@@ -1,8 +1,7 @@
 """Processes that torchrun starts do together what one does alone."""
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ import torch
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs.folder import read_log
 from diffusion_lib.system import files, parallel
+from tests import together
 from tests.helpers import STATE_FORMAT, write_idx
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +24,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(root, tmp_path_factory):
-    """Folders of what the groups of processes made."""
+    """Folders of what the groups of processes made.
+
+    From a thread: in the main one torchrun's agent would take over the signals of this process.
+    """
     folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, "-m", "tests.together", str(folder), str(root)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    ThreadPoolExecutor(1).submit(together.make, folder, str(root)).result(timeout=300)
     return {int(path.name) if path.name.isdigit() else path.name: path for path in folder.iterdir()}
 
 

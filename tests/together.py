@@ -1,6 +1,4 @@
-"""What test_parallel.py starts: processes that train, sample and measure by the command line.
-
-python -m tests.together FOLDER DATA
+"""What test_parallel.py compares: processes that train, sample and measure by the command line.
 
 Groups of 1, 2 and 4 processes, and two of 2 of which the last kills itself at step 7 of the first
 try: "lost" ends with that, "again" is restarted once.  Each works in a folder of that name.
@@ -8,7 +6,6 @@ torchrun's agent starts them, as copies of a process that has imported everythin
 longer than what they do.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,12 +15,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from diffusion_lib import config, runs, training
 from diffusion_lib.cli import main
+from diffusion_lib.runs import driver
 from diffusion_lib.system import parallel
+from tests.processes import CONTEXT
 
 STEPS = 12
 
@@ -74,6 +74,7 @@ def work(folder: Path, root: str, lost: bool) -> int:
 def join(folder: str, root: str, lost: bool = False) -> None:
     """One process of a group."""
     torch.set_num_threads(1)
+    driver.find_spec = lambda name: None  # no preview for TensorBoard, as in tests/conftest.py
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
     os.environ["DIFFUSION_PRECISION"] = "float32"
     network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)
@@ -84,38 +85,33 @@ def join(folder: str, root: str, lost: bool = False) -> None:
         sys.exit(status)
 
 
-def alone(folder: str, root: str) -> None:
-    """A process of its own, as a user would start it."""
-    process = multiprocessing.get_context("forkserver").Process(target=join, args=(folder, root))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(process.exitcode)
-
-
-def together(folder: str, root: str, processes: int, lost: bool = False, restarts: int = 0) -> None:
-    """A group of processes."""
+def together(folder: Path, root: str, size: int, lost: bool = False, restarts: int = 0) -> None:
+    """A group of processes; what they print goes to files beside their folder."""
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=processes,
+        nproc_per_node=size,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=restarts,
         monitor_interval=0.1,
-        start_method="forkserver",
+        start_method=CONTEXT.get_start_method(),
+        logs_specs=DefaultLogsSpecs(f"{folder}.printed", Std.ALL),
     )
-    elastic_launch(settings, join)(folder, root, lost)
+    elastic_launch(settings, join)(str(folder), root, lost)
 
 
-if __name__ == "__main__":
-    multiprocessing.set_forkserver_preload(["tests.together"])
-    place, data = sys.argv[1:]
-    alone(f"{place}/1", data)
-    together(f"{place}/2", data, 2)
-    together(f"{place}/4", data, 4)
+def make(place: Path, root: str) -> None:
+    """Let every group work in a folder of its own."""
+    alone = CONTEXT.Process(target=join, args=(str(place / "1"), root))  # as a user would start it
+    alone.start()
+    together(place / "2", root, 2)
+    together(place / "4", root, 4)
     try:
-        together(f"{place}/lost", data, 2, lost=True)
+        together(place / "lost", root, 2, lost=True)
     except ChildFailedError:
-        Path(place, "lost", "failed").touch()
-    together(f"{place}/again", data, 2, lost=True, restarts=1)
+        (place / "lost" / "failed").touch()
+    together(place / "again", root, 2, lost=True, restarts=1)
+    alone.join()
+    if alone.exitcode:
+        raise ChildProcessError(f"the process on its own ended with {alone.exitcode}")
