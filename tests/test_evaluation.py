@@ -118,13 +118,13 @@ def test_a_difference_has_a_verdict(trained, root):
     ("change", "message"),
     [
         ({"n": 64}, "64 samples, but the features have 64 dimensions"),
-        ({"n": 85}, r"90 to train and 80 to test on: measure at most 80 \(n of"),
-        ({"n_likelihood": 81}, "81 mnist test images for the likelihood .* there are 80"),
+        ({"n": 85}, "n is 85, but mnist has 90 images to train and 80 to test on: .* at most 80"),
+        ({"n_likelihood": 81}, "n_likelihood is 81, .* 80 to test on: .* at most 80"),
         ({"sampler": "dim"}, "did you mean ddim"),
-        ({"steps": 0}, "steps must be at least 1; got 0"),
-        ({"n": -5}, "n must be at least 0; got -5"),
-        ({"n_likelihood": 1}, "n_likelihood must be at least 2; got 1"),
-        ({"num_times": 1}, "num_times must be at least 2; got 1"),
+        ({"steps": 0}, "steps must be a whole number, at least 1; got 0"),
+        ({"n": -5}, "n must be a whole number, at least 0; got -5"),
+        ({"n_likelihood": 1}, "n_likelihood must be a whole number, at least 2; got 1"),
+        ({"num_times": 1}, "num_times must be a whole number, at least 2; got 1"),
         ({"steps": 1001}, "1001 sampling steps, but this schedule has T = 1000"),
     ],
 )
@@ -159,12 +159,12 @@ def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path,
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 28, 28), np.uint8), r"uint8 \[3, 28, 28\]; expected"),
-        (np.zeros((3, 1, 28, 28), np.uint8), r"uint8 \[3, 1, 28, 28\]; expected"),
+        (np.zeros((3, 28, 28), np.uint8), r"uint8 \[3, 28, 28\] of values 0 to 0; expected"),
+        (np.zeros((3, 1, 28, 28), np.uint8), r"uint8 \[3, 1, 28, 28\] of values 0 to 0; expected"),
         (np.zeros((0, 28, 28, 1), np.uint8), r"uint8 \[0, 28, 28, 1\]; expected"),
-        (np.ones((3, 28, 28, 1), np.uint8), r"holds values 0 to 1; .* pixels being 0..255"),
-        (np.full((3, 28, 28, 1), 0.5), r"float64 .* with values 0.5 to 0.5; expected"),
-        (np.full((3, 28, 28, 1), np.nan), r"with NaN or infinity; expected"),
+        (np.ones((3, 28, 28, 1), np.uint8), r"of values 1 to 1; expected .* pixels being 0..255"),
+        (np.full((3, 28, 28, 1), 0.5), r"float64 .* of values 0.5 to 0.5; expected"),
+        (np.full((3, 28, 28, 1), np.nan), r"of values nan to nan; expected"),
         (np.array([{}, {}], dtype=object), "does not hold an array arr_0 of uint8"),
     ],
 )
@@ -184,7 +184,7 @@ def test_files_that_are_no_samples_are_refused(tmp_path):
             evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
         file.writestr("arr_0", b"raw")
-    with pytest.raises(ValueError, match="raw bytes of that name"):
+    with pytest.raises(ValueError, match=r"holds \|S3 \[\]; expected"):
         evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
     np.save(tmp_path / "x.npy", np.zeros((3, 28, 28, 1), np.uint8))
     with pytest.raises(ValueError, match="does not hold an array arr_0"):
@@ -359,7 +359,7 @@ def test_a_function_that_is_no_data_set_is_refused(own, dataset, message):
 @pytest.mark.slow
 def test_a_record_that_cannot_be_written_is_returned(run, root, monkeypatch):
     monkeypatch.setattr(files, "write_text", full_disk)
-    with pytest.warns(UserWarning, match=r"is returned, but not kept .*No space left"):
+    with pytest.warns(UserWarning, match=r"is returned, but not kept there .*No space left"):
         record = evaluation.evaluate(run, FEW, root)
     assert record["likelihood"]["bits per dim"]["value"] > 0
     assert not (run.folder / "metrics.json").exists()
@@ -368,16 +368,13 @@ def test_a_record_that_cannot_be_written_is_returned(run, root, monkeypatch):
 def test_what_is_no_file_of_samples_is_answered_with_the_way(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is a folder: give an \.npz file"):
         evaluation.read_samples(tmp_path, (1, 28, 28))
-    with pytest.raises(FileNotFoundError, match="is a folder: give the file of a record"):
+    with pytest.raises(FileNotFoundError, match="is a folder: give a record of measurements"):
         evaluation.load(tmp_path)
     (tmp_path / "x.PNG").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"it is not an \.npz file") as refusal:
         evaluation.read_samples(tmp_path / "x.PNG", (1, 28, 28))
     assert "pickle" not in str(refusal.value)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
-    np.save(tmp_path / "x.npy", images)
-    with pytest.raises(ValueError, match=r"np\.savez\('x\.npz', np\.load\("):
-        evaluation.read_samples(tmp_path / "x.npy", (1, 28, 28))
     np.savez(tmp_path / "x.npz", images)
     upper = Path(tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
     assert len(evaluation.read_samples(upper, (1, 28, 28))) == 3

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -56,42 +57,24 @@ def read_study(path: str | Path) -> Study:
     Raises:
         FileNotFoundError, ValueError: no such file; not a study; an unknown name.
     """
-    study = records.parse(path, "a study", _without_repeats)
+    study = records.read(path, "a study")
     try:
-        if study.get("format") == FORMAT:
+        fields = "preset", "all", "arms", "seeds", "steps", "conditions"
+        if unknown := study.keys() - {*fields}:
             raise ValueError(
-                "it is the record of one that has run. Give the file of the study itself to go on "
-                "with it; compare.load reads its record"
+                f"it has {', '.join(fields)}, but no {', '.join(sorted(unknown))}; its record, "
+                "which compare.load reads, and the experiment of a run are other files"
             )
-        if "network" in study:
-            raise ValueError("it is an experiment, such as a run has; a study has arms")
-        unknown = study.keys() - {"preset", "all", "arms", "seeds", "steps", "conditions"}
-        if unknown:
-            raise ValueError(f"it has no {', '.join(sorted(unknown))}")
         preset = config.lookup(study["preset"], config.PRESETS, "preset")
         arms = {
             name: preset.changed(study.get("all", {})).changed(changes)
             for name, changes in study["arms"].items()
         }
-        seeds, steps = (_whole_numbers(study[name], name) for name in ("seeds", "steps"))
-        return Study(arms, seeds, steps, Conditions(**study.get("conditions", {})))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        conditions = Conditions(**study.get("conditions", {}))
+        return Study(arms, tuple(study["seeds"]), tuple(study["steps"]), conditions)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a study: {reason}") from error
-
-
-def _whole_numbers(value: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or any(type(number) is not int for number in value):
-        raise ValueError(f"{name} must be a list of whole numbers; got {value!r}")
-    return tuple(value)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; of two entries of one name JSON itself drops the first."""
-    for name, _ in pairs:
-        if sum(name == other for other, _ in pairs) > 1:
-            raise ValueError(f"{name!r} stands there twice")
-    return dict(pairs)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -100,7 +83,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: no such file; not such a record.
     """
-    record = records.read(path, FORMAT, "the record of a study")
+    record = records.read(path, "the record of a study", FORMAT)
     if isinstance(name := record.pop("samples", None), str):
         with suppress(OSError, ValueError):  # the numbers are read without their picture
             picture = (Path(path).parent / Path(name).name).read_bytes()
@@ -114,9 +97,6 @@ def save(record: dict[str, Any], path: str | Path) -> None:
     Args:
         record: what `compare` returned.
         path: JSON file; NAME.record.json has the picture NAME.samples.png.
-
-    Raises:
-        OSError: a file could not be written.
     """
     path = Path(path)
     if "samples" in record:
@@ -127,8 +107,6 @@ def save(record: dict[str, Any], path: str | Path) -> None:
         record = record | {"samples": picture.name}
     files.write_json(path, record)
 
-
-# ---- pictures --------------------------------------------------------------------------------
 
 NUM_SAMPLES = 8
 """Samples of a run that a record holds."""
@@ -144,24 +122,19 @@ def to_png(images: Tensor) -> str:
 def sheet(strips: list[list[str]]) -> str:
     """Join pictures from `to_png`, rows below each other, into one; smaller ones at top left."""
     pixels = [[_decode(strip) for strip in row] for row in strips]
-    shapes = [strip.shape for row in pixels for strip in row]
-    channels, height, width = (max(shape[k] for shape in shapes) for k in range(3))
-    width += _GAP
-    whole = torch.full((channels, height * len(pixels), width * len(pixels[0])), 128).byte()
-    for i, row in enumerate(pixels):
-        for j, strip in enumerate(row):
-            _, h, w = strip.shape
-            whole[:, i * height : i * height + h, j * width : j * width + w] = strip
-    return _encode(whole)
+    size = [max(strip.shape[k] for row in pixels for strip in row) for k in range(3)]
+
+    def pad(strip: Tensor) -> Tensor:
+        c, h, w = (largest - own for largest, own in zip(size, strip.shape, strict=True))
+        return F.pad(strip, (0, w + _GAP, 0, h, 0, c), value=128)
+
+    return _encode(torch.cat([torch.cat([*map(pad, row)], 2) for row in pixels], 1))
 
 
 def stored_samples(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
     """Return the first samples of an arm's first seed, uint8 [N, C, H, W], N <= 8.
 
     Image i starts from the same x_T in all arms.
-
-    Raises:
-        ValueError: no such arm or steps; a record without samples.
     """
     (row, *_) = rows(record, arm, steps)
     channels, height, width = record["arms"][arm]["network"]["image_shape"]
@@ -183,11 +156,7 @@ def stored_samples(record: Mapping[str, Any], arm: str, steps: int) -> Tensor:
 
 
 def rows(record: Mapping[str, Any], arm: str, steps: int) -> list[dict[str, Any]]:
-    """Return what was measured of an arm after a number of steps, for each seed.
-
-    Raises:
-        ValueError: no such arm or steps.
-    """
+    """Return what was measured of an arm after a number of steps, for each seed."""
     config.lookup(arm, record["arms"], "arm")
     config.lookup(str(steps), {str(n): n for n in record["steps"]}, "number of steps")
     return [row for row in record["measured"] if (row["arm"], row["steps"]) == (arm, steps)]

@@ -38,11 +38,7 @@ class Difference(Interval):
 
 
 def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
-    """Return a measure of an arm after a number of steps, for each seed.
-
-    Raises:
-        ValueError: no such arm, steps or measure.
-    """
+    """Return a measure of an arm after a number of steps, for each seed."""
     return [
         config.lookup(measure, row["measures"], "measure") for row in rows_of(record, arm, steps)
     ]
@@ -64,10 +60,6 @@ def difference(
         arm: name of an arm; several stand for their mean, so that the effect of one choice can be
             averaged over the others that a study crosses with it.
         other: name or names of what is subtracted.
-
-    Raises:
-        ValueError: no such arms, steps or measure; arms of different data sets, whose measures
-            are not of one kind.
     """
     sides, sets = [], set()
     for names in (arm, other):
@@ -83,17 +75,8 @@ def difference(
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """Return the mean of one - other; entries of one index share a seed.
-
-    Raises:
-        ValueError: different lengths, or fewer than 2 entries.
-    """
-    n = len(one)
-    if n != len(other) or n < 2:
-        raise ValueError(
-            f"pairs need two equally long lists, at least 2 each; got {n}, {len(other)}"
-        )
-    gaps = [a - b for a, b in zip(one, other, strict=True)]
+    """Return the mean of one - other, [n] each, n >= 2; entries of one index share a seed."""
+    gaps, n = [a - b for a, b in zip(one, other, strict=True)], len(one)
     standard_error = stdev(gaps) / math.sqrt(n)
     unpaired = math.hypot(stdev(one), stdev(other)) / math.sqrt(n)
     mean = Interval.student_t(gaps)
@@ -103,11 +86,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
 def differences(
     record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
 ) -> list[dict[str, str]]:
-    """Return rows for `viz.table`: arms of a data set against one of them, by default the first.
-
-    Raises:
-        ValueError: no such arm, steps or measure; a baseline alone with its data set.
-    """
+    """Return rows for `viz.table`: arms of a data set against one of them, by default the first."""
     baseline = baseline or next(iter(record["arms"]))
     config.lookup(baseline, record["arms"], "arm")
     dataset = record["arms"][baseline]["dataset"]
@@ -128,11 +107,7 @@ def differences(
 def pairwise_differences(
     record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, str]]:
-    """Return rows for `viz.table`: the difference of each pair of arms.
-
-    Raises:
-        ValueError: no such arms, steps or measure.
-    """
+    """Return rows for `viz.table`: the difference of each pair of arms."""
     rows = []
     for arm, other in pairs:
         images_seen = f"{rows_of(record, arm, steps)[0]['images seen']:,}"
@@ -147,9 +122,6 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
     The standard errors of the differences of all pairs of arms of one data set, as they are and as
     they would have been unpaired: the square root of their mean squares, and their ratio.  Below
     1, pairing has helped.
-
-    Raises:
-        ValueError: no such steps.
     """
     arms = record["arms"]
     pairs = [(a, b) for a, b in combinations(arms, 2) if arms[a]["dataset"] == arms[b]["dataset"]]
@@ -173,22 +145,14 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
 def series(
     record: Mapping[str, Any], measure: str, arm: str
 ) -> tuple[list[int], list[float], list[float]]:
-    """Return images seen, mean over seeds and its 95 % margin, for `viz.curve`.
-
-    Raises:
-        ValueError: no such arm or measure.
-    """
+    """Return images seen, mean over seeds and its 95 % margin, for `viz.curve`."""
     means = [Interval.student_t(values(record, measure, arm, n)) for n in record["steps"]]
     images_seen = [rows_of(record, arm, n)[0]["images seen"] for n in record["steps"]]
     return images_seen, [mean.value for mean in means], [mean.margin for mean in means]
 
 
 def table(record: Mapping[str, Any], measures: Sequence[str], steps: int) -> list[dict[str, str]]:
-    """Return rows for `viz.table`: mean over seeds +- 95 % margin of each arm; then the floor.
-
-    Raises:
-        ValueError: no such steps or measure.
-    """
+    """Return rows for `viz.table`: mean over seeds +- 95 % margin of each arm; then the floor."""
     rows = []
     for arm in record["arms"]:
         row = {"arm": arm}

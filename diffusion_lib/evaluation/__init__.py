@@ -9,7 +9,6 @@ from diffusion_lib.evaluation.measurement import (
     Conditions,
     Measurements,
     Plan,
-    check_enough,
     evaluate,
     measure,
     measure_samples,

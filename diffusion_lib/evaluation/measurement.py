@@ -1,10 +1,9 @@
 """Measure a run under stated conditions."""
 
 import hashlib
-import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from diffusion_lib.evaluation import record as records
 from diffusion_lib.evaluation.tables import EXPERIMENT_FIELDS
 from diffusion_lib.metrics import features
 from diffusion_lib.runs import GuidedRun, Run
+from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import parallel
 
@@ -36,8 +36,6 @@ class Conditions:
         n_likelihood: number of test images for the bound and the errors per t.
         num_times: network evaluations of each of them for the bound, or T where that is less.
 
-    Raises:
-        ValueError: a number too small to measure anything, or no such sampler.
     """
 
     n: int = 1000
@@ -52,12 +50,40 @@ class Conditions:
         least = {"n": 0, "steps": 1, "seed": 0, "n_likelihood": 2, "num_times": 2}
         for name, smallest in least.items():
             value = getattr(self, name)
-            if value is None and name == "steps":
-                continue
-            if type(value) is not int:
-                raise ValueError(f"{name} must be a whole number; got {value!r:.99}")
-            if value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}; got {value}")
+            if (name, value) != ("steps", None) and (type(value) is not int or value < smallest):
+                raise ValueError(
+                    f"{name} must be a whole number, at least {smallest}; got {value!r:.99}"
+                )
+
+    def check(
+        self,
+        image_shape: Sequence[int],
+        schedule: NoiseSchedule,
+        dataset: str,
+        train: Tensor,
+        test: Tensor,
+    ) -> None:
+        """Refuse to measure runs on a data set that has too few or other images, or no features.
+
+        Args:
+            image_shape: (C, H, W) of the run.
+            schedule: noise schedule of the run.
+            dataset: name of the data set.
+            train: training images, uint8 [N, C, H, W]; n of them make the floor.
+            test: test images, uint8 [M, C, H, W].
+        """
+        for images in (train, test):
+            data.check(images, image_shape)
+        if self.n:
+            metrics.check_count(self.n, features.load(dataset).classify.in_features, "samples")
+            schedule.timesteps(self.steps or schedule.num_timesteps)
+        most = {"n": min(len(train), len(test)), "n_likelihood": len(test)}
+        for name, largest in most.items():
+            if (value := getattr(self, name)) > largest:
+                raise ValueError(
+                    f"{name} is {value}, but {dataset} has {len(train)} images to train and "
+                    f"{len(test)} to test on: it must be at most {largest}"
+                )
 
 
 BUDGETS = {
@@ -103,7 +129,7 @@ def measure(
         clocks["sampling"] = time.monotonic()
         quality = assess(samples)
         clocks["metrics of samples"] = time.monotonic()
-    images = random_subset(test, conditions.n_likelihood, "test images for the likelihood")
+    images = random_subset(test, conditions.n_likelihood)
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     errors = metrics.errors_per_t(run.denoiser, images, seed=conditions.seed)
@@ -137,29 +163,22 @@ def evaluate(
             experiment.json names.
 
     Raises:
-        ValueError: a data set that is none of `data` without `dataset`; samples of one without a
-            feature network; a data set smaller than n or n_likelihood; n not above the features'
-            dimension; more steps than T.
+        ValueError: conditions that cannot be met, see `Conditions.check`; a data set that is none
+            of `data` without `dataset`.
     """
     name, experiment, train, test, samples, resolved = plan(run, conditions, root, samples, dataset)
-    identity = {
-        "format": records.FORMAT,
-        "weights sha256": _weights_digest(run.denoiser),
-        "conditions": resolved,
-        "samples sha256": None,
-    }
+    weights = _weights_digest(run.denoiser)
+    identity = {"format": records.FORMAT, "weights sha256": weights, "conditions": resolved}
     path = run.folder / "metrics.json"
     if isinstance(run, GuidedRun):
         path = run.folder / f"metrics-{records.digest([resolved['labels'], run.scale])}.json"
     if samples is not None:
-        sha256 = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
-        identity["samples sha256"] = sha256
+        sha256 = identity["samples sha256"] = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
         path = run.folder / f"metrics-{sha256[:8]}.json"
-    parallel.assert_same_on_all_ranks("weights", identity["weights sha256"])
+    parallel.assert_same_on_all_ranks("weights", weights)
     if former := parallel.on_rank_zero(lambda: records.read_if(path, identity)):
         return former
-    n = resolved["n"]
-    if conditions.n and not n and parallel.rank() == 0:
+    if conditions.n and not resolved["n"] and parallel.rank() == 0:
         warnings.warn(
             f"no feature network is released for the data set {name!r}: its samples are not "
             "measured, only the likelihood and the errors",
@@ -169,15 +188,16 @@ def evaluate(
     def assess(images: Tensor) -> dict[str, Any]:
         return measure_samples(images, train, test, features.load(name), conditions.seed)
 
-    measured = measure(run, replace(conditions, n=n), test, assess, samples)
+    conditions = replace(conditions, n=resolved["n"])
+    measured = measure(run, conditions, test, assess, samples)
     bound, device = measured.bound, run.denoiser.schedule.signal.device
     record = {
         "format": records.FORMAT,
         "run": run.folder.name,
         "experiment": {field: experiment.get(field) for field in EXPERIMENT_FIELDS},
-        "weights sha256": identity["weights sha256"],
+        "weights sha256": weights,
         "variance": _variance(run, conditions, samples),
-        **{key: value for key, value in identity.items() if value is not None},
+        **identity,
         **measured.quality,
         "likelihood": {
             "bits per dim": asdict(bound.total.interval),
@@ -194,12 +214,8 @@ def evaluate(
         "device": hardware.name(device),
         **hardware.conditions(device),
     }
-    state = f"the record of {run.folder} is returned, but not kept"
-    way = (
-        "To keep it, write what evaluation.evaluate returns to another place, or measure a copy of "
-        "the run in a folder that can be written."
-    )
-    parallel.on_rank_zero(lambda: records.write_or_warn(path, record, state, way, 5))
+    if parallel.rank() == 0:
+        records.write_or_warn(path, record)
     return record
 
 
@@ -221,58 +237,36 @@ def plan(
     samples: Tensor | None = None,
     dataset: Dataset | None = None,
 ) -> Plan:
-    """Check what `evaluate` would measure with the same arguments; nothing is measured.
-
-    Raises:
-        ValueError: as `evaluate` does.
-    """
-    experiment = _experiment(run)
-    samples = None if samples is None else data.check(samples, run.image_shape)
+    """Check what `evaluate` would measure with the same arguments; nothing is measured."""
+    path, schedule = run.folder / "experiment.json", run.denoiser.schedule
+    experiment = records.read(path, "the experiment of a run")
     try:
-        source: Dataset = dataset or config.lookup(experiment["dataset"], sets, "data set")
+        source: Dataset = dataset or config.lookup(experiment.get("dataset"), sets, "data set")
     except ValueError as error:
         raise ValueError(
-            f"{run.folder / 'experiment.json'}: {error} For a data set of your own give its "
-            "function, evaluate(..., dataset=photos), or on the command line a folder of its test "
-            "pictures, --images FOLDER."
+            f"{path}: {error} For a data set of your own give its function, evaluate(..., "
+            "dataset=photos), or on the command line a folder of its test pictures, "
+            "--images FOLDER."
         ) from error
-    name, T = config.label(source), run.denoiser.schedule.num_timesteps
-    steps = T if conditions.steps is None else conditions.steps
+    name = config.label(source)
     train, test = (part.images for part in load_splits(source, root or config.data_root()))
-    data.check(test, run.image_shape)
-    n = conditions.n if name in features.RELEASED else 0
-    n = n if samples is None else len(samples)
-    features_sha256 = "none is released"
-    if n or name in features.RELEASED:
-        _, features_sha256 = features.released(name)
-    if n:
-        metrics.check_count(n, features.load(name).classify.in_features, "samples")
-        if samples is None:
-            run.denoiser.schedule.timesteps(steps)
-    most = min(len(train), len(test))
-    if n > most:
-        raise ValueError(
-            f"{n} samples, but the floor needs as many {name} images, and there are {len(train)} "
-            f"to train and {len(test)} to test on: measure at most {most} (n of Conditions, --n of "
-            "the command), or none with 0"
-        )
-    if conditions.n_likelihood > len(test):
-        raise ValueError(
-            f"{conditions.n_likelihood} {name} test images for the likelihood were asked for, but "
-            f"there are {len(test)}: measure at most {len(test)} (n_likelihood of Conditions, "
-            "--n-likelihood of the command)"
-        )
-    times = min(conditions.num_times, T)
+    if samples is not None:
+        samples = data.check(samples, run.image_shape)
+        conditions = replace(conditions, n=len(samples), steps=None)
+    elif name not in features.RELEASED:
+        conditions = replace(conditions, n=0)
+    conditions.check(run.image_shape, schedule, name, train, test)
     reference = f"{name} test, {len(test)} images"
     if source is not getattr(sets, name, None):  # a name of the user's own may stand for anything
         reference = f"{name} test, {runs.fingerprint(test)}"
+    times = min(conditions.num_times, schedule.num_timesteps)
     resolved: dict[str, Any] = {
-        "n": n,
+        "n": conditions.n,
         "reference": reference,
         "training images": len(train),
-        "features sha256": features_sha256,
+        "features sha256": features.RELEASED.get(name, ("", "none is released"))[1],
         "sampler": conditions.sampler,
-        "steps": steps,
+        "steps": conditions.steps or schedule.num_timesteps,
         "weights": "EMA",
         "seed": conditions.seed,
         "images seen": (run.series("loss")[0] or [0])[-1] * experiment["train"]["batch_size"],
@@ -282,7 +276,7 @@ def plan(
         resolved |= {"labels": run.labels.tolist(), "guidance": run.scale}
     if samples is not None:
         resolved |= {"sampler": "given", "steps": None}
-    if not n:  # nothing is sampled, nor compared with training images
+    if not conditions.n:  # nothing is sampled, nor compared with training images
         resolved |= {"sampler": None, "steps": None, "training images": None}
     return Plan(name, experiment, train, test, samples, resolved)
 
@@ -294,21 +288,6 @@ def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str |
     if conditions.sampler != samplers.ddpm.__name__:
         return "none: the sampler is deterministic"
     return "learned" if run.network.config.outputs == 2 else "beta_tilde"
-
-
-def _experiment(run: Run) -> dict[str, Any]:
-    path = run.folder / "experiment.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist, and it alone says what was trained: copy it from the run's "
-            "first place"
-        )
-    try:
-        experiment = json.loads(path.read_text())
-        _ = experiment["dataset"], experiment["train"]["batch_size"] + 0
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): it must say what was trained") from error
-    return experiment
 
 
 def _weights_digest(denoiser: Denoiser) -> str:
@@ -334,15 +313,11 @@ def measure_samples(
 
     Returns:
         {"samples": {name: {value, low, high}}, "floor": the same names}.
-
-    Raises:
-        TypeError, ValueError: images of another dtype or shape; fewer than N real ones.
     """
     samples, train, test = map(data.check, (samples, train, test))
     n = len(samples)
     # Drawn at random: in MNIST's order the first writers differ from the last.
-    real = random_subset(train, n, "training images for the floor")
-    held_out = random_subset(test, n, "test images for the distances to the training images")
+    real, held_out = random_subset(train, n), random_subset(test, n)
     reference = network.extract_features(test)
     usual = metrics.nearest_distances(held_out, train)
     distances = {"samples": metrics.nearest_distances(samples, train), "floor": usual}
@@ -354,22 +329,8 @@ def measure_samples(
     return record
 
 
-def random_subset(images: Tensor, n: int, what: str) -> Tensor:
-    """Return n of the images, the same ones for every run.
-
-    Args:
-        images: uint8 [N, C, H, W].
-        n: number of images, at most N.
-        what: name of the images, for messages.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    check_enough(images, n, what)
+def random_subset(images: Tensor, n: int) -> Tensor:
+    """Return n of the images, uint8 [N, C, H, W], the same ones for every run."""
+    if n > len(images):
+        raise ValueError(f"{n} images were asked for, but there are {len(images)}")
     return images[torch.randperm(len(images), generator=rng.generator(0))[:n]]
-
-
-def check_enough(images: Tensor, n: int, what: str) -> None:
-    """Refuse to measure with fewer than n images; `what` is their name."""
-    if len(images) < n:
-        raise ValueError(f"{n} {what} were asked for, but there are {len(images)}")

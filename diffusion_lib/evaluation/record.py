@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +18,63 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: no such file; not a record.
     """
-    return read(path, FORMAT, "a record of measurements")
+    return read(path, "a record of measurements", FORMAT)
 
 
-def read(path: str | Path, format: str, kind: str) -> dict[str, Any]:
-    """Read a record of a format.
-
-    Args:
-        path: JSON file.
-        format: value of its "format".
-        kind: name of such a record, for messages.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not such a record.
-    """
-    record = parse(path, kind, dict)
-    if record.get("format") != format:
-        raise ValueError(f"{path} is not {kind}: its format is {record.get('format')!r:.99}")
-    return record
-
-
-def parse(
-    path: str | Path, kind: str, build: Callable[[list[tuple[str, Any]]], dict[str, Any]]
-) -> dict[str, Any]:
+def read(path: str | Path, kind: str, format: str | None = None) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Args:
         path: JSON file.
         kind: name of what it holds, for messages.
-        build: function from the (name, value) pairs of an object to the object.
+        format: value of its "format", None for any.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a JSON object.
+        FileNotFoundError, ValueError: no such file; not such an object.
     """
     path = Path(path)
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder: give the file of {kind}, as JSON")
     if not path.is_file():
-        near = path.with_name(f"{path.name}.json")
-        hint = f"did you mean {near}?" if near.is_file() else f"give the file of {kind}, as JSON"
-        raise FileNotFoundError(f"{path} does not exist: {hint}")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {state}: give {kind}, a file of JSON")
     try:
-        record = json.loads(path.read_text(), object_pairs_hook=build)
+        record = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
         if not isinstance(record, dict):
             raise ValueError("it holds no JSON object")
+        if format not in (None, record.get("format")):
+            raise ValueError(f"its format is {record.get('format')!r:.99}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not {kind}: {error}") from error
     return record
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; of two entries of one name JSON itself drops the first."""
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:
+            raise ValueError(f"{name!r} stands there twice")
+        entries[name] = value
+    return entries
+
+
 def read_if(path: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read a record if it has these values; None where it has others, is damaged or missing."""
     try:
-        record = json.loads(path.read_text())
-        matches = all(record.get(name) == value for name, value in expected.items())
-    except (OSError, ValueError, AttributeError, RecursionError):
+        record = read(path, "a record")
+    except (OSError, ValueError):
         return None
-    return record if matches else None
+    return record if all(record.get(name) == expected[name] for name in expected) else None
 
 
-def write_or_warn(
-    path: Path, record: Mapping[str, Any], state: str, way: str, stacklevel: int
-) -> None:
+def write_or_warn(path: Path, record: dict[str, Any]) -> None:
     """Write a record, or warn: what took minutes to measure is not lost with its file."""
     try:
-        files.write_json(path, dict(record))
+        files.write_json(path, record)
     except OSError as error:
-        warnings.warn(f"{state} ({error}). {way}", stacklevel=stacklevel)
+        warnings.warn(
+            f"what was measured of {path.parent} is returned, but not kept there ({error})",
+            stacklevel=3,
+        )
 
 
 def digest(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Tables of records, which are compared only where their conditions agree."""
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -24,28 +23,28 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         ValueError: records made under different conditions.
     """
     check_same_conditions(records)
-    columns = dict(zip(distinguishing_labels(records), map(_cells, records), strict=True))
-    floor = {metric: _format(value) for metric, value in records[0].get("floor", {}).items()}
+    columns = {
+        **dict(zip(distinguishing_labels(records), map(_cells, records), strict=True)),
+        "floor": _intervals(records[0].get("floor", {})),
+    }
     return [
-        {"": metric, **{label: cells[metric] for label, cells in columns.items()}}
-        | {"floor": floor.get(metric, "")}
+        {"": metric, **{label: cells.get(metric, "") for label, cells in columns.items()}}
         for metric in _cells(records[0])
     ]
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """Format the measurements of a record."""
     likelihood, errors = record["likelihood"], record["errors"]
-    cells = {metric: _format(value) for metric, value in record.get("samples", {}).items()}
-    cells["bits per dim (bound)"] = _format(likelihood["bits per dim"])
+    cells = _intervals(record.get("samples", {}))
+    cells |= _intervals({"bits per dim (bound)": likelihood["bits per dim"]})
     cells |= {part: f"{likelihood[part]:.4g}" for part in ("bits per image", "L_0", "L_T")}
     for part in ("x_0", "eps", "v"):
         cells[f"mean squared error of {part}"] = f"{fmean(errors[part]):.4g}"
     return cells | {"seconds to evaluate": f"{sum(record['seconds'].values()):.0f}"}
 
 
-def _format(interval: Mapping[str, float]) -> str:
-    return f"{Interval(**interval):.4g}"
+def _intervals(measured: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    return {metric: f"{Interval(**interval):.4g}" for metric, interval in measured.items()}
 
 
 def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -77,11 +76,7 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
 
 
 def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse records whose numbers cannot be compared.
-
-    Raises:
-        ValueError: conditions that differ, each with its values.
-    """
+    """Refuse records whose numbers cannot be compared, because they differ in a condition."""
     first = records[0]["conditions"]
     for record in records[1:]:
         other = record["conditions"]
@@ -104,15 +99,13 @@ def distinguishing_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
     differ = [
         name
         for name in EXPERIMENT_FIELDS
-        if len({json.dumps(record["experiment"][name]) for record in records}) > 1
+        if any(record["experiment"][name] != records[0]["experiment"][name] for record in records)
     ]
     labels: list[str] = []
     for record in records:
         values = [record["experiment"][name] for name in differ]
         label = ", ".join(str(value) for value in values if value is not None) or record["run"]
         if label in labels:
-            label = f"{label} ({record['run']})"
-        if label in labels:
-            label = f"{label} ({len(labels) + 1})"
+            label = f"{label} ({record['run']}, {len(labels) + 1})"
         labels.append(label)
     return labels

@@ -168,7 +168,7 @@ def main() -> None:
     measured = {}
     for dataset in DATASETS:
         images, name = dataset(options.data, False).images, config.label(dataset)
-        chosen = evaluation.random_subset(images, IMAGES, "test images")
+        chosen = evaluation.random_subset(images, IMAGES)
         bits = measured[name] = round(bits_per_image(chosen), 1)
         print(f"{name}: {bits} bits an image, {bits / images[0].numel():.3f} a dim")
     files.write_json(BITS, {"images": IMAGES, "bits": measured})

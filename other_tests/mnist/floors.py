@@ -23,7 +23,7 @@ def main() -> None:
     n, network = evaluation.Conditions().n, features.load("mnist")
     train, test = (data.mnist(options.data, part).images for part in (True, False))
     reference = network.extract_features(test).features
-    chosen = evaluation.random_subset(train, SETS * n, "training images")
+    chosen = evaluation.random_subset(train, SETS * n)
     floors: dict[str, list[float]] = {}
     for images in Bar(chosen.split(n), "sets of real digits"):
         for name, value in metrics.point_estimates(
