@@ -497,7 +497,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_any_training(roo
     monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(
-        OSError, match=r"could not write .*runs/\..*lock.*Choose a folder that may be written"
+        OSError, match=r"could not write .*runs/\..*lock.*choose a folder that may be written"
     ):
         compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
 

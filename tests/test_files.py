@@ -143,7 +143,7 @@ def test_the_message_is_not_masked_by_the_cleaning_up_after_it(tmp_path, monkeyp
     monkeypatch.setattr(files.os, call, read_only_disk)
     monkeypatch.setattr(files.Path, "unlink", read_only_disk)
     with pytest.raises(
-        OSError, match=r"could not write .*a: .*Read-only.*untouched\. Choose a folder that may be"
+        OSError, match=r"could not write .*a: .*Read-only.*untouched\..* choose a folder that may"
     ):
         files.write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_a_way_out(tmp_path, monkeypa
     monkeypatch.setattr(files.Path, "mkdir", read_only_disk)
     for write in (files.atomic_write, files.atomic_folder):
         with (
-            pytest.raises(OSError, match=r"could not write .*sub/a: .*Choose a folder that may"),
+            pytest.raises(OSError, match=r"could not write .*sub/a: .*choose a folder that may"),
             write(tmp_path / "sub" / "a"),
         ):
             pytest.fail("was let in")
@@ -190,30 +190,15 @@ def test_a_disk_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch,
 
 def test_a_file_that_may_only_be_read_is_locked(tmp_path, monkeypatch):
     (tmp_path / "a").touch()
-    opened = files.Path.open
-
-    def read_only(path, mode="r", *arguments):
-        return read_only_disk() if "+" in mode else opened(path, mode, *arguments)
-
-    with files.lock(tmp_path / "a") as mine:
-        assert mine
-        monkeypatch.setattr(files.Path, "open", read_only)
+    with files.lock(tmp_path / "a") as first:
+        assert first
+        monkeypatch.setattr(os, "access", lambda *_: False)
         with files.lock(tmp_path / "a") as second:
             assert not second
 
 
-def test_a_disk_on_which_nothing_can_be_mapped_is_named(tmp_path, monkeypatch):
-    def no_device(*_, **__):
-        raise OSError(errno.ENODEV, "No such device (os error 19)")
-
-    files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)}, {"format": "f"})
-    monkeypatch.setattr(files, "safe_open", no_device)
-    with pytest.raises(OSError, match=r"a could not be read .*No such device.* to a local disk"):
-        files.read_tensors(tmp_path / "a", "f")
-
-
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+    with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
         files.read_tensors(tmp_path, "f")
 
 

@@ -27,32 +27,15 @@ Dataset = Callable[[str | Path, bool], Images]
 
 
 def load(dataset: Dataset, root: str | Path, train: bool) -> Images:
-    """Return a part of a data set as `Images`, also where its function returns a plain pair.
-
-    Raises:
-        TypeError: it returns something else.
-    """
+    """Return a part of a data set as `Images`, also where its function returns a plain pair."""
     part = dataset(root, train)
-    if not isinstance(part, tuple) or len(part) != 2:
-        raise TypeError(
-            f"the data set {dataset!r:.99} must return data.Images(images, labels), also for "
-            f"train=False; got {type(part).__name__}"
-        )
     images = Images(*images_and_labels(part))
     images.classes = getattr(part, "classes", ())
     return images
 
 
 def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
-    """Return the images to train and to test on; only rank 0 downloads them.
-
-    Args:
-        dataset: function (root, train) -> Images.
-        root: folder of the data sets.
-
-    Raises:
-        TypeError: `dataset` returns something else than images with labels.
-    """
+    """Return the images to train and to test on; only rank 0 downloads them."""
     splits: list[Images] = []
 
     def read() -> None:
@@ -87,36 +70,24 @@ def images_and_labels(images: Any) -> tuple[Tensor, Any]:
         return images, labels
     raise TypeError(
         "images must be one tensor or array, uint8 [N, C, H, W], or a pair of it and its labels; "
-        f"got {_describe(images)}"
+        f"got {type(images).__name__}. {_way_out(images)}"
     )
 
 
-def _describe(images: Any) -> str:
-    """Say what is no images, and how to make images of it."""
-    kind = type(images).__name__
+def _way_out(images: Any) -> str:
+    """Say how to make images of something else."""
     if isinstance(images, str | Path):
-        return f"a path; data.folder({str(images)!r}, size=32) reads the pictures of a folder"
+        return f"data.folder({str(images)!r}, size=32) reads the pictures of a folder."
     if isinstance(images, torch.utils.data.DataLoader):
-        return (
-            "a DataLoader; give all images at once, training shuffles them itself: "
-            "data.to_uint8(torch.cat([x for x, _ in loader])) for images in [-1, 1]"
-        )
+        return "Give all at once: data.to_uint8(torch.cat([x for x, _ in loader])) if in [-1, 1]."
     if isinstance(images, torch.utils.data.Dataset):
         return (
-            f"the Dataset {kind}; give its images at once, such as data.Images("
-            "torch.as_tensor(dataset.data)[:, None], dataset.targets) for torchvision's MNIST, or "
-            "use the functions of data"
+            "Give all at once, such as data.Images(torch.as_tensor(dataset.data)[:, None], "
+            "dataset.targets) of torchvision's MNIST, or use data.mnist."
         )
-    if isinstance(images, np.lib.npyio.NpzFile):
-        return f"an .npz file of {', '.join(images.files)}; give one of its arrays: file[NAME]"
-    if not isinstance(images, list | tuple):
-        return f"{images!r:.60} of the type {kind}"
-    first, call = images[0] if images else None, "torch.stack(images)"
-    if isinstance(first, list | tuple):
-        call = "data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])"
-    elif isinstance(first, np.ndarray):
-        call = "np.stack(images)"
-    return f"a {kind} of {len(images)}; {call} makes one of equal ones"
+    if isinstance(images, list) and images and isinstance(images[0], list | tuple):
+        return "Try data.Images(torch.stack([x for x, _ in images]), [y for _, y in images])."
+    return "torch.stack(images) or np.stack(images) makes one of a list of equal ones."
 
 
 def as_tensor(images: Any) -> Tensor:
@@ -165,11 +136,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Convert float [-1, 1] to uint8 0..255, rounded and clipped; the inverse of `to_float`.
-
-    Raises:
-        ValueError: NaN or infinite pixels, which no number stands for.
-    """
+    """Convert float [-1, 1] to uint8 0..255, rounded and clipped; the inverse of `to_float`."""
     x = as_tensor(x)
     if not x.isfinite().all():
         bad = int((~x.isfinite()).flatten(1).any(1).sum())

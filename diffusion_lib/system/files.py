@@ -5,7 +5,6 @@ code.  The header has a checksum of all names, numbers and metadata, because a f
 bit is as readable as before.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -36,10 +35,6 @@ _SYSTEM = {
 }
 
 _CHECKSUM = "crc32"  # key of the metadata
-
-# Errors of a place that can be read and not written.
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def atomic_write(path: str | Path) -> AbstractContextManager[Path]:
@@ -107,19 +102,11 @@ def _remove(path: Path) -> None:
 def write_error(path: str | Path, error: Exception, state: str = "") -> OSError:
     """Return an error that says which file could not be written, why, and what to do.
 
-    Args:
-        path: file that could not be written.
-        error: reason.
-        state: state of the earlier file, as a sentence with a space behind it.
+    `state` is that of the earlier file, as a sentence with a space behind it.
     """
-    number = getattr(error, "errno", None)
-    way = "Free some space, make the folder writable or choose another one"
-    if number in _FULL:
-        way = "Free some space or choose another folder"
-    elif number in READ_ONLY:
-        way = "Choose a folder that may be written, or make this one writable"
     return OSError(
-        f"could not write {path}: {error}. {state}{way}, then run the same command again."
+        f"could not write {path}: {error}. {state}Free some space or choose a folder that may be "
+        "written, then run the same command again."
     )
 
 
@@ -140,14 +127,8 @@ def lock(path: str | Path) -> Iterator[bool]:
     The lock ends with the process, however that ends.  On a disk without locks the block runs
     without one, with a warning.
     """
-    path = Path(path)
-    try:
-        file = path.open("r+")  # some file systems lock only what may be written
-    except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise
-        file = path.open()
-    with file:
+    # Some file systems lock only what may be written.
+    with open(path, "r+" if os.access(path, os.W_OK) else "r") as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,19 +144,6 @@ def lock(path: str | Path) -> Iterator[bool]:
         yield True
 
 
-def check_path(path: str | Path) -> None:
-    """Raise on a path that safetensors cannot open.
-
-    Raises:
-        ValueError: it is no text in UTF-8.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        way = "is no text in UTF-8, which safetensors needs of a path: rename it"
-        raise ValueError(f"{str(path)!r} {way}") from error
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as temporary:
@@ -186,10 +154,7 @@ def write_json(path: str | Path, record: dict[str, Any]) -> None:
     """Write a JSON file atomically, with one measurement on a line.
 
     A list without objects in it is one measurement, and so is all that has at most 100 characters.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
-        OSError: the file could not be written.
+    NaN or infinity, which JSON cannot hold, is a ValueError.
     """
     write_text(path, _json(record, 0) + "\n")
 
@@ -224,9 +189,7 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a truncated file, another kind of file, a safetensors file of another format,
-            or one whose names, numbers or metadata are not those that were written.
-        OSError: the file may not be read, or lies on a disk whose files cannot be mapped.
+        ValueError: a truncated or damaged file, or one of another kind or format.
     """
     with _open_tensors(path, format) as (file, metadata):
         # Copies, because Windows cannot replace a file that is mapped into memory.
@@ -248,10 +211,8 @@ def read_metadata(path: str | Path, format: str) -> dict[str, str]:
 
 @contextmanager
 def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    check_path(path)
     if not Path(path).is_file():
-        state = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {state}")
+        raise FileNotFoundError(f"{path} does not exist, or is no file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -265,11 +226,6 @@ def _open_tensors(path: str | Path, format: str) -> Iterator[tuple[Any, dict[str
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}). It was not loaded; "
             "restore it from a copy, or delete it to start again."
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"{path} could not be read ({error}). It must be readable, on a disk whose files can "
-            "be mapped into memory: copy it to a local disk."
         ) from error
 
 
