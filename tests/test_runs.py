@@ -549,7 +549,7 @@ def test_what_lies_in_a_folder_that_is_refused_is_named(tmp_path):
         (tmp_path / f"{n}.txt").write_text("")
     with pytest.raises(ValueError, match=r"holds 0.txt, 1.txt, .* 4.txt\)"):
         train(tmp_path)
-    with pytest.raises(OSError, match=r"File exists: .*0.txt.* choose another one"):
+    with pytest.raises(OSError, match=r"File exists: .*0.txt.* choose a folder"):
         train(tmp_path / "0.txt")
 
 
