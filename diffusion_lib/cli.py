@@ -21,12 +21,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -50,8 +48,6 @@ from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import errors, files, parallel
 
-_MOST_IN_A_GRID = 10_000
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status.
@@ -60,67 +56,46 @@ def main(arguments: list[str] | None = None) -> int:
     clusters do: it saves as an interrupt does; 141 when no one reads the output any more.
     """
     options = _parser().parse_args(arguments)
-    status = 128 + signal.SIGINT
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters stops no command
         sys.stdout.reconfigure(errors="backslashreplace")
 
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal status
-        status = 128 + number
-        raise KeyboardInterrupt
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(128 + number)
 
-    before, format_warning = signal.getsignal(signal.SIGTERM), warnings.formatwarning
+    format_warning = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    if threading.current_thread() is threading.main_thread():  # no other may set a handler
-        signal.signal(signal.SIGTERM, end)
+    handler = signal.signal(signal.SIGTERM, end)
     try:
         with hardware.overridden(options.precision, options.layout, options.threads):
             options.command(options)
-        _flush()
+        print(end="", flush=True)  # while an error of that can still be told
     except KeyboardInterrupt as interrupt:
         notes = [
             f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
         ]
         print("\ninterrupted.", *notes, file=sys.stderr)
-        return status
+        return interrupt.args[0] if interrupt.args else 130
     except BrokenPipeError:  # such as `| head`; Python would complain of it once more at its end
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # what a shell shows of a command that SIGPIPE has ended
     except Exception as error:
         message = errors.explain(error, options.memory)
         if message is None:
             raise
-        notes = " ".join(getattr(error, "__notes__", []))
-        print(f"error: {message} {notes}".rstrip(), file=sys.stderr)
+        print("error:", message, *getattr(error, "__notes__", []), file=sys.stderr)
         return 2
     finally:
         warnings.formatwarning = format_warning
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
     return 0
-
-
-def _flush() -> None:
-    """Write what was printed while an error of that can still be told; there may be no stdout."""
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(f"what was printed could not be written ({error})") from error
 
 
 @parallel.process_group()
 def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
     experiment = _preset(options.preset)
-    given = options.budget
-    budget = config.lookup(given, config.BUDGETS, "--budget") if given else config.budget()
+    name = options.budget
+    budget = config.lookup(name, config.BUDGETS, "--budget") if name else config.budget()
     experiment = budget(experiment)
     for name, module in (("schedule", schedules), ("prediction", predictions), ("weight", losses)):
         if given := getattr(options, name):
@@ -129,25 +104,13 @@ def train(options: argparse.Namespace) -> None:
         loss = config.lookup(options.loss, config.LOSSES, "--loss")
         network = replace(experiment.network, outputs=max(loss.outputs))
         experiment = replace(experiment, loss=loss, network=network)
-    settings = {
-        "num_steps": options.steps,
-        "batch_size": options.batch_size,
-        "accumulate": options.accumulate,
-        "seed": options.seed,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
+    numbers = ("num_steps", "batch_size", "accumulate", "seed")
+    given = {n: value for n in numbers if (value := getattr(options, n)) is not None}
     experiment = replace(experiment, train=replace(experiment.train, **given))
     device = _device(options.device)
     start = options.start and _run_folder(options.start)
-    out = options.out
-    if out.is_file():
-        if not (out.parent / "experiment.json").is_file():
-            raise FileExistsError(f"--out {out} is a file: give a folder for the run")
-        out = out.parent
-    if not (out / "experiment.json").is_file():  # a finished run needs not be writable
-        _try_to_write(out)
     train, test = data.load_splits(experiment.dataset, options.data)
-    run = runs.train(experiment, train, test.images, out, device, start)
+    run = runs.train(experiment, train, test.images, options.out, device, start)
     if parallel.rank() == 0:
         for name, value in run.describe().items():
             print(f"{name}: {value}")
@@ -169,8 +132,6 @@ def sample(options: argparse.Namespace) -> None:
     _try_to_write(out)
     run = runs.load(folder, _device(options.device))
     c, h, w = run.image_shape
-    if kind == ".png" and options.n > _MOST_IN_A_GRID:
-        raise ValueError(f"--out {out}: no one looks at {options.n:,} images; give a name in .npz")
     if kind == ".png" and c not in (1, 3):
         raise ValueError(f"--out {out}: no .png shows images of {c} channels; give a name in .npz")
     if options.labels:
@@ -292,32 +253,36 @@ def export(options: argparse.Namespace) -> None:
     print(options.out)
 
 
-def _add_hardware(add: Callable[..., object], devices: str) -> None:
-    add("--device", help=devices)
-    default = "(default: the faster one)"
-    add("--precision", choices=hardware.PRECISIONS, help=f"of the network's numbers {default}")
-    add("--layout", choices=hardware.LAYOUTS, help=f"of its weights in memory {default}")
-    add("--threads", type=int, help="of a CPU (default: all cores)")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", allow_abbrev=False)
     parser.set_defaults(precision=None, layout=None, threads=None)
     names = "train | sample | evaluate | compare | export"
     commands = parser.add_subparsers(required=True, metavar=names)
-    root = {"default": config.data_root(), "type": _path, "help": "folder of the data sets"}
-    gpu = "cpu, cuda, cuda:1, ... (default: the GPU if there is one)"
 
-    command = commands.add_parser("train", help=train.__doc__, allow_abbrev=False)
+    def adder(name: str, command: Callable[..., None], memory: str = "") -> Callable[..., object]:
+        one = commands.add_parser(name, help=command.__doc__, allow_abbrev=False)
+        one.set_defaults(command=command, memory=memory)
+        return one.add_argument
+
+    def add_hardware(add: Callable[..., object], device: str = "the GPU if there is one") -> None:
+        faster = "(default: the faster one)"
+        add("--device", help=f"cpu, cuda, cuda:1, ... (default: {device})")
+        add("--precision", choices=hardware.PRECISIONS, help=f"of the network's numbers {faster}")
+        add("--layout", choices=hardware.LAYOUTS, help=f"of its weights in memory {faster}")
+        add("--threads", type=int, help="of a CPU (default: all cores)")
+
+    def add_data(add: Callable[..., object]) -> None:
+        add("--data", default=config.data_root(), type=_path, help="folder of the data sets")
+
     parts = "--accumulate 4 computes the same batch in 4 parts; --batch-size takes a smaller one."
-    command.set_defaults(command=train, memory=parts)
-    add = command.add_argument
+    add = adder("train", train, parts)
     add("preset", help=", ".join(config.PRESETS))
     add("--out", required=True, type=_path, help="run folder, such as runs/a")
     add("--start", type=_path, help="finished run to continue with more --steps in a new --out")
-    add("--data", **root)
+    add_data(add)
     add("--budget", help=f"training length: {', '.join(config.BUDGETS)}")
-    add("--steps", type=int, help="optimizer updates (default: those of the budget)")
+    steps = "optimizer updates (default: those of the budget)"
+    add("--steps", type=int, dest="num_steps", help=steps)
     add("--batch-size", type=int, help="images per optimizer update, over all processes")
     add("--accumulate", type=int, help="gradient accumulation steps")
     add("--seed", type=int, help="random seed")
@@ -325,11 +290,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--prediction", help=", ".join(predictions.__all__))
     add("--weight", help=f"loss weight: {', '.join(losses.__all__)}")
     add("--loss", help=", ".join(config.LOSSES))
-    _add_hardware(add, gpu)
+    add_hardware(add)
 
-    command = commands.add_parser("sample", help=sample.__doc__, allow_abbrev=False)
-    command.set_defaults(command=sample, memory="--n below 64 makes smaller batches.")
-    add = command.add_argument
+    add = adder("sample", sample, "--n below 64 makes smaller batches.")
     add("run", type=_path, help="run folder")
     add("--n", type=int, default=64, help="number of images (default: 64)")
     add("--sampler", default="ddpm", help=f"{', '.join(samplers.__all__)} (default: ddpm)")
@@ -339,12 +302,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=int, nargs="+", help=cycled)
     add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
     add("--out", type=_path, help=".npz, .png or a folder (default: RUN/samples.png)")
-    _add_hardware(add, gpu)
+    add_hardware(add)
 
-    command = commands.add_parser("evaluate", help=evaluate.__doc__, allow_abbrev=False)
-    command.set_defaults(command=evaluate, memory="Smaller --n and --n-likelihood need less.")
-    command.set_defaults(**asdict(Conditions()))
-    add = command.add_argument
+    add = adder("evaluate", evaluate, "Smaller --n and --n-likelihood need less.")
+    commands.choices["evaluate"].set_defaults(**asdict(Conditions()))
     add("runs", nargs="+", type=_path, metavar="run", help="run folders")
     add("--n", type=int, help="samples per run, 0 for none (default: %(default)s)")
     add("--sampler", help=f"{', '.join(samplers.__all__)} (default: %(default)s)")
@@ -355,21 +316,17 @@ def _parser() -> argparse.ArgumentParser:
     bound = "test images for the likelihood bound (default: %(default)s)"
     add("--n-likelihood", type=int, help=bound)
     add("--num-times", type=int, help="network evaluations for each (default: %(default)s)")
-    add("--data", **root)
-    _add_hardware(add, gpu)
+    add_data(add)
+    add_hardware(add)
 
-    command = commands.add_parser("compare", help=compare_arms.__doc__, allow_abbrev=False)
     parts = 'In the study, {"all": {"train": {"accumulate": 4}}} computes a batch in 4 parts.'
-    command.set_defaults(command=compare_arms, memory=parts)
-    add = command.add_argument
+    add = adder("compare", compare_arms, parts)
     add("study", type=_path, help="JSON file: see compare.read_study")
     add("--out", type=_path, help="record (default: STUDY.record.json beside the study)")
-    add("--data", **root)
-    _add_hardware(add, "cpu, cuda, cuda:1, ... (default: all GPUs if there are any)")
+    add_data(add)
+    add_hardware(add, "all GPUs if there are any")
 
-    command = commands.add_parser("export", help=export.__doc__, allow_abbrev=False)
-    command.set_defaults(command=export, memory="")
-    add = command.add_argument
+    add = adder("export", export)
     add("run", type=_path, help="run folder")
     add("--format", required=True, help=", ".join(interop.FORMATS))
     add("--out", required=True, type=_path, help="new folder, such as exported/a")
@@ -377,58 +334,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _path(text: str) -> Path:
-    if not text.strip():  # a variable of the shell that is not set
-        raise argparse.ArgumentTypeError("the path is empty")
     return Path(text).expanduser() if text.startswith(("~/", "~\\")) else Path(text)
 
 
 def _preset(given: str) -> Experiment:
     """Look up a preset; answer a path that was meant to be trained on with the way to do that."""
-    path, choices = Path(given), ", ".join(config.PRESETS)
-    if given in config.PRESETS or not path.exists():
+    if given in config.PRESETS or not Path(given).exists():
         return config.lookup(given, config.PRESETS, "preset")
-    if (path / "experiment.json").is_file() or path.name == "experiment.json":
-        hint = "a run already: to go on with it, repeat the command that began it, with its --out"
-    elif path.is_dir():
-        hint = (
-            "a folder: 'Your own pictures' in the README has the few lines of Python that train "
-            "on one"
-        )
-    else:
-        hint = "a file: a study is run by `compare`, pictures are trained on from a folder"
-    raise ValueError(f"{given} is no preset ({choices}), but {hint}")
+    raise ValueError(
+        f"{given} is no preset ({', '.join(config.PRESETS)}). To go on with a run, repeat the "
+        "command that began it, with its --out; a study is run by `compare`; 'Your own pictures' "
+        "in the README has the few lines of Python that train on a folder of pictures"
+    )
 
 
 def _run_folder(path: Path) -> Path:
-    """Find the folder of a run from its path or that of a file in it.
-
-    Raises:
-        FileNotFoundError: there is no run; the message has what is there.
-    """
-    folder = path.parent if path.is_file() or path.name == "tensorboard" else path
-    if (folder / "ema.safetensors").is_file():
-        return folder if folder.name not in ("", "..") else folder.resolve()
-    place = path if path.is_dir() else path.parent
-    known = sorted(str(file.parent) for file in place.glob("*/ema.safetensors"))
-    hint = "Train one: python -m diffusion_lib train mnist --out runs/a"
-    if (folder / "experiment.json").is_file():
-        hint = "Its training has saved nothing yet: the command that began it goes on with it"
-    elif path.is_file():
-        hint = "It is a file, but a run is a folder; `compare` takes the file of a study"
-    elif known:
-        more = f" and {len(known) - 5} more" if len(known) > 5 else ""
-        hint = f"Name a run: {place} holds {', '.join(known[:5])}{more}"
-    raise FileNotFoundError(f"{path} holds no trained run (ema.safetensors is missing). {hint}")
+    """Return the folder of a run from its path or that of a file in it."""
+    folder = path.parent if path.is_file() else path
+    return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def _try_to_write(path: Path) -> None:
-    """Refuse a place where nothing can be written, before any work; leaves nothing there."""
-    place = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    if path.is_dir():
-        place = path
+    """Refuse a file that cannot be written, before any work; leaves nothing there."""
+    place = next(parent for parent in path.absolute().parents if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise OSError(
             f"{path} cannot be written ({error.strerror}): give another place with --out"

@@ -138,28 +138,22 @@ def test_inside_a_run_a_point_is_its_folder(place, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ("runs", "runs holds runs/a, runs/four, runs/labels, runs/own"),
-        ("runs/b", "runs holds runs/a, "),
-        ("notes.txt", "It is a file, but a run is a folder"),
-        ("study.json", "`compare` takes the file of a study"),
+        ("runs", "There are runs/a, runs/four, runs/labels, runs/own"),
+        ("runs/b", "There are runs/a, "),
+        ("notes.txt", "Train one: python -m diffusion_lib train"),
         ("photos", "Train one: python -m diffusion_lib train"),
-        ("begun", "saved nothing yet: the command that began it goes on"),
-        ("begun/experiment.json", "saved nothing yet"),
     ],
 )
 def test_what_is_no_run_is_answered_with_what_is_there(place, given, hint, capsys):
-    (place / "begun").mkdir()
-    (place / "begun" / "experiment.json").write_text("{}")
     before = tree()
     for command in (
         ["sample", given],
         ["evaluate", "runs/a", given],
         ["export", given, "--format", "diffusers", "--out", "new"],
-        ["train", "mnist", "--out", "new", "--start", given],
     ):
         assert main(command) == 2
         told = capsys.readouterr().err
-        assert f"{given} holds no trained run" in told
+        assert "holds no trained run" in told
         assert hint in told
     assert tree() == before
 
@@ -169,11 +163,7 @@ def test_what_is_no_run_is_answered_with_what_is_there(place, given, hint, capsy
     [
         ("MNIST", "did you mean mnist?"),
         ("photos", "'Your own pictures' in the README"),
-        (
-            "runs/a",
-            "a run already: to go on with it, repeat the command that began it, with its --out",
-        ),
-        ("runs/a/experiment.json", "a run already"),
+        ("runs/a", "To go on with a run, repeat the command that began it, with its --out"),
         ("study.json", "a study is run by `compare`"),
     ],
 )
@@ -181,28 +171,6 @@ def test_what_is_no_preset_is_answered_with_the_way(place, given, hint, capsys):
     assert main(["train", given, "--out", "new"]) == 2
     assert hint in capsys.readouterr().err
     assert not Path("new").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["train", "mnist", "--out", ""],
-        ["train", "mnist", "--out", "new", "--data", ""],
-        ["train", "mnist", "--out", "new", "--start", " "],
-        ["sample", ""],
-        ["sample", "runs/a", "--out", ""],
-        ["evaluate", "runs/a", "--samples", ""],
-        ["compare", "study.json", "--out", ""],
-        ["export", "runs/a", "--format", "diffusers", "--out", ""],
-    ],
-)
-def test_an_empty_path_is_refused_not_replaced_by_the_usual_one(place, arguments, capsys):
-    before = tree()
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert "the path is empty" in capsys.readouterr().err
-    assert tree() == before
 
 
 def test_a_tilde_is_the_home_folder(place, monkeypatch):
@@ -242,15 +210,6 @@ def test_a_run_is_trained_into_nothing_else(place, out, capsys):
     assert (place / "notes.txt").read_text() == "years of work"
 
 
-@pytest.mark.slow
-def test_training_goes_on_in_a_run_that_is_named_by_a_file_of_it(place, capsys):
-    train = ["train", "mnist", "--budget", "smoke", "--device", "cpu", "--out"]
-    assert main([*train, "new"]) == 0
-    before = tree("new")
-    assert main([*train, "new/log.jsonl"]) == 0
-    assert tree("new") == before
-
-
 @pytest.mark.parametrize("out", ["study.json", "notes.txt", "runs/a/experiment.json"])
 def test_a_record_replaces_nothing_but_a_record(place, out, capsys):
     before = tree()
@@ -279,8 +238,8 @@ def test_a_finished_run_goes_on_to_more_steps(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--start", "runs/a"], "runs/a .*another experiment"),
-        (["--start", "short", "--steps", "2"], "short .*3 steps"),
+        (["--start", "runs/a"], "runs/a .*only its number of steps may differ"),
+        (["--start", "short", "--steps", "2"], "short .*3 steps, not fewer"),
         (["--start", "quick", "--budget", "quick", "--steps", "9"], "already fallen"),
     ],
 )
@@ -314,7 +273,6 @@ def no_work(monkeypatch):
 def test_a_place_that_cannot_be_written_is_refused_first(place, no_work, monkeypatch, capsys):
     read_only(monkeypatch, "photos", "runs")
     for arguments, refused in (
-        (["train", "mnist", "--out", "photos/deep/run"], "photos/deep/run"),
         (["sample", "runs/a"], "runs/a/samples.png"),
         (["sample", "runs/a", "--out", "photos"], "photos/samples.png"),
         (["sample", "runs/a", "--out", "photos/new/x.npz"], "photos/new/x.npz"),
@@ -335,7 +293,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(place, no_work, monkeyp
         (["sample", "runs/a", "--labels", "1"], "this network knows no labels"),
         (["sample", "runs/a", "--n", "0"], "got n = 0"),
         (["sample", "runs/a", "--steps", "41"], "41 sampling steps"),
-        (["sample", "runs/a", "--seed", "-1"], "seed must not be negative"),
+        (["sample", "runs/a", "--seed", "-1"], "seed must be a whole number"),
         (["sample", "runs/a", "--device", "meta"], "--device meta cannot be used"),
         (["sample", "runs/a", "--device", ""], "--device  cannot be used"),
         (["evaluate", "runs/a", "--samples", "photos"], "photos is a folder: give an .npz"),
@@ -588,25 +546,6 @@ def test_a_program_without_a_stdout_does_its_work(place, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["sample", "runs/a", "--n", "1", "--steps", "2", "--out", "x.npz"]) == 0
     assert Path("x.npz").exists()
-
-
-def test_a_place_for_what_is_printed_that_is_full_is_named(place, monkeypatch, capsys):
-    class Full(io.StringIO):
-        def flush(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(sys, "stdout", Full())
-    assert main(["sample", "runs/a", "--n", "1", "--steps", "2", "--out", "x.npz"]) == 2
-    assert "what was printed could not be written" in capsys.readouterr().err
-
-
-def test_a_grid_of_more_images_than_anyone_looks_at_is_refused(place, capsys):
-    assert main(["sample", "runs/a", "--n", "1000000000000", "--out", "x.png"]) == 2
-    assert "give a name in .npz" in capsys.readouterr().err
-    train = ["train", "mnist", "--out", "new", "--batch-size", str(10**20), "--device", "cpu"]
-    assert main(train) == 2
-    assert "batch_size must be at most" in capsys.readouterr().err
-    assert not Path("new").exists()
 
 
 @pytest.mark.slow

@@ -689,8 +689,8 @@ def test_a_run_of_any_precision_is_sampled(finished, dtype):
     [
         ({"n": 2.5}, "got n = 2.5"),
         ({"n": "3"}, "got n = '3'"),
-        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
-        ({"seed": None}, "seed must not be negative, and a whole number; got None"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got batch_size = 0"),
+        ({"seed": None}, "seed must be a whole number, at least 0; got seed = None"),
         ({"sampler": "ddim"}, r"such as samplers.ddim; got 'ddim'"),
     ],
 )
@@ -858,7 +858,7 @@ def test_an_array_is_written_batch_by_batch(tmp_path):
 
 
 def test_sampling_in_batches_is_refused_at_once(trained):
-    with pytest.raises(ValueError, match="at least 1 image"):
+    with pytest.raises(ValueError, match="n must be a whole number, at least 1; got n = 0"):
         runs.sample_batches(runs.load(trained, CPU), 0)
 
 

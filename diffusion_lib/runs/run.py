@@ -114,9 +114,12 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
     """
     folder = Path(folder)
     if not (folder / "ema.safetensors").is_file():
+        place = folder if folder.is_dir() else folder.parent
+        others = sorted(str(path.parent) for path in place.glob("*/ema.safetensors"))[:5]
         raise FileNotFoundError(
             f"{folder} holds no trained run (ema.safetensors is missing). "
-            f"Train one: python -m diffusion_lib train mnist --out {folder}"
+            + (f"There are {', '.join(others)}. " if others else "")
+            + f"Train one: python -m diffusion_lib train mnist --out {folder}"
         )
     denoiser = Denoiser.load(folder / "ema.safetensors").to(device or config.device())
     return Run(folder, optimize_memory_layout(denoiser), read_log(folder))

@@ -59,12 +59,11 @@ def sample_batches(
         ValueError, TypeError: n < 1, more steps than T, a sampler that is no function, or a
             denoiser whose network is not a `UNet`.
     """
-    if not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"at least 1 image must be sampled; got n = {n!r:.99}")
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number, at least 1; got {batch_size!r:.99}")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must not be negative, and a whole number; got {seed!r:.99}")
+    for name, value, least in (("n", n, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(
+                f"{name} must be a whole number, at least {least}; got {name} = {value!r:.99}"
+            )
     if not callable(sampler):
         raise TypeError(f"sampler must be a function, such as samplers.ddim; got {sampler!r:.99}")
     denoiser = (source if isinstance(source, Denoiser) else source.denoiser).eval()
