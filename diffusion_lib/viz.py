@@ -26,9 +26,6 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
         images: images [N, C, H, W] with C = 1 or 3, uint8 or float in [-1, 1].
         columns: number of images in a row.
         scale: screen pixels for a pixel of an image.
-
-    Raises:
-        ValueError: another shape.
     """
     images = data.as_tensor(images)
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
@@ -44,11 +41,9 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
 
 
 def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
-    """Draw a trajectory of one image: x_t above, the prediction x_0_hat that led there below.
+    """Draw the first image of a sampler's states, `list(sampler(...))`, at evenly spaced times.
 
-    Args:
-        steps: all states of a sampler, `list(sampler(...))`; the first image of each is drawn.
-        columns: number of states, evenly spaced, the last one included.
+    x_t stands above, the prediction x_0_hat that led there below; the last state is included.
     """
     steps = _spread(steps, columns)
     rows = [("$x_t$", [s.x_t[0] for s in steps]), ("$\\hat{x}_0$", [s.x_0[0] for s in steps])]
@@ -56,12 +51,7 @@ def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
 
 
 def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Figure:
-    """Draw rows of images with a name for each row and column.
-
-    Args:
-        rows: pairs (name, images), images [C, H, W] as in `grid`, as many as `columns`.
-        columns: names of the columns.
-    """
+    """Draw rows (name, images), images [C, H, W] as in `grid`, below the names of the columns."""
     figure, axes = plt.subplots(
         len(rows), len(columns), figsize=(len(columns), 1.05 * len(rows) + 0.2), squeeze=False
     )
@@ -82,10 +72,8 @@ def forward_process(
     schedule: NoiseSchedule, x_0: Tensor, times: Sequence[int], generator: torch.Generator
 ) -> Figure:
     """Draw one image x_0, [C, H, W] in [-1, 1], at several times with the same noise."""
-    t = torch.tensor(times, device="cpu")
-    x_0 = x_0.cpu()
     eps = torch.randn(x_0.shape, generator=generator, device=generator.device)
-    x_t = schedule.add_noise(x_0[None], t, eps[None])
+    x_t = schedule.add_noise(x_0.cpu()[None], torch.tensor(times, device="cpu"), eps[None])
     return table_of_images([("$x_t$", list(x_t))], [f"t = {time}" for time in times])
 
 
@@ -131,10 +119,7 @@ def curve(
 def animate(
     steps: Sequence[SampleStep], frames: int = 24, columns: int = 8, scale: int = 2
 ) -> InlineImage:
-    """Animate the states x_t of a sampler, `list(sampler(...))`, see `play`; layout as in `grid`.
-
-    At most `frames` states are shown, evenly spaced, the last one included.
-    """
+    """Play at most `frames` states x_t of a sampler, `list(sampler(...))`, as `grid` shows them."""
     return play([grid(step.x_t, columns, scale) for step in _spread(steps, frames)])
 
 

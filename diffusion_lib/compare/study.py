@@ -86,6 +86,10 @@ class _DataSet:
         """Compare images with the test split; a study's intervals are over seeds instead."""
         return metrics.point_estimates(self.network.extract_features(images), self.reference)
 
+    def floor(self, n: int) -> dict[str, float]:
+        """Measure n real training images in place of samples."""
+        return _shortened(self.quality(evaluation.random_subset(self.train.images, n)))
+
 
 class _Comparison:
     """A study whose arms can be trained and measured: others are refused here.
@@ -186,11 +190,12 @@ class _Comparison:
                     run = runs.train(
                         experiment, images.train, images.test, folder, self.device, start
                     )
-                    measures = {"conditions": conditions} | self.measure(run, images)
+                    measures = self.measure(run, images)
                 except (ValueError, FloatingPointError) as error:
                     error.add_note(f"This was arm {name!r}, seed {seed}.")
                     raise
                 measures["images seen"] = experiment.train.num_steps * experiment.train.batch_size
+                measures["conditions"] = conditions
                 records.write_or_warn(path, measures)
             measurements.append(measures)
             # A learning rate that has fallen at the end cannot be resumed: train from step 0.
@@ -199,56 +204,52 @@ class _Comparison:
 
     def measure(self, run: Run, images: _DataSet) -> dict[str, Any]:
         """Measure a run."""
-        measured = evaluation.measure(
-            run, self.study.conditions, images.test.images, images.quality
-        )
-        errors = measured.errors._asdict()
-        measures = {"bits per dim": measured.bound.total.mean, "L_0": measured.bound.L_0}
+        conditions, pictures = self.study.conditions, {}
+        measured = evaluation.measure_likelihood(run, conditions, images.test.images)
+        likelihood, errors = measured["likelihood"], measured["errors"]
+        measures = {"bits per dim": likelihood["bits per dim"]["value"], "L_0": likelihood["L_0"]}
         for name in ERRORS:
             values = errors[name.removesuffix(" error")]
             measures[name] = fmean(values[1:] or values)  # t = 1 is not one of those evenly spaced
+        if conditions.n:
+            samples = evaluation.sample(run, conditions)
+            pictures["samples"] = to_png(samples[:NUM_SAMPLES])
+            measures |= images.quality(samples)
         description = run.describe()
         training = ", ".join(description[name] for name in ("device", "precision", "memory layout"))
         describers = (hardware.name, hardware.precision, hardware.layout)
         measuring = ", ".join(describer(self.device) for describer in describers)
-        record: dict[str, Any] = {
+        return pictures | {
             "device": training + (f"; measured on {measuring}" if measuring != training else ""),
             "errors": {name: [*map(_short, values)] for name, values in errors.items()},
-            "measures": _shortened(measures | measured.quality),
+            "measures": _shortened(measures),
         }
-        if measured.samples is not None:
-            record["samples"] = to_png(measured.samples[:NUM_SAMPLES])
-        return record
 
     def record(self, measured: Mapping[tuple[str, int], list[dict[str, Any]]]) -> dict[str, Any]:
         """Build the study's record from the measurements of each arm and seed."""
-        study, rows, devices, floor = self.study, [], set(), {}
-        for name in study.arms:
-            for seed in study.seeds:
-                for steps, run in zip(study.steps, measured[name, seed], strict=True):
-                    devices.add(run["device"])
-                    numbers = {key: run[key] for key in ("images seen", "errors", "measures")}
-                    rows.append({"arm": name, "seed": seed, "steps": steps, **numbers})
-        conditions = {s.name: self.conditions(dataset) for dataset, s in self.data_sets.items()}
-        if study.conditions.n:
-            for images in self.data_sets.values():  # real training images in place of samples
-                real = evaluation.random_subset(images.train.images, study.conditions.n)
-                floor[images.name] = _shortened(images.quality(real))
-        record: dict[str, Any] = {
+        study, pictures = self.study, {}
+        rows = [
+            {"arm": name, "seed": seed, "steps": steps}
+            | {key: run[key] for key in ("images seen", "errors", "measures")}
+            for name in study.arms
+            for seed in study.seeds
+            for steps, run in zip(study.steps, measured[name, seed], strict=True)
+        ]
+        if n := study.conditions.n:
+            first = study.seeds[0]  # the pictures of one seed are enough
+            strips = [[run["samples"] for run in measured[name, first]] for name in study.arms]
+            pictures["samples"] = sheet(strips)
+        return {
             "format": FORMAT,
             "arms": {name: describe(arm) for name, arm in study.arms.items()},
             "seeds": list(study.seeds),
             "steps": list(study.steps),
-            "conditions": conditions,
-            "devices": sorted(devices),
-            "floor": floor,
+            "conditions": {s.name: self.conditions(key) for key, s in self.data_sets.items()},
+            "devices": sorted({run["device"] for job in measured.values() for run in job}),
+            "floor": {s.name: s.floor(n) for s in self.data_sets.values() if n},
+            **pictures,
+            "measured": rows,
         }
-        if study.conditions.n:
-            first = study.seeds[0]  # the pictures of one seed are enough
-            record["samples"] = sheet(
-                [[run["samples"] for run in measured[name, first]] for name in study.arms]
-            )
-        return record | {"measured": rows}
 
 
 def _shortened(measures: Mapping[str, float]) -> dict[str, float]:

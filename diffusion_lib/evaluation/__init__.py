@@ -7,13 +7,13 @@ depend on the number of images, the reference, the features and the sampler.
 from diffusion_lib.evaluation.measurement import (
     BUDGETS,
     Conditions,
-    Measurements,
     Plan,
     evaluate,
-    measure,
+    measure_likelihood,
     measure_samples,
     plan,
     random_subset,
+    sample,
 )
 from diffusion_lib.evaluation.npz import read_samples
 from diffusion_lib.evaluation.record import load

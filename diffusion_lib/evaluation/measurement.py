@@ -3,7 +3,7 @@
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -94,48 +94,33 @@ BUDGETS = {
 """What the notebooks measure in each of `config.BUDGETS`."""
 
 
-class Measurements(NamedTuple):
-    """What `measure` returns."""
-
-    samples: Tensor | None  # uint8 [n, C, H, W]
-    quality: dict[str, Any]  # of the samples
-    bound: metrics.Bound
-    errors: metrics.Errors
-    seconds: dict[str, float]
+def sample(run: Run, conditions: Conditions) -> Tensor:
+    """Sample the images that are measured, uint8 [n, C, H, W]."""
+    sampler = config.lookup(conditions.sampler, samplers, "sampler")
+    return runs.sample(run, conditions.n, conditions.seed, sampler, conditions.steps)
 
 
-def measure(
-    run: Run,
-    conditions: Conditions,
-    test: Tensor,
-    assess: Callable[[Tensor], dict[str, Any]],
-    samples: Tensor | None = None,
-) -> Measurements:
-    """Sample a run, assess the samples, and measure its likelihood and errors on test images.
+def measure_likelihood(run: Run, conditions: Conditions, test: Tensor) -> dict[str, dict[str, Any]]:
+    """Measure the likelihood and the errors of a run on test images, uint8 [N, C, H, W].
 
-    Args:
-        run: trained run.
-        conditions: what to measure; with n = 0 nothing is sampled.
-        test: held-out images, uint8 [N, C, H, W].
-        assess: function from samples to their quality.
-        samples: images made from the run earlier, uint8 [n, C, H, W]; None draws new ones.
+    Returns:
+        {"likelihood": ..., "errors": ...}, as the record of a run has them.
     """
-    quality: dict[str, Any] = {}
-    clocks = {"": time.monotonic()}
-    if conditions.n:
-        if samples is None:
-            sampler = config.lookup(conditions.sampler, samplers, "sampler")
-            samples = runs.sample(run, conditions.n, conditions.seed, sampler, conditions.steps)
-        clocks["sampling"] = time.monotonic()
-        quality = assess(samples)
-        clocks["metrics of samples"] = time.monotonic()
     images = random_subset(test, conditions.n_likelihood)
     times = min(conditions.num_times, run.denoiser.schedule.num_timesteps)
     bound = metrics.bits_per_dim(run.denoiser, images, times, seed=conditions.seed)
     errors = metrics.errors_per_t(run.denoiser, images, seed=conditions.seed)
-    clocks["likelihood and errors"] = time.monotonic()
-    seconds = {part: clocks[part] - clocks[before] for before, part in pairwise(clocks)}
-    return Measurements(samples, quality, bound, errors, seconds)
+    likelihood = {
+        "bits per dim": asdict(bound.total.interval),
+        "bits per image": bound.total.bits_per_image,
+        "standard error": bound.total.standard_error,
+        "per image": [round(bits, 6) for bits in bound.total.per_image.tolist()],
+        "L_T": bound.L_T,
+        "L_0": bound.L_0,
+        "times": bound.times,
+        "L_t": bound.L_t,
+    }
+    return {"likelihood": likelihood, "errors": errors._asdict()}
 
 
 def evaluate(
@@ -185,12 +170,6 @@ def evaluate(
             stacklevel=2,
         )
 
-    def assess(images: Tensor) -> dict[str, Any]:
-        return measure_samples(images, train, test, features.load(name), conditions.seed)
-
-    conditions = replace(conditions, n=resolved["n"])
-    measured = measure(run, conditions, test, assess, samples)
-    bound, device = measured.bound, run.denoiser.schedule.signal.device
     record = {
         "format": records.FORMAT,
         "run": run.folder.name,
@@ -198,22 +177,18 @@ def evaluate(
         "weights sha256": weights,
         "variance": _variance(run, conditions, samples),
         **identity,
-        **measured.quality,
-        "likelihood": {
-            "bits per dim": asdict(bound.total.interval),
-            "bits per image": bound.total.bits_per_image,
-            "standard error": bound.total.standard_error,
-            "per image": [round(bits, 6) for bits in bound.total.per_image.tolist()],
-            "L_T": bound.L_T,
-            "L_0": bound.L_0,
-            "times": bound.times,
-            "L_t": bound.L_t,
-        },
-        "errors": measured.errors._asdict(),
-        "seconds": {part: round(seconds, 1) for part, seconds in measured.seconds.items()},
-        "device": hardware.name(device),
-        **hardware.conditions(device),
     }
+    clocks = {"": time.monotonic()}
+    if resolved["n"]:
+        samples = sample(run, conditions) if samples is None else samples
+        clocks["sampling"] = time.monotonic()
+        record |= measure_samples(samples, train, test, features.load(name), conditions.seed)
+        clocks["metrics of samples"] = time.monotonic()
+    record |= measure_likelihood(run, conditions, test)
+    clocks["likelihood and errors"] = time.monotonic()
+    device = run.denoiser.schedule.signal.device
+    seconds = {part: round(clocks[part] - clocks[former], 1) for former, part in pairwise(clocks)}
+    record |= {"seconds": seconds, "device": hardware.name(device), **hardware.conditions(device)}
     if parallel.rank() == 0:
         records.write_or_warn(path, record)
     return record
