@@ -38,10 +38,6 @@ def batches(
         start: number of the first batch.
         mirror: probability of flipping an image left to right.
         rows: part of each batch to yield, for one of several processes.
-
-    Raises:
-        TypeError, ValueError: images that are not uint8, or empty; numbers that are not whole or
-            are negative, a probability outside [0, 1].
     """
     images = check(images)
     numbers = (("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0))
@@ -72,16 +68,11 @@ def batch_indices(
     They are drawn on the CPU, so that they are the same for images on any device.
     """
 
-    @lru_cache(maxsize=1)  # one epoch's order at a time
+    @lru_cache(maxsize=2)
     def order(epoch: int) -> Tensor:
         return rng.permutation(n, seed, TrainingStream.BATCH_ORDER, epoch).to(device)
 
     for step in count(start):
-        # Allocated first, so that a batch larger than the memory is an error, not an endless loop.
-        indices, filled = torch.empty(batch_size, dtype=torch.int64, device=device), 0
-        while filled < batch_size:
-            epoch, offset = divmod(step * batch_size + filled, n)
-            part = order(epoch)[offset:][: batch_size - filled]
-            indices[filled : filled + len(part)] = part
-            filled += len(part)
-        yield indices
+        first, offset = divmod(step * batch_size, n)
+        epochs = range(first, ((step + 1) * batch_size - 1) // n + 1)
+        yield torch.cat([order(epoch) for epoch in epochs])[offset : offset + batch_size]
