@@ -5,7 +5,6 @@ import gc
 import io
 import os
 import sys
-import threading
 import warnings
 
 import pytest
@@ -65,11 +64,6 @@ def last(text):
 def test_a_bar_goes_over_items(capsys):
     assert list(Bar(["a", "b"], "letters")) == ["a", "b"]
     assert last(capsys.readouterr().err).startswith("letters: 100%")
-
-
-def test_a_bar_without_items_is_not_gone_over():
-    with pytest.raises(TypeError, match="no items"):
-        list(Bar(total=3))
 
 
 def test_what_was_done_before_is_not_part_of_the_rate(capsys, clock):
@@ -173,21 +167,6 @@ def test_a_bar_that_is_thrown_away_is_closed(capsys):
     capsys.readouterr()
     list(Bar(range(3), "next"))
     assert "\x1b[A" not in capsys.readouterr().err
-
-
-def test_an_interrupt_while_a_bar_is_drawn_goes_through_and_leaves_no_lock(monkeypatch):
-    class Interrupted(io.StringIO):
-        def write(self, text):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(sys, "stderr", Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        Bar(total=3)
-    monkeypatch.undo()
-    other = threading.Thread(target=lambda: list(Bar(range(3))), daemon=True)
-    other.start()
-    other.join(timeout=20)
-    assert not other.is_alive()
 
 
 # ---- a bar that cannot be drawn --------------------------------------------------------------

@@ -48,9 +48,6 @@ def precision(device: torch.device) -> str:
 
     Weights, losses and averages are float32 in any case.  The default is the faster precision of
     the kind of processor, not a measurement, so that a resumed run computes in the same one.
-
-    Raises:
-        ValueError: DIFFUSION_PRECISION names another one.
     """
     if choice := _choice("DIFFUSION_PRECISION", PRECISIONS):
         return choice
@@ -71,9 +68,6 @@ def layout(device: torch.device) -> str:
     By default channels_last on a GPU in bfloat16 (not measured yet) and on a CPU in float32, where
     a training step of MNIST's network takes 0.85 of the time; in bfloat16 on a CPU it would take
     1.4 times as long.
-
-    Raises:
-        ValueError: DIFFUSION_LAYOUT names another one.
     """
     if choice := _choice("DIFFUSION_LAYOUT", LAYOUTS):
         return choice
@@ -98,28 +92,18 @@ def name(device: torch.device) -> str:
 def overridden(
     precision: str | None = None, layout: str | None = None, threads: int | None = None
 ) -> Iterator[None]:
-    """Set the precision, layout and threads in the block, and in processes started there.
-
-    Raises:
-        ValueError: another precision or layout; fewer than 1 thread.
-    """
+    """Set the precision, layout and threads in the block, and in processes started there."""
+    before, threads_before = dict(os.environ), torch.get_num_threads()
     values = {"DIFFUSION_PRECISION": precision, "DIFFUSION_LAYOUT": layout}
-    before = {variable: os.environ[variable] for variable in values if variable in os.environ}
-    threads_before = torch.get_num_threads()
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1; got {threads}")
     try:
         os.environ.update({variable: value for variable, value in values.items() if value})
-        _choice("DIFFUSION_PRECISION", PRECISIONS)
-        _choice("DIFFUSION_LAYOUT", LAYOUTS)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or threads_before)
         yield
     finally:
-        if threads is not None:
-            torch.set_num_threads(threads_before)
-        for variable in values:
-            os.environ.pop(variable, None)
+        torch.set_num_threads(threads_before)
+        os.environ.clear()
         os.environ.update(before)
 
 

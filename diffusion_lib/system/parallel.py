@@ -5,7 +5,6 @@ that callers need no branch for it.
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -25,9 +24,6 @@ def process_group() -> Iterator[None]:
 
     Each process takes the GPU of its local rank where there are GPUs.  The backend is gloo on CPUs
     and NCCL on GPUs.
-
-    Raises:
-        ValueError: fewer GPUs than processes on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -78,10 +74,7 @@ def on_rank_zero(function: Callable[[], Result]) -> Result:
             outcome[0] = function()
         except Exception as error:
             outcome[1] = error
-    try:
-        dist.broadcast_object_list(outcome)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        raise outcome[1] or TypeError("the result on rank 0 must be one to pickle") from None
+    dist.broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]

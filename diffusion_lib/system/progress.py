@@ -9,8 +9,8 @@ A bar only observes: an error while one is drawn costs the bars, never the work.
 import io
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import nullcontext, suppress
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from contextlib import suppress
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tqdm import tqdm
 
@@ -23,8 +23,8 @@ _observe = Guard("the progress bar")
 class Bar(tqdm, Generic[Item]):
     """A progress bar, around the items of a loop or as a context that is updated.
 
-    It is tqdm without a thread, without a lock that an error leaves locked, and with one output in
-    a cell of a notebook, which open bars share: a line each.
+    It is tqdm without a thread and with one output in a cell of a notebook, which open bars share:
+    a line each.
 
     Args:
         items: items of a loop; None where `update` is called.
@@ -66,29 +66,17 @@ class Bar(tqdm, Generic[Item]):
             self.output, is_first = Bar.outputs, not Bar.outputs[1]
             self.output[1].append(self)
             settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": is_first}
-        try:
-            super().__init__(**settings, mininterval=0.5, miniters=1)
-        except BaseException:  # else the next bar would be drawn below this one
-            self.disable = True
-            self._instances.discard(self)
-            raise
+        super().__init__(**settings, mininterval=0.5, miniters=1)
 
     def __iter__(self) -> Iterator[Item]:
-        if self.iterable is None:
-            raise TypeError("this bar has no items to go over: give it some, or update it")
         with self:
-            for item in self.iterable:
+            for item in () if self.iterable is None else self.iterable:
                 yield item
                 self.update()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def update(self, n: float | None = 1, note: str | None = None) -> None:
-        """Count n more steps, and set the note behind the numbers."""
+    def update(self, n: float | None = 1) -> None:
+        """Count n more steps."""
         if not self.disable:
-            if note is not None:
-                _observe(self.set_postfix_str, note, refresh=False)
             _observe(super().update, n)
 
     def note(self, text: str) -> None:
@@ -96,20 +84,10 @@ class Bar(tqdm, Generic[Item]):
         if not self.disable:
             _observe(self.set_postfix_str, text)
 
-    def start(self, n: int) -> None:
-        """Set the number of steps that were done before this bar was opened."""
-        self.initial = self.n = self.last_print_n = n
-
     def close(self) -> None:
         """Leave the bar as it is, or nothing of one that is inside of another."""
         with suppress(Exception):  # a stream that was closed
             super().close()
-
-    def refresh(self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None) -> None:
-        """Draw the bar, releasing tqdm's lock also after an error."""
-        if not self.disable:
-            with nullcontext() if nolock else self.get_lock():
-                self.display()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar in the terminal or in the output of the cell."""
@@ -133,21 +111,18 @@ def progress(
 ) -> Generator[Item, None, None]:
     """Yield the states of a trainer or sampler, with a live progress bar.
 
-    Args:
-        steps: states of a trainer or sampler.
-        total: number of steps, with those before a trainer was resumed.
-        description: text before the bar.
+    `total` counts the steps with those before a trainer was resumed.
     """
     interval = max(1, total // 200)
     with Bar(description=description, total=total) as bar:
         for n, step in enumerate(steps, start=1):
-            done, note = getattr(step, "step", n), None  # a trainer's states have their number
+            done = getattr(step, "step", n)  # a trainer's states have their number
             if n == 1:
-                bar.start(done - 1)
+                bar.initial = bar.n = bar.last_print_n = done - 1
+            bar.update()
             if n % interval == 0 or n == 1 or done == total:  # reading a loss synchronizes a GPU
                 state: Any = step
-                note = f"t = {state.t}" if hasattr(step, "t") else f"loss {state.loss:.4f}"
-            bar.update(note=note)
+                bar.note(f"t = {state.t}" if hasattr(step, "t") else f"loss {state.loss:.4f}")
             yield step
 
 
