@@ -73,22 +73,13 @@ def read(path: str | Path, build: Callable[..., D]) -> D:
 
 
 def read_step(path: str | Path) -> int | None:
-    """Read the number of training steps behind the weights of a file; None if it is unknown.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one.
-    """
+    """Read the number of training steps behind the weights of a file; None if it is unknown."""
     step = files.read_metadata(path, _FORMAT).get("step", "")
     return int(step) if step.isdecimal() else None
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Replace the weights of a network by those of a saved denoiser.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or one
-            of another network. The weights then are as they were.
-    """
+    """Replace the weights of a network by those of a saved denoiser, or raise and leave them."""
     weights, _, _ = _read_tensors(path)
     check_weights(network.state_dict(), weights, path)
     network.load_state_dict(weights)

@@ -46,15 +46,10 @@ MicroBatch = tuple[Tensor, Tensor | None, int]
 
 @dataclass(frozen=True)
 class TrainStep:
-    """A finished training step.
-
-    Args:
-        step: number of updates so far.
-        loss_tensor: loss of its batch, [], on the device.
-    """
+    """A finished training step: the number of updates so far, and the loss of its batch, []."""
 
     step: int
-    loss_tensor: Tensor
+    loss_tensor: Tensor  # on the device
 
     @property
     def loss(self) -> float:
@@ -74,10 +69,6 @@ class Trainer:
         config: settings of the training.
         loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator; with the
             functions of `rng`, if a batch is to be divided.
-
-    Raises:
-        ValueError: a batch that cannot be divided evenly.
-        TypeError: weights of less than float32, in which small updates would be rounded away.
     """
 
     def __init__(
@@ -136,8 +127,6 @@ class Trainer:
                 With their labels for a network that knows labels.
 
         Raises:
-            TypeError, ValueError: images that do not fit the network, see `data.check`; labels
-                that it does not know, or none for a network of labels.
             FloatingPointError: a loss or gradient that is not finite; that update and any after it
                 are not applied. On a GPU it is raised up to 10 steps late, because reading a
                 number there synchronizes.
@@ -164,13 +153,9 @@ class Trainer:
             deliver()
 
     def train_step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Update the weights and their moving average on one batch.
+        """Update the weights and their average on this process's rows of a batch, in equal parts.
 
-        Args:
-            micro_batches: this process's rows of the batch, in equal parts.
-
-        Returns:
-            The loss, [], averaged over all processes.
+        Returns the loss, [], averaged over all processes.
         """
         config, denoiser = self.config, self._ddp_denoiser
         denoiser.train()
@@ -255,9 +240,7 @@ class Trainer:
     def save(self, path: str | Path, run: str = "") -> None:
         """Write all that `load` needs to resume exactly: a safetensors file, whole or not at all.
 
-        Args:
-            path: file to write.
-            run: name of what is trained, which `load` compares.
+        `run` names what is trained, which `load` compares.
 
         Raises:
             OSError: it could not be written; a file that was there before is untouched.
@@ -280,11 +263,7 @@ class Trainer:
         return {f"{n}.{k}": v for n, net in networks.items() for k, v in net.state_dict().items()}
 
     def load(self, path: str | Path, run: str = "") -> None:
-        """Load a saved state, to resume from it.
-
-        Args:
-            path: file that `save` wrote.
-            run: name that it was saved with; a file from before there were names has none.
+        """Load what `save` wrote, of the same `run`; files from before there were names have none.
 
         Raises:
             FileNotFoundError, ValueError: no such file; a truncated, damaged or foreign one, or

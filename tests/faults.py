@@ -540,7 +540,7 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
             # A rest in the middle, so that the button comes in time on a busy machine too.
             cell = "import time\nfrom pathlib import Path\nfrom tests import faults\n"
             cell += "with faults.Progress().follow(15, lambda: time.sleep(0.5)):\n"
-            cell += f"    faults.train(Path({str(folder)!r}))\nprint('whole')"
+            cell += f"    faults.train(Path({str(folder)!r}), 0.0)\nprint('whole')"
             asked = client.execute(cell)
             while "loss" not in (_read(folder / "log.jsonl")):
                 time.sleep(0.01)

@@ -4,7 +4,6 @@ Under torchrun all processes train one run together; rank 0 alone writes.
 """
 
 import hashlib
-import json
 import math
 import time
 from contextlib import ExitStack, closing, suppress
@@ -23,12 +22,12 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import check_labels, guided
 from diffusion_lib.networks.unet import UNet
 from diffusion_lib.runs.folder import (
-    append_to_log,
     check_start,
     claim,
     fingerprint,
     read_log,
     training_digest,
+    write_log,
 )
 from diffusion_lib.runs.run import Run
 from diffusion_lib.runs.sampling import initial_noise
@@ -82,7 +81,6 @@ def train(
     Raises:
         ValueError: the folder belongs to another experiment or other images, or another process
             trains in it; a damaged file in it; `start` is of another experiment.
-        TypeError, ValueError: images that do not fit the network.
         FloatingPointError: the loss is no longer finite; the state before that is saved.
         OSError: the run could not be written; the previous checkpoint is whole.
     """
@@ -158,8 +156,7 @@ def _begin_log(folder: Path, former: Path, trainer: Trainer, num_images: int) ->
     }
     # What was logged after the checkpoint is trained again.
     records = [record for record in read_log(former) if record.get("step", 0) <= trainer.step]
-    lines = "".join(json.dumps(record) + "\n" for record in [*records, start])
-    files.write_text(folder / "log.jsonl", lines)
+    write_log(folder, [*records, start])
 
 
 def _complete(average: Path, trainer: Trainer) -> None:
@@ -171,15 +168,7 @@ def _complete(average: Path, trainer: Trainer) -> None:
 
 
 class _Training:
-    """The training of a run from its last saved step on: validates, logs, saves.
-
-    Args:
-        trainer: trainer at the last saved step.
-        experiment: what is trained.
-        held_out: images to validate with, uint8 [M, C, H, W].
-        folder: folder of the run.
-        digest: `training_digest`, for the training state.
-    """
+    """The training of a run from its last saved step on: validates, logs, saves."""
 
     def __init__(
         self, trainer: Trainer, experiment: Experiment, held_out: Tensor, folder: Path, digest: str
@@ -189,12 +178,12 @@ class _Training:
         interval = max(25, self.num_steps // _NUM_VALIDATIONS)
         self.interval = _LOG_EVERY * math.ceil(interval / _LOG_EVERY)
         self.x_held_out = data.to_float(held_out[:_NUM_HELD_OUT_IMAGES]).to(trainer.device)
-        seconds = [record["seconds"] for record in read_log(folder) if "seconds" in record]
+        self.records = read_log(folder)
+        seconds = [record["seconds"] for record in self.records if "seconds" in record]
         self.clock = time.monotonic() - (seconds[-1] if seconds else 0.0)
         self.writes = parallel.rank() == 0
         self.validate, self.draw = Guard("the held-out loss"), Guard("TensorBoard")
         self.board = self.draw(_open_board, folder, trainer.step) if self.writes else None
-        self.unlogged: list[dict[str, Any]] = []  # records that a full disk kept from the log
 
     def run(self, images: Tensor | Images) -> None:
         """Train to the last step; on any error save the last whole one."""
@@ -230,13 +219,12 @@ class _Training:
         self.save()
 
     def log(self, step: TrainStep) -> None:
-        """Write the losses of a step, if it is due, into the log and to TensorBoard."""
+        """Record the losses of a step, if it is due, for the log and TensorBoard."""
         last = step.step == self.num_steps
         validates = step.step % self.interval == 0 or last
         if not self.writes or (step.step % _LOG_EVERY and not validates):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
-        self.unlogged.append(record)
         ema = self.trainer.ema
         if validates:
             loss = self.validate(
@@ -244,8 +232,7 @@ class _Training:
             )
             record |= {} if loss is None else {"held_out": loss}
         record["seconds"] = round(time.monotonic() - self.clock, 3)
-        append_to_log(self.folder, record)
-        self.unlogged.clear()
+        self.records.append(record)
         if self.board is not None:
             for name in record.keys() & {"loss", "held_out"}:
                 self.draw(self.board.add_scalar, name, record[name], step.step)
@@ -253,12 +240,10 @@ class _Training:
                 self.draw(_add_preview, self.board, ema, step.step)
 
     def save(self) -> None:
-        """Write the training state and the averaged weights."""
+        """Write the log, the training state and the averaged weights."""
         if not self.writes:
             return
-        for record in self.unlogged:
-            append_to_log(self.folder, record)
-        self.unlogged.clear()
+        write_log(self.folder, self.records)
         self.trainer.save(self.folder / "training.safetensors", self.digest)
         self.trainer.ema.save(self.folder / "ema.safetensors", self.trainer.step)
 

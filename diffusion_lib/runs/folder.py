@@ -1,9 +1,7 @@
 """The files of a run: who owns the folder, what it was trained on, its log."""
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,22 +99,14 @@ def check_start(start: Path, experiment: Experiment, fingerprint: str) -> None:
         )
 
 
-def append_to_log(folder: Path, record: dict[str, Any]) -> None:
-    """Write a record as a line of the log, whole or not at all."""
-    path = folder / "log.jsonl"
-    try:
-        with path.open("ab", buffering=0) as file:
-            size = file.tell()
-            line = json.dumps(record).encode() + b"\n"
-            if file.write(line) != len(line):  # a full disk takes a part
-                file.truncate(size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise files.write_error(path, error, "The last checkpoint is whole. ") from error
+def write_log(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Write the records of the log, each as a line."""
+    lines = (json.dumps(record) + "\n" for record in records)
+    files.write_text(folder / "log.jsonl", "".join(lines))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Read the records of the log, without lines that are damaged or that a kill cut short."""
+    """Read the records of the log, without lines that are damaged."""
     path = folder / "log.jsonl"
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:

@@ -37,14 +37,9 @@ class Run:
     log: list[dict[str, Any]]
 
     def guided(self, labels: Tensor | Sequence[int], scale: float = 1.0) -> "GuidedRun":
-        """Return the run with labels for its samples: `run.guided(range(10), 2.0)`.
+        """Return the run with labels [K] for its samples: image i shows labels[i % K].
 
-        Args:
-            labels: class labels, [K]; image i shows labels[i % K].
-            scale: guidance scale, see `guidance.guided`.
-
-        Raises:
-            ValueError: its network knows no labels, or not these; a scale that is not finite.
+        Such as `run.guided(range(10), 2.0)`; the scale is that of `guidance.guided`.
         """
         guidance.guided(self.denoiser, labels, scale)  # raises
         labels = guidance.check_labels(labels, self.network.config.classes).cpu()
@@ -102,11 +97,7 @@ class GuidedRun(Run):
 
 
 def load(folder: str | Path, device: torch.device | None = None) -> Run:
-    """Read a run.
-
-    Args:
-        folder: folder of the run.
-        device: device of its weights; None takes the GPU if there is one.
+    """Read a run, onto a device: None takes the GPU if there is one.
 
     Raises:
         FileNotFoundError: no run is there, or it has not been saved yet.

@@ -54,10 +54,6 @@ def sample_batches(
         sampler: one of `samplers`, or a function like those.
         num_steps: sampler steps; None for all T.
         batch_size: images that are sampled at a time.
-
-    Raises:
-        ValueError, TypeError: n < 1, more steps than T, a sampler that is no function, or a
-            denoiser whose network is not a `UNet`.
     """
     for name, value, least in (("n", n, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if not isinstance(value, Integral) or value < least:
@@ -103,11 +99,7 @@ def _gather_batches(
 def initial_noise(
     denoiser: Denoiser, images: range, seed: int
 ) -> tuple[Tensor, list[torch.Generator]]:
-    """Draw x_T [B, C, H, W] of the images with these numbers, each from a generator of its own.
-
-    Returns:
-        x_T on the denoiser's device, and the generators, for the sampler's further draws.
-    """
+    """Draw x_T [B, C, H, W] of the images with these numbers; its generator draws on for each."""
     generators = rng.per_image(seed, len(images), images.start)
     shape = (len(images), *image_shape(denoiser))
     return rng.normal(shape, generators, denoiser.schedule.signal.device), generators
