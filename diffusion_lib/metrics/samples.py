@@ -1,5 +1,7 @@
 """Quality of a set of samples beside a reference, in the features of a classifier."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -31,16 +33,18 @@ def quality(
         "confidence > 0.9": share of the samples of which the classifier is so sure.
         "class 0", ...: share of the samples in each class.
     """
-    sets = _check(samples.features, reference.features)
-    n, m = map(len, sets)
-    counts = [
-        _resample(len(x), rng.generator(seed, MeasurementStream.RESAMPLE, side))
-        for side, x in enumerate(sets)
-    ]
-    precision, recall = _halves(*sets, seed)
+    x, y = _check(samples.features, reference.features)
+    n, m = len(x), len(y)
+    x_counts, y_counts = (
+        _resample(size, rng.generator(seed, MeasurementStream.RESAMPLE, side))
+        for side, size in enumerate((n, m))
+    )
+    drawn = zip(_draws(x, x_counts), _draws(y, y_counts), strict=True)
+    frechet = torch.stack([_frechet(*sets) for sets in drawn])
+    precision, recall = _halves(x, y, seed)
     intervals = {
-        "Frechet distance": Interval.centered_bootstrap(_frechet(*sets, *counts)),
-        "kernel distance": Interval.centered_bootstrap(_kernel(*sets, *counts)),
+        "Frechet distance": Interval.centered_bootstrap(frechet),
+        "kernel distance": Interval.centered_bootstrap(_kernel(x, y, x_counts, y_counts)),
         "precision": precision.widened_to_wilson(n),
         "recall": recall.widened_to_wilson(m),
     }
@@ -48,7 +52,7 @@ def quality(
     shares = {f"confidence > {CONFIDENT}": confidence > CONFIDENT}
     shares |= {f"class {k}": classes == k for k in range(samples.probabilities.shape[1])}
     for name, share in shares.items():
-        intervals[name] = _proportion(counts[0] @ share.double() / n, n)
+        intervals[name] = _proportion(x_counts @ share.double() / n, n)
     return intervals
 
 
@@ -79,10 +83,13 @@ def label_accuracy_and_diversity(
     accuracy, spread = torch.zeros(2, _RESAMPLES + 1, dtype=torch.float64, device="cpu")
     for label in labels.unique().tolist():  # drawn again within each, so that none is left out
         own = labels == label
-        counts = _resample(int(own.sum()), rng.generator(0, MeasurementStream.RESAMPLE, label))
-        real = reference.features[classes == label].double().var(0).sum()
+        size = int(own.sum())
+        counts = _resample(size, rng.generator(0, MeasurementStream.RESAMPLE, label))
         accuracy += counts @ right[own] / n
-        spread += _variance(samples.features[own].double(), counts) / real
+        drawn = _draws(samples.features[own].double(), counts)
+        variance = torch.stack([features.var(0).sum() for features in drawn])
+        variance[1:] *= size / (size - 1)  # drawn from `size` images, not from all that may be
+        spread += variance / reference.features[classes == label].double().var(0).sum()
     spread /= len(labels.unique())
     return {"accuracy": _proportion(accuracy, n), "spread": Interval.bootstrap(spread)}
 
@@ -98,15 +105,9 @@ def _resample(n: int, generator: torch.Generator) -> Tensor:
     return torch.stack([draws.new_ones(n), *counts]).double()
 
 
-def _variance(x: Tensor, counts: Tensor) -> Tensor:
-    """Sum over the dimensions of the variance of x [N, D], row i taken counts[:, i] times: [R]."""
-    n = counts.sum(1)
-    mean = counts @ x / n[:, None]
-    total = counts @ x.square().sum(1) - n * mean.square().sum(1)
-    # Without bias: rows drawn once more have once more (N - 1) / N of the variance.
-    unbiased = torch.full_like(n, len(x) / (len(x) - 1)).square()
-    unbiased[0] = unbiased[0].sqrt()
-    return total / n * unbiased
+def _draws(x: Tensor, counts: Tensor) -> Iterator[Tensor]:
+    """For each row of counts, yield x [N, D] with row i as often as it says."""
+    return (x.repeat_interleave(row, 0) for row in counts.long())
 
 
 def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, float]:
@@ -133,8 +134,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: features of other dimensions or not finite; no more images than dimensions.
     """
-    x, y = _check(features, reference)
-    return _frechet(x, y, x.new_ones(1, len(x)), y.new_ones(1, len(y))).item()
+    return _frechet(*_check(features, reference)).item()
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
@@ -232,25 +232,14 @@ def _check(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return features.double(), reference.double()
 
 
-def _frechet(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
-    """For each row of counts [R, N] and [R, M]: [R]."""
-    distances = []
-    for counts, other in zip(x_counts, y_counts, strict=True):
-        (mean, cov), (other_mean, other_cov) = _moments(x, counts), _moments(y, other)
-        values, vectors = torch.linalg.eigh(cov)
-        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-        # tr (C C')^(1/2) is that of the symmetric C^(1/2) C' C^(1/2): no complex numbers.
-        product = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
-        distance = (mean - other_mean).square().sum() + cov.trace() + other_cov.trace()
-        distances.append((distance - 2 * product).clamp(min=0))
-    return torch.stack(distances)
-
-
-def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    n = counts.sum()
-    mean = counts @ x / n
-    centered = x - mean
-    return mean, (centered * counts[:, None]).T @ centered / (n - 1)
+def _frechet(x: Tensor, y: Tensor) -> Tensor:
+    cov, other_cov = x.T.cov(), y.T.cov()
+    values, vectors = torch.linalg.eigh(cov)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # tr (C C')^(1/2) is that of the symmetric C^(1/2) C' C^(1/2): no complex numbers.
+    product = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
+    distance = (x.mean(0) - y.mean(0)).square().sum() + cov.trace() + other_cov.trace()
+    return (distance - 2 * product).clamp(min=0)
 
 
 def _kernel(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
