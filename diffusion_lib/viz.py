@@ -84,15 +84,10 @@ def curve(
     smooth: int = 1,
     y_scale: str = "linear",
 ) -> Figure:
-    """Plot lines.
+    """Plot lines name -> (x, y), or (x, y, margin) for a band of y - margin to y + margin.
 
-    Args:
-        lines: name -> (x, y), or (x, y, margin) for a band of y - margin to y + margin.
-        x_label: label of the x axis.
-        y_label: label of the y axis.
-        smooth: number of points of a moving average, drawn over the raw points where a line has
-            ten times as many.
-        y_scale: matplotlib's name for the scale of the y axis, such as "log".
+    A moving average of `smooth` points is drawn over the raw points of a line that has ten times as
+    many.  `y_scale` is matplotlib's name, such as "log".
     """
     figure, axis = plt.subplots(figsize=(7, 3))
     for name, line in lines.items():

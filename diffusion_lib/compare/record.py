@@ -53,9 +53,6 @@ def read_study(path: str | Path) -> Study:
 
     An arm is the preset with the changes of "all" and its own; "all" and "conditions" may be left
     out.  Names of functions are looked up, never executed.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not a study; an unknown name.
     """
     study = records.read(path, "a study")
     try:
@@ -78,11 +75,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read the record of a study, with its samples where their picture is beside it.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not such a record.
-    """
+    """Read the record of a study, with its samples where their picture is beside it."""
     record = records.read(path, "the record of a study", FORMAT)
     if isinstance(name := record.pop("samples", None), str):
         with suppress(OSError, ValueError):  # the numbers are read without their picture
@@ -92,12 +85,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def save(record: dict[str, Any], path: str | Path) -> None:
-    """Write the record of a study, and beside it the picture of its samples.
-
-    Args:
-        record: what `compare` returned.
-        path: JSON file; NAME.record.json has the picture NAME.samples.png.
-    """
+    """Write what `compare` returned, and beside NAME.record.json the picture NAME.samples.png."""
     path = Path(path)
     if "samples" in record:
         stem = path.name.removesuffix(".json").removesuffix(".record")

@@ -70,21 +70,17 @@ class _DataSet:
     def __init__(self, dataset: Dataset, root: str | Path) -> None:
         self.name = config.label(dataset)
         self.train, self.test = data.load_splits(dataset, root)
-        self.digest, self.test_digest = (
-            runs.fingerprint(part.images) for part in (self.train, self.test)
-        )
-
-    @cached_property
-    def network(self) -> features.Classifier:
-        return features.load(self.name)
+        self.digest = runs.fingerprint(self.train.images)
+        self.test_digest = runs.fingerprint(self.test.images)
 
     @cached_property
     def reference(self) -> Tensor:
-        return self.network.extract_features(self.test.images).features
+        return features.load(self.name).extract_features(self.test.images).features
 
     def quality(self, images: Tensor) -> dict[str, float]:
         """Compare images with the test split; a study's intervals are over seeds instead."""
-        return metrics.point_estimates(self.network.extract_features(images), self.reference)
+        described = features.load(self.name).extract_features(images)
+        return metrics.point_estimates(described, self.reference)
 
     def floor(self, n: int) -> dict[str, float]:
         """Measure n real training images in place of samples."""

@@ -35,7 +35,6 @@ class Conditions:
         seed: random seed of the samples and of the draws of the measurements.
         n_likelihood: number of test images for the bound and the errors per t.
         num_times: network evaluations of each of them for the bound, or T where that is less.
-
     """
 
     n: int = 1000
@@ -63,14 +62,10 @@ class Conditions:
         train: Tensor,
         test: Tensor,
     ) -> None:
-        """Refuse to measure runs on a data set that has too few or other images, or no features.
+        """Refuse a run and a data set of that name that cannot be measured so.
 
-        Args:
-            image_shape: (C, H, W) of the run.
-            schedule: noise schedule of the run.
-            dataset: name of the data set.
-            train: training images, uint8 [N, C, H, W]; n of them make the floor.
-            test: test images, uint8 [M, C, H, W].
+        That is where there are too few images, uint8 [N, C, H, W], images of another shape, no
+        features, or fewer times than steps.
         """
         for images in (train, test):
             data.check(images, image_shape)
@@ -146,10 +141,6 @@ def evaluate(
             conditions would have sampled; their record is `metrics-DIGEST.json`.
         dataset: function (root, train) -> Images, None for the one of `data` that the run's
             experiment.json names.
-
-    Raises:
-        ValueError: conditions that cannot be met, see `Conditions.check`; a data set that is none
-            of `data` without `dataset`.
     """
     name, experiment, train, test, samples, resolved = plan(run, conditions, root, samples, dataset)
     weights = _weights_digest(run.denoiser)
@@ -169,7 +160,6 @@ def evaluate(
             "measured, only the likelihood and the errors",
             stacklevel=2,
         )
-
     record = {
         "format": records.FORMAT,
         "run": run.folder.name,

@@ -13,11 +13,7 @@ FORMAT = "diffusion_lib metrics 1"
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read the record of a run.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not a record.
-    """
+    """Read the record of a run."""
     return read(path, "a record of measurements", FORMAT)
 
 

@@ -17,10 +17,8 @@ _COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "conf
 def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return rows for `viz.table`: each measurement of each run, and the floor.
 
-    Records without samples have rows of the likelihood and the errors alone.
-
-    Raises:
-        ValueError: records made under different conditions.
+    Records without samples have rows of the likelihood and the errors alone; records made under
+    different conditions are refused.
     """
     check_same_conditions(records)
     columns = {
@@ -53,9 +51,6 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     A difference of sample metrics adds the two intervals in quadrature; that of the bits per dim
     is taken image by image.  The intervals cover the spread over samples and test images, not that
     over trainings: another seed is another run.
-
-    Raises:
-        ValueError: records made under different conditions.
     """
     check_same_conditions([record, other])
     here, there = distinguishing_labels([record, other])

@@ -118,11 +118,7 @@ class Classifier(nn.Module):
 
 
 def released(dataset: str) -> tuple[str, str]:
-    """Return the file and SHA-256 of the released classifier for a data set.
-
-    Raises:
-        ValueError: none is released for it.
-    """
+    """Return the file and SHA-256 of the released classifier for a data set, or refuse it."""
     if dataset not in RELEASED:
         raise ValueError(
             f"no feature network is released for {dataset!r}, only for {', '.join(RELEASED)}. "
@@ -132,11 +128,7 @@ def released(dataset: str) -> tuple[str, str]:
 
 
 def load(dataset: str) -> Classifier:
-    """Load the released classifier for a data set, on the CPU.
-
-    Raises:
-        ValueError: none is released for it.
-    """
+    """Load the released classifier for a data set, on the CPU."""
     name, sha256 = released(dataset)
     return read(ASSETS / name, sha256)
 

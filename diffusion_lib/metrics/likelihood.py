@@ -95,16 +95,10 @@ def bits_per_dim(
             denoised = denoiser(schedule.add_noise(x_0, t, eps), t)
             spread = denoised.variance_fraction if variance is None else variance
             terms[-1][:, k] = bound.bound_term(schedule, x_0, denoised.x_0, t, spread).cpu()
-    steps, L_T = torch.cat(terms), torch.cat(prior)
-    _check_finite(steps)
-    means = steps.mean(0).tolist()
-    return Bound(
-        total=Bits((steps * widths).sum(1) + L_T, images[0].numel()),
-        L_T=L_T.mean().item(),
-        L_0=means[0],
-        times=((edges[1:-1] + edges[2:] - 1) / 2).tolist(),
-        L_t=means[1:],
-    )
+    steps, L_T = _finite(torch.cat(terms)), torch.cat(prior)
+    total = Bits((steps * widths).sum(1) + L_T, images[0].numel())
+    L_0, *L_t = steps.mean(0).tolist()
+    return Bound(total, L_T.mean().item(), L_0, ((edges[1:-1] + edges[2:] - 1) / 2).tolist(), L_t)
 
 
 def ode_bits_per_dim(
@@ -138,10 +132,9 @@ def ode_bits_per_dim(
     parts = []
     for key, batch in enumerate(Bar(images.split(_BATCH), "probability flow")):
         x_0 = data.to_float(batch).to(schedule.signal.device)
-        streams = MeasurementStream.DEQUANTIZE, MeasurementStream.PROBE
-        generators = [rng.generator(seed, stream, key) for stream in streams]
         uniform, coin = (
-            torch.rand(x_0.shape, generator=g, device="cpu").to(x_0.device) for g in generators
+            torch.rand(x_0.shape, generator=rng.generator(seed, stream, key), device="cpu").to(x_0)
+            for stream in (MeasurementStream.DEQUANTIZE, MeasurementStream.PROBE)
         )
         x = x_0 + (2 * uniform - 1) / 255
         probe = 2.0 * (coin < 0.5) - 1
@@ -157,9 +150,7 @@ def ode_bits_per_dim(
         squares = x.double().square().flatten(1).sum(1)
         nats += (squares + x[0].numel() * math.log(2 * math.pi)) / 2
         parts.append(nats.cpu() / x[0].numel() / math.log(2) + math.log2(255 / 2))
-    bits = torch.cat(parts)
-    _check_finite(bits)
-    return Bits(bits, images[0].numel())
+    return Bits(_finite(torch.cat(parts)), images[0].numel())
 
 
 def _v_and_divergence(
@@ -233,14 +224,14 @@ def errors_per_t(
             term = bound.bound_term(schedule, x_0, denoised.x_0, t, denoised.variance_fraction)
             means = [error.square().flatten(1).mean(1) for error in (off, eps_off, v_off)]
             row += torch.stack([*means, term]).double().sum(1).cpu()
-    _check_finite(sums)
-    x_0s, epses, vs, bounds = (sums / len(images)).T.tolist()
+    x_0s, epses, vs, bounds = (_finite(sums) / len(images)).T.tolist()
     return Errors(list(times), x_0s, epses, vs, bounds)
 
 
-def _check_finite(values: Tensor) -> None:
+def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise ValueError(
             "the denoiser returned NaN or infinity for some images: its training has diverged, or "
             "its weights are damaged"
         )
+    return values

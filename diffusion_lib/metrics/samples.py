@@ -111,12 +111,7 @@ def _draws(x: Tensor, counts: Tensor) -> Iterator[Tensor]:
 
 
 def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, float]:
-    """Return the numbers of `quality` without intervals, for repeated measurements.
-
-    Args:
-        samples: classifier output for the samples.
-        reference: features of the reference, [M, D].
-    """
+    """Return the numbers of `quality` without intervals; `reference` are features [M, D]."""
     precision, recall = precision_recall(samples.features, reference)
     sure = samples.probabilities.max(1).values > CONFIDENT
     return {
@@ -129,11 +124,7 @@ def point_estimates(samples: ClassifierOutput, reference: Tensor) -> dict[str, f
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """Return |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two sets of features, [N, D] and [M, D].
-
-    Raises:
-        ValueError: features of other dimensions or not finite; no more images than dimensions.
-    """
+    """Return |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) of features [N, D] and [M, D]; N, M > D."""
     return _frechet(*_check(features, reference)).item()
 
 
