@@ -35,7 +35,6 @@ ORDER = [
     "data.images",
     "data.batching",
     "data.pictures",
-    "data.decoding",
     "data.folders",
     "data.sets",
     "data",

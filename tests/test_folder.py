@@ -344,7 +344,7 @@ def test_a_line_says_what_was_read_and_what_was_left_out(pictures, capfd):
         data.folder(pictures, 8)
     assert capfd.readouterr().err.strip().splitlines()[-1] == (
         "pictures: 5 pictures (cats 2, dogs 3); left out: 1 that cannot be read, "
-        "5 of other kinds (.heic 2, .txt 2, no ending 1)"
+        "5 of other kinds (.txt 2, .heic 2, no ending 1)"
     )
 
 

@@ -1,15 +1,39 @@
-"""The pictures of a folder as a data set, decoded once into a file that is mapped into memory."""
+"""The pictures of a folder as a data set, decoded once into a file that is mapped into memory.
 
+The file lies beside the folder, in the user's cache folder, or in a folder of choice.  A digest
+beside it says which files it was made of; it is made again when they have changed.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffusion_lib.data import decoding, pictures
+import numpy as np
+import torch
+
+from diffusion_lib import rng
+from diffusion_lib.data import pictures
 from diffusion_lib.data.images import Images
 from diffusion_lib.data.pictures import SkippedFile
+from diffusion_lib.system import files
+from diffusion_lib.system.progress import Bar
+
+
+class _Job(NamedTuple):
+    """Pictures to decode, and the form they take."""
+
+    path: Path
+    names: list[str]  # relative to `path`, sorted
+    shape: tuple[int, ...]  # (C, H, W)
+    background: tuple[int, ...]  # red, green, blue
 
 
 def warn_on_broken(skipped: Sequence[SkippedFile]) -> None:
@@ -54,12 +78,6 @@ def folder(
             name: `warn_on_broken` or `raise_on_broken`.
         background: color behind transparent parts: a gray level, 0..255, or (red, green, blue).
         cache: folder for the decoded pictures.
-
-    Raises:
-        FileNotFoundError: no such folder, or no picture in it that can be read.
-        ValueError: an impossible size, background or number of channels; with `raise_on_broken`,
-            files that cannot be read.
-        OSError: the decoded pictures could not be written; the message says where.
     """
     path = Path(path)
     sides = _whole_numbers("size", size, "(height, width)", range(1, 65536))
@@ -75,10 +93,14 @@ def folder(
             f"{path} holds no pictures (files such as .png, .jpg, .webp), but: "
             f"{_first_five(content) or 'nothing'}"
         )
-    job = decoding.Job(path, names, (int(channels), *sides), color)
-    images, skipped, is_new = decoding.load_or_decode(job, cache)
+    job = _Job(path, names, (int(channels), *sides), color)
+    digest, place = _digest(job), _place(job, cache)
+    decoded = None
+    with suppress(Exception):  # absent, damaged or of other files
+        decoded = _read(place, digest)
+    images, skipped = decoded or _decode(job, place, digest)
     skipped = sorted(skipped + unreadable)
-    if is_new:
+    if decoded is None:
         line = _summarize(images, skipped, others)
         with suppress(Exception):  # a stream that is closed
             print(f"{_printable(path.resolve().name)}: {line}", file=sys.stderr)
@@ -130,3 +152,81 @@ def _first_five(items: Sequence[Any]) -> str:
 def _printable(text: str) -> str:
     """Escape what is no character, or would move the cursor, in the name of a file."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _digest(job: _Job) -> str:
+    """Hash all that the decoded pictures depend on, except their shape."""
+    digest = hashlib.sha256(f"3 {job.background}\n".encode())  # 3: of the format
+    for name in job.names:
+        stat = (job.path / name).stat()
+        state = f"{stat.st_size} {stat.st_mtime_ns} {os.access(job.path / name, os.R_OK)}"
+        digest.update(f"{name} {state}\n".encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
+def _place(job: _Job, cache: str | Path | None) -> Path:
+    """Choose the folder of the decoded pictures."""
+    path, suffix = job.path.resolve(), "x".join(map(str, job.shape))
+    place = path.with_name(f".{path.name}-{suffix}")
+    if cache is None:
+        if place.exists() or os.access(path.parent, os.W_OK):
+            return place
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "diffusion_lib")
+    # In a shared place, folders of equal names must not collide.
+    unique = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return Path(cache).expanduser().absolute() / f".{path.name[:40]}-{unique}-{suffix}"
+
+
+def _read(place: Path, digest: str) -> tuple[Images, list[SkippedFile]]:
+    """Read what was decoded of exactly these files, or raise."""
+    about = json.loads((place / "about.json").read_text())
+    # Copy on write: torch requires writable memory, and the file must not change.
+    pixels = np.load(place / "images.npy", mmap_mode="c")
+    labels = torch.from_numpy(np.load(place / "labels.npy"))
+    if about["made of"] != digest:
+        raise ValueError(f"{place} was made of other pictures")
+    images = Images(torch.from_numpy(pixels)[: len(labels)], labels)
+    images.classes = (*about["classes"],)
+    return images, [SkippedFile(*file) for file in about["skipped"]]
+
+
+def _decode(job: _Job, place: Path, digest: str) -> tuple[Images, list[SkippedFile]]:
+    """Decode into a new folder, and read it."""
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        with files.atomic_folder(place) as temporary:
+            _write(job, temporary, digest)
+    except OSError as error:
+        with suppress(Exception):  # another process may have been faster
+            return _read(place, digest)
+        error.add_note("data.folder(..., cache=FOLDER) decodes the pictures into another folder.")
+        raise
+    return _read(place, digest)
+
+
+def _write(job: _Job, folder: Path, digest: str) -> None:
+    """Write the pixels and labels of all pictures that can be read."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(job.names), *job.shape)}
+    names, skipped = [], []
+    # Written, not mapped: so a full disk raises an error.
+    with (folder / "images.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        size = file.tell() + math.prod(header["shape"])
+        # In this order, so that the first few are a fair sample of all classes.
+        order: list[int] = rng.permutation(len(job.names), 0).tolist()
+        for name in Bar([job.names[i] for i in order], f"decoding {job.path.name}"):
+            try:
+                raw = (job.path / name).read_bytes()  # any other OSError is one of the disk
+                file.write(pictures.decode(raw, job.shape, job.background).tobytes())
+                names.append(name)
+            except PermissionError as error:
+                skipped.append(SkippedFile(name, str(error.strerror)))
+            except ValueError as error:
+                skipped.append(SkippedFile(name, str(error)))
+        file.truncate(size)  # with rows for those that were skipped
+    # A class is the first folder of a relative path, "" if it is in none.
+    folders = [name.rpartition("/")[0].partition("/")[0] for name in names]
+    classes, labels = np.unique(folders, return_inverse=True)
+    np.save(folder / "labels.npy", labels.astype(np.int64))
+    about = {"made of": digest, "classes": classes.tolist(), "skipped": sorted(skipped)}
+    (folder / "about.json").write_text(json.dumps(about, indent=1))

@@ -51,11 +51,7 @@ def load_splits(dataset: Dataset, root: str | Path) -> tuple[Images, Images]:
 def images_and_labels(images: Any) -> tuple[Tensor, Any]:
     """Return a tensor of images, without a copy where possible, and their labels or None.
 
-    Args:
-        images: tensor or array, or a pair of one and its labels, such as `Images`.
-
-    Raises:
-        TypeError: anything else; the message says how to make a tensor of it.
+    `images` is a tensor or array, or a pair of one and its labels, such as `Images`.
     """
     labels = None
     is_batch = isinstance(images, list) and len(images) == 2 and getattr(images[0], "ndim", 0) == 4
@@ -98,13 +94,8 @@ def as_tensor(images: Any) -> Tensor:
 def check(images: Any, shape: Sequence[int] | None = None) -> Tensor:
     """Return images as a uint8 tensor [N, C, H, W] with N >= 1, or raise.
 
-    Args:
-        images: tensor or array, or a pair of one and its labels, such as `Images`.
-        shape: (C, H, W) that they must have; None for any.
-
-    Raises:
-        TypeError: no tensor or array, or not uint8.
-        ValueError: empty, or of another shape.
+    `images` are what `images_and_labels` takes; `shape` is the (C, H, W) that they must have, or
+    None for any.
     """
     images = as_tensor(images)
     if images.dtype != torch.uint8:

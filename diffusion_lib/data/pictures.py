@@ -31,19 +31,15 @@ class SkippedFile(NamedTuple):
         return f"{self.name} ({self.reason})"
 
 
-class Listing(NamedTuple):
-    """Content of a folder."""
-
-    names: list[str]  # paths of pictures relative to it, with "/"; sorted
-    skipped: list[SkippedFile]  # folders that cannot be opened, and links that lead to no file
-    others: dict[str, int]  # files that are no pictures: "no ending" or an ending, most first
-
-
-def find(folder: Path) -> Listing:
+def find(folder: Path) -> tuple[list[str], list[SkippedFile], dict[str, int]]:
     """List the pictures at any depth below a folder.
 
     Hidden files (".name") and those of systems, such as __MACOSX and @eaDir, are ignored.  Links to
     folders are followed, and each folder is read once.
+
+    Returns:
+        Sorted paths of pictures relative to the folder, with "/"; folders that cannot be opened and
+        links that lead to no file; numbers of files with other endings, the most frequent first.
     """
     endings = {end for end, kind in Image.registered_extensions().items() if kind in KINDS}
     names: list[str] = []
@@ -62,7 +58,7 @@ def find(folder: Path) -> Listing:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not files.is_system(name))
-        for path in [Path(place, entry) for entry in entries if not files.is_system(entry)]:
+        for path in [Path(place, entry) for entry in sorted(entries) if not files.is_system(entry)]:
             name, ending = path.relative_to(folder).as_posix(), path.suffix.lower()
             if ending not in endings:
                 others[ending or "no ending"] += 1
@@ -70,8 +66,7 @@ def find(folder: Path) -> Listing:
                 names.append(name)
             else:
                 skipped.append(SkippedFile(name, "no file, or a link to none"))
-    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-    return Listing(sorted(names), skipped, dict(most))
+    return sorted(names), skipped, dict(others.most_common())
 
 
 def decode(raw: bytes, shape: tuple[int, ...], background: tuple[int, ...]) -> np.ndarray:

@@ -41,9 +41,6 @@ def atomic_write(path: str | Path) -> AbstractContextManager[Path]:
     """Write a file through the yielded temporary path, which replaces `path` on success.
 
     A full disk, an interrupt or a crash leaves the old file as it was.
-
-    Raises:
-        OSError: the file could not be written; the message says that the old one is untouched.
     """
     path = Path(path)
     state = f"The previous {path.name} is untouched. " if os.path.exists(path) else ""
@@ -53,11 +50,8 @@ def atomic_write(path: str | Path) -> AbstractContextManager[Path]:
 def atomic_folder(path: str | Path) -> AbstractContextManager[Path]:
     """Make a folder through the yielded temporary folder, which becomes `path` on success.
 
-    A full disk, an interrupt or a crash leaves nothing behind.
-
-    Raises:
-        FileExistsError: `path` is a file, or a folder with something in it.
-        OSError: it could not be written.
+    A full disk, an interrupt or a crash leaves nothing behind.  A folder with something in it is a
+    FileExistsError.
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

@@ -24,15 +24,8 @@ class Bar(tqdm, Generic[Item]):
     """A progress bar, around the items of a loop or as a context that is updated.
 
     It is tqdm without a thread and with one output in a cell of a notebook, which open bars share:
-    a line each.
-
-    Args:
-        items: items of a loop; None where `update` is called.
-        description: text before the bar.
-        total: number of steps; None for the number of items.
-        initial: number of earlier steps, which the rate leaves out.
-        unit: noun of a step, behind the numbers.
-        smoothing: weight of the latest step in the rate, from 0 for the mean rate to 1.
+    a line each.  The rate leaves out the `initial` earlier steps; `smoothing` is the weight of the
+    latest step in it, from 0 for the mean rate to 1.
     """
 
     _instances: ClassVar[Any]  # tqdm's: the bars that are open
