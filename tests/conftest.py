@@ -69,6 +69,15 @@ def small_convolutions():
     mkldnn.set_flags(enabled)
 
 
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals of distances from a tenth of the bootstrap's sets: where they are, but not what
+    they are, is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_lib.metrics.samples._RESAMPLES", 20)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def bars_are_drawn():
     """Also after a test in which they could not be."""

@@ -15,7 +15,7 @@ from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 from tests.helpers import full_disk, write_idx
 
-pytestmark = pytest.mark.usefixtures("small_preset")
+pytestmark = pytest.mark.usefixtures("small_preset", "few_resamples")
 QUICK = ["--n", "70", "--steps", "2", "--n-likelihood", "4", "--num-times", "3", "--device", "cpu"]
 FEW = Conditions(n=70, steps=2, n_likelihood=4, num_times=3)
 

@@ -77,12 +77,12 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     # Surrogates are no text in UTF-8.
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=6),
 )
 
 
 @pytest.mark.slow
-@given(st.dictionaries(st.text(), JSON))
+@given(st.dictionaries(st.text(), JSON, max_size=6))
 def test_a_record_is_read_as_it_was_written(record):
     assert json.loads(files._json(record, 0)) == record
 
