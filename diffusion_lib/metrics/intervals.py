@@ -64,8 +64,8 @@ class Interval:
     @staticmethod
     def bootstrap(statistics: Tensor) -> "Interval":
         """Take the middle 95 % of resamples; statistics [1 + R] begin with the measured value."""
-        quantiles = torch.tensor([0.025, 0.975], dtype=statistics.dtype, device=statistics.device)
-        return Interval(statistics[0].item(), *statistics[1:].quantile(quantiles).tolist())
+        value, resamples = statistics[0].item(), statistics[1:]
+        return Interval(value, *(resamples.quantile(q).item() for q in (0.025, 0.975)))
 
     @staticmethod
     def centered_bootstrap(statistics: Tensor) -> "Interval":

@@ -171,11 +171,9 @@ def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
     n = len(distances)
     counts = _resample(n, rng.generator(seed, MeasurementStream.RESAMPLE, 2))
     near = (distances < held_out.quantile(0.01)).double()
-    order = distances.argsort()
-    # The median of each resampling is where its counts, in this order, reach one half.
-    middle = (counts[:, order].cumsum(1) < n / 2).sum(1)
+    medians = torch.stack([drawn.median() for drawn in _draws(distances, counts)])
     return {
-        "nearest training image": Interval.bootstrap(distances[order][middle]),
+        "nearest training image": Interval.bootstrap(medians),
         "copies": _proportion(counts @ near / n, n),
     }
 
