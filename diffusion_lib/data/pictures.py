@@ -73,16 +73,12 @@ def decode(raw: bytes, shape: tuple[int, ...], background: tuple[int, ...]) -> n
     """Decode the content of a picture file to uint8 pixels [C, H, W].
 
     Scale the picture until it covers the shape, and cut out the middle.  Of several frames take the
-    first.
+    first.  A picture that cannot be read is a ValueError whose message is the reason.
 
     Args:
         raw: content of a file of one of `KINDS`.
         shape: (channels, height, width), with 1 channel for the luminance or 3 for colors.
         background: red, green and blue, 0..255, behind transparent parts.
-
-    Raises:
-        ValueError: damaged, no picture of a known kind, too large for Pillow, or of values whose
-            range is unknown; the message is the reason.
     """
     channels, height, width = shape
     try:
