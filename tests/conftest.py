@@ -15,9 +15,10 @@ sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
 
 # First, so that no long file is left for one process in the end; those that wait for processes of
 # their own beside the notebooks, which keep two cores busy.
-LONGEST = ["test_notebooks", "test_parallel", "test_faults", "test_compare", "test_runs"]
-LONGEST += ["test_samplers", "test_training", "test_interop", "test_metrics", "test_fuzz"]
-LONGEST += ["test_editing", "test_labels", "test_command_line", "test_evaluation"]
+LONGEST = ["test_notebooks", "test_parallel", "test_faults", "test_compare", "test_folder"]
+LONGEST += ["test_command_line", "test_fuzz", "test_samplers", "test_metrics", "test_editing"]
+LONGEST += ["test_labels", "test_runs", "test_interop", "test_evaluation", "test_training"]
+LONGEST += ["test_editing_record", "test_config", "test_pins", "test_denoiser"]
 
 for name in ("DATA", "RUNS", "BUDGET", "PRECISION", "LAYOUT"):
     os.environ.pop(f"DIFFUSION_{name}", None)

@@ -27,6 +27,7 @@ from diffusion_lib.training import TrainConfig
 from tests.helpers import write_idx
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("few_resamples")
 CPU = torch.device("cpu")
 NETWORK = UNetConfig((1, 28, 28), 4, (1,), num_blocks=1, attention=(), dropout=0.0, patch=4)
 TRAIN = TrainConfig(num_steps=2, batch_size=4, warmup_steps=1)
