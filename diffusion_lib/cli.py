@@ -1,12 +1,11 @@
 """The command line: python -m diffusion_lib train | sample | evaluate | compare | export.
 
-python -m diffusion_lib train mnist --budget quick --out runs/a
-python -m diffusion_lib train mnist_diffusers --budget quick --out runs/b
+python -m diffusion_lib train mnist_diffusers --budget quick --out runs/a
 python -m diffusion_lib train mnist --budget full --steps 20000 --start runs/full --out runs/longer
 python -m diffusion_lib sample runs/a --n 64 --out a.png
-python -m diffusion_lib evaluate runs/a runs/b
+python -m diffusion_lib evaluate runs/a runs/longer
 python -m diffusion_lib compare other_tests/mnist/small_backbone.json
-python -m diffusion_lib export runs/b --format diffusers --out exported/b
+python -m diffusion_lib export runs/a --format diffusers --out exported/a
 
 Many processes, GPUs or machines train, sample and evaluate together under torchrun:
 
@@ -120,15 +119,14 @@ def train(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
     sampler = config.lookup(options.sampler, samplers, "--sampler")
-    out = options.out or Path("samples.png")
+    folder = _run_folder(options.run)
+    out = options.out or folder / "samples.png"
     out = out / "samples.png" if out.is_dir() else out
     kind = out.suffix.lower()
     if kind not in (".npz", ".png"):
         raise ValueError(
             f"--out {out}: the name must end in .npz (an array) or .png (a grid), or be a folder's"
         )
-    folder = _run_folder(options.run)
-    out = out if options.out else folder / out
     _try_to_write(out)
     run = runs.load(folder, _device(options.device))
     c, h, w = run.image_shape
@@ -161,11 +159,10 @@ def evaluate(options: argparse.Namespace) -> None:
     conditions = Conditions(**{f.name: getattr(options, f.name) for f in fields(Conditions)})
     device = _device(options.device)
     trained = [runs.load(_run_folder(path), device) for path in options.runs]
-    samples = None
-    if options.samples:
-        if len(trained) > 1:
-            raise ValueError(f"--samples is of one run, but {len(trained)} were named")
-        samples = evaluation.read_samples(options.samples, trained[0].image_shape)
+    if options.samples and len(trained) > 1:
+        raise ValueError(f"--samples is of one run, but {len(trained)} were named")
+    shape = trained[0].image_shape
+    samples = options.samples and evaluation.read_samples(options.samples, shape)
     jobs = [
         (run, conditions, options.data, samples, options.images and _pictures(options.images, run))
         for run in trained
@@ -201,11 +198,8 @@ def compare_arms(options: argparse.Namespace) -> None:
     usual = options.study.with_suffix(".record.json")
     out = options.out or usual
     out = out / usual.name if out.is_dir() else out
-    if out.exists():  # a record replaces nothing but a record
-        try:
-            compare.load(out)
-        except ValueError as error:
-            raise ValueError(f"{error}. It is not replaced: give another --out") from error
+    if out.exists():
+        compare.load(out)  # refuses anything else: a record replaces nothing but a record
     _try_to_write(out)
     rank, processes = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
     gpus = torch.cuda.device_count()
@@ -222,10 +216,8 @@ def compare_arms(options: argparse.Namespace) -> None:
     record = compare.compare(*study, options.data, device)
     if rank > 0:
         return  # all processes end with the same record
-    try:
-        compare.save(record, out)
-    finally:  # shown also where it cannot be written
-        _print_study(record)
+    _print_study(record)  # also where it cannot be written
+    compare.save(record, out)
     print(f"\n{out}")
 
 
@@ -307,15 +299,17 @@ def _parser() -> argparse.ArgumentParser:
     add = adder("evaluate", evaluate, "Smaller --n and --n-likelihood need less.")
     commands.choices["evaluate"].set_defaults(**asdict(Conditions()))
     add("runs", nargs="+", type=_path, metavar="run", help="run folders")
-    add("--n", type=int, help="samples per run, 0 for none (default: %(default)s)")
     add("--sampler", help=f"{', '.join(samplers.__all__)} (default: %(default)s)")
-    add("--steps", type=int, help="sampler steps (default: %(default)s)")
-    add("--seed", type=int, help="random seed (default: %(default)s)")
+    for name, meaning in (
+        ("--n", "samples per run, 0 for none"),
+        ("--steps", "sampler steps"),
+        ("--seed", "random seed"),
+        ("--n-likelihood", "test images for the likelihood bound"),
+        ("--num-times", "network evaluations for each"),
+    ):
+        add(name, type=int, help=f"{meaning} (default: %(default)s)")
     add("--samples", type=_path, help=".npz of images to measure instead of new samples")
     add("--images", type=_path, help="folder of test pictures, for a data set of your own")
-    bound = "test images for the likelihood bound (default: %(default)s)"
-    add("--n-likelihood", type=int, help=bound)
-    add("--num-times", type=int, help="network evaluations for each (default: %(default)s)")
     add_data(add)
     add_hardware(add)
 

@@ -126,14 +126,12 @@ def from_diffusers(path_or_name: str | Path) -> Denoiser:
     script and course cannot; the error names each difference.
 
     Args:
-        path_or_name: folder, or name of a model on huggingface.co, which is downloaded.  It holds
-            config.json, diffusion_pytorch_model.safetensors and scheduler_config.json, in `unet`
-            and `scheduler`, as pipelines are saved, or side by side, as in google/ddpm-cifar10-32.
+        path_or_name: folder, or name of a model on huggingface.co, which is downloaded; the files
+            lie in `unet` and `scheduler`, or side by side, as in google/ddpm-cifar10-32.
 
     Returns:
         A denoiser, float32 on the CPU, in evaluation mode.  `samplers.ddpm` takes the steps of
-        DDPMPipeline, and `samplers.ddim` those of DDIMPipeline with `use_clipped_model_output`,
-        because eps always agrees with the clipped x_0 here.
+        DDPMPipeline, and `samplers.ddim` those of DDIMPipeline with `use_clipped_model_output`.
 
     Raises:
         ValueError: a part that a `Denoiser` has nothing for, named; a damaged file; weights that
@@ -238,10 +236,9 @@ def _read_network(diffusers: ModuleType, folder: Path) -> UNet:
         names = sorted(file.name for file in path.parent.glob(f"{weights.stem}*.*"))
         raise ValueError(
             f"{path.parent} has {', '.join(names[:3]) or 'no weights'}, but what is read is "
-            f"{_WEIGHTS} alone, with all weights in it, and no .bin file, a pickle, which can "
-            "execute code. Convert one that you trust: diffusers.UNet2DModel.from_pretrained("
-            "FOLDER).save_pretrained(NEW), with variant='fp16' where the names have that, and "
-            "scheduler_config.json copied there."
+            f"{_WEIGHTS} alone, and no .bin file, a pickle, which can execute code. Convert one "
+            "that you trust: diffusers.UNet2DModel.from_pretrained(FOLDER).save_pretrained(NEW), "
+            "with variant='fp16' where the names have that; copy scheduler_config.json there."
         )
     with _add_path_to_error(path):
         network = diffusers.UNet2DModel.from_config(settings)

@@ -215,7 +215,7 @@ def test_a_run_is_trained_into_nothing_else(place, out, capsys):
 def test_a_record_replaces_nothing_but_a_record(place, out, capsys):
     before = tree()
     assert main(["compare", "study.json", "--out", out]) == 2
-    assert "It is not replaced: give another --out" in capsys.readouterr().err
+    assert f"{out} is not the record of a study" in capsys.readouterr().err
     assert tree() == before
 
 
@@ -469,11 +469,7 @@ def test_too_little_memory_names_the_options_for_it(place, monkeypatch, error, c
 
 @pytest.mark.slow
 def test_too_little_memory_for_real(place, monkeypatch, capsys):
-    """More bytes than any machine has: the texts are those of torch and numpy."""
-    train = ["train", "mnist", "--budget", "smoke", "--out", "new", "--device", "cpu"]
-    assert main([*train, "--batch-size", str(10**15)]) == 2
-    told = capsys.readouterr().err
-    assert re.search(r"error: out of memory \(.*allocate.*\). --accumulate 4 .*--batch-size", told)
+    """More bytes than any machine has: the text is numpy's."""
     monkeypatch.setattr(runs, "load", lambda *_: np.ones(10**17))
     assert main(["sample", "runs/a", "--device", "cpu"]) == 2
     assert re.search(r"error: out of memory \(.*\). --n below 64", capsys.readouterr().err)

@@ -43,13 +43,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_SAVES = 30.0
-
 _LOG_EVERY = 10  # steps
-
 _NUM_VALIDATIONS = 40  # evenly spaced over a run, at least 30 steps apart
-
 _NUM_HELD_OUT_IMAGES = 256
-
 _VALIDATIONS_PER_PREVIEW = 4  # a grid of samples for TensorBoard
 
 
