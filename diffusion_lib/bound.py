@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_lib import posterior, predictions, rng
+from diffusion_lib import densities, posterior, predictions, rng
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.densities import Density
 from diffusion_lib.losses import Weight, draw, trains, weighted_error
 from diffusion_lib.posterior import Variance
 from diffusion_lib.schedules import NoiseSchedule
@@ -68,8 +69,8 @@ def bound_term(
 
 
 def prior_term(schedule: NoiseSchedule, x_0: Tensor) -> Tensor:
-    """Compute L_T = KL(q(x_T | x_0) || N(0, I)), [B] in bits per dim [DDPM eq. 5]."""
-    alpha_bar = float(schedule.alpha_bar[-1])
+    """Compute L_T = KL(q(x_T | x_0) || N(0, power_T I)), [B] in bits per dim [DDPM eq. 5]."""
+    alpha_bar = float(schedule.alpha_bar[-1] / schedule.power[-1])
     nats = (alpha_bar * (x_0.double().square() - 1) - math.log1p(-alpha_bar)) / 2
     return nats.flatten(1).mean(1) / math.log(2)
 
@@ -117,12 +118,13 @@ def vlb_loss(
     x_0: Tensor,
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
+    density: Density = densities.uniform,
 ) -> Tensor:
     """Average `vlb_at` over random times and noise: L_vlb in bits per dim [Improved DDPM eq. 4].
 
     Arguments as in `losses.diffusion_loss`; `weight` here weights the terms of the bound.
     """
-    return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
+    return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
 
 
 @trains(2)
@@ -131,9 +133,10 @@ def hybrid_loss(
     x_0: Tensor,
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
+    density: Density = densities.uniform,
 ) -> Tensor:
     """Average `hybrid_at` over random times and noise; arguments as in `losses.diffusion_loss`."""
-    return hybrid_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
+    return hybrid_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
 
 
 def _log_p(x_0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Files of denoisers: safetensors that say all about the denoiser they hold.
 
-    tensors     network.NAME for each weight of the network; betas of the schedule
+    tensors     network.NAME for each weight of the network; betas of the schedule, or its signal
+                and noise
     metadata    format; denoiser, a JSON object {network, prediction, clip}; step, where it is known
 
 `Denoiser.save` and `Denoiser.load` write and read them.
@@ -12,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from diffusion_lib import predictions
@@ -49,15 +49,16 @@ def write(
     metadata = {"format": _FORMAT, "denoiser": json.dumps(description)}
     if step is not None:
         metadata["step"] = str(step)
-    files.write_tensors(path, {**tensors, "betas": schedule.betas}, metadata)
+    files.write_tensors(path, {**tensors, **schedule.tables()}, metadata)
 
 
 def read(path: str | Path, build: Callable[..., D]) -> D:
     """Build a denoiser from (network, schedule, prediction, clip); errors as in `Denoiser.load`."""
-    weights, betas, metadata = _read_tensors(path)
+    weights, tables, metadata = _read_tensors(path)
     try:
         description = json.loads(metadata["denoiser"])
-        schedule = NoiseSchedule(betas)
+        make = NoiseSchedule.from_betas if "betas" in tables else NoiseSchedule
+        schedule = make(**tables)
         network = on_meta_device(UNetConfig(**description["network"]))
         if (prediction := description["prediction"]) not in predictions.__all__:
             raise ValueError(
@@ -125,8 +126,9 @@ def is_same(function: Callable[..., Any], other: Callable[..., Any] | None) -> b
     return function is other or (place(function) == place(other) is not None)
 
 
-def _read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
-    """Read the weights, named as in the network, the betas, [0] if missing, and the metadata."""
+def _read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
+    """Read the weights, named as in the network, the tables of the schedule, and the metadata."""
     tensors, metadata = files.read_tensors(path, _FORMAT)
-    betas = tensors.pop("betas", torch.empty(0))
-    return {name.removeprefix("network."): x for name, x in tensors.items()}, betas, metadata
+    names = ("betas", "signal", "noise")
+    tables = {name: tensors.pop(name) for name in names if name in tensors}
+    return {name.removeprefix("network."): x for name, x in tensors.items()}, tables, metadata

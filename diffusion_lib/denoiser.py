@@ -53,8 +53,8 @@ class Denoiser(nn.Module):
         if clip is not None and not (isinstance(clip, int | float) and clip > 0):
             raise ValueError(f"clip must be a positive number, or None; got {clip!r:.99}")
         # From the tables on the CPU, so that nothing waits for a GPU; in float32, as images are.
-        alpha_bar = schedule.alpha_bar[-1]
-        signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        alpha_bar, noise_variance = schedule.alpha_bar[-1], schedule.noise_variance[-1]
+        signal, noise = alpha_bar.sqrt().float(), noise_variance.sqrt().float()
         c_x, c_eps = prediction(signal, noise)
         if signal * c_eps == noise * c_x:
             raise ValueError(

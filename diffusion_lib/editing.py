@@ -20,12 +20,13 @@ To add an edit, write one function that returns an iterator of `SampleStep`.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
+from math import sqrt
 from operator import index
 
 import torch
 from torch import Tensor
 
-from diffusion_lib import data, rng
+from diffusion_lib import data, posterior, rng
 from diffusion_lib.rng import Generator
 from diffusion_lib.samplers import (
     DenoiserLike,
@@ -285,7 +286,7 @@ def _inpaint(
     generator: Generator,
 ) -> Iterator[SampleStep]:
     schedule = denoiser.schedule
-    x_t = rng.normal(x_0.shape, generator, x_0.device)
+    x_t = sqrt(schedule.power[times[0]]) * rng.normal(x_0.shape, generator, x_0.device)
     yield SampleStep(times[0], x_t, x_0)
     for t, s in pairwise(times):
         # Not at s = 0, where no noise is left to adapt.
@@ -296,9 +297,10 @@ def _inpaint(
             yield SampleStep(s, x_s, step.x_0)
             x_t = x_s
             if left:
-                alpha = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
+                kept = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
+                added = float(posterior.beta(schedule, t, s))
                 z = rng.normal(x_0.shape, generator, x_0.device)
-                x_t = alpha**0.5 * x_s + (1 - alpha) ** 0.5 * z
+                x_t = kept**0.5 * x_s + added**0.5 * z
 
 
 def _denoise_from(

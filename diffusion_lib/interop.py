@@ -94,6 +94,8 @@ def to_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     if denoiser.prediction not in names:
         name = prediction_name(denoiser.prediction)
         raise ValueError(f"diffusers knows no prediction {name!r}: export eps, x_0 or v")
+    if schedule.betas is None:
+        raise ValueError("diffusers' DDPMScheduler takes betas, and this schedule has none")
     unet = diffusers.UNet2DModel(**_description(network))
     with torch.no_grad():
         for weight, target in _weights(network, unet):
@@ -275,7 +277,7 @@ def _parts(scheduler: Any, outputs: int) -> tuple[NoiseSchedule, Prediction, flo
     if config["trained_betas"] is not None and not config["rescale_betas_zero_snr"]:
         betas = torch.tensor(config["trained_betas"], dtype=torch.float64)  # not rounded to float32
     clip = float(config["clip_sample_range"]) if config["clip_sample"] else None
-    return NoiseSchedule(betas), _PREDICTIONS[config["prediction_type"]], clip
+    return NoiseSchedule.from_betas(betas), _PREDICTIONS[config["prediction_type"]], clip
 
 
 def _groups(network: nn.Module) -> set[int]:

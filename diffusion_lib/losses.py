@@ -1,7 +1,7 @@
 """The training loss and its weights; `bound` has the losses of the variational bound.
 
     x_t = signal_t * x_0 + noise_t * eps
-    loss = weight(SNR_t) * mean((x_0_hat - x_0)^2),  t uniform in 1..T        [DDPM algorithm 1]
+    loss = weight(SNR_t) * mean((x_0_hat - x_0)^2),  t drawn from `densities`  [DDPM algorithm 1]
 
 A weight is a function of the signal-to-noise ratio and always acts on the error of x_0_hat, so
 that it means the same whatever the network predicts.  As every prediction is a combination of x_0
@@ -25,8 +25,9 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from diffusion_lib import rng
+from diffusion_lib import densities, rng
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.densities import Density
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -144,10 +145,13 @@ def weighted_error(
 
 
 def draw(
-    denoiser: Denoiser, x_0: Tensor, generator: torch.Generator | rng.Rows | None
+    denoiser: Denoiser,
+    x_0: Tensor,
+    generator: torch.Generator | rng.Rows | None,
+    density: Density = densities.uniform,
 ) -> tuple[Tensor, Tensor]:
-    """Draw times [B], uniform in 1..T, and noise [B, C, H, W] for images x_0."""
-    t = rng.integers(1, denoiser.schedule.num_timesteps + 1, len(x_0), generator, x_0.device)
+    """Draw times [B] in 1..T from a density, and noise [B, C, H, W], for images x_0."""
+    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
     return t, rng.normal(x_0.shape, generator, x_0.device)
 
 
@@ -157,6 +161,7 @@ def diffusion_loss(
     x_0: Tensor,
     weight: Weight | None = None,
     generator: torch.Generator | rng.Rows | None = None,
+    density: Density = densities.uniform,
 ) -> Tensor:
     """Average `loss_at` over random times and noise, shape [] [DDPM algorithm 1].
 
@@ -166,8 +171,9 @@ def diffusion_loss(
         weight: weight of x_0_hat's error; None is the plain error of the network's own prediction.
         generator: generator on the device of x_0; None is torch's global one, `rng.Rows` divides
             a batch among processes.
+        density: density of t, one of `densities` or a function like those.
     """
-    return loss_at(denoiser, x_0, *draw(denoiser, x_0, generator), weight).mean()
+    return loss_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
 
 
 # ---- held-out errors: always the same draws --------------------------------------------------

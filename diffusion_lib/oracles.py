@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib.denoiser import Denoised, Denoiser
-from diffusion_lib.predictions import Prediction, eps
+from diffusion_lib.predictions import Prediction, v
 from diffusion_lib.schedules import NoiseSchedule
 
 
@@ -34,10 +34,11 @@ class MixtureNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, index: Tensor) -> Tensor:
         """Compute the target's mean [B, C, H, W] for x_t [B, C, H, W] and index = t - 1 [B]."""
-        alpha_bar = self.schedule.alpha_bar[index + 1][:, None, None, None, None]
-        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        schedule = self.schedule
+        squares = (table[index + 1] for table in (schedule.alpha_bar, schedule.noise_variance))
+        signal, noise = (x.sqrt()[:, None, None, None, None] for x in squares)
         x = x_t.double()[..., None]  # [B, C, H, W, 1] against K components
-        variance = alpha_bar * self.stds**2 + noise**2
+        variance = signal**2 * self.stds**2 + noise**2
         log_p = self.weights.log() - (x - signal * self.means) ** 2 / (2 * variance)
         p = (log_p - variance.log() / 2).softmax(-1)
         gain = signal * self.stds**2 / variance
@@ -52,7 +53,7 @@ def mixture(
     means: Sequence[float],
     stds: Sequence[float],
     weights: Sequence[float],
-    prediction: Prediction = eps,
+    prediction: Prediction = v,
 ) -> Denoiser:
     """Make the exact denoiser of a mixture, see `MixtureNetwork`; it does not clip."""
     network = MixtureNetwork(schedule, prediction, torch.tensor([means, stds, weights]))
@@ -60,7 +61,7 @@ def mixture(
 
 
 def gaussian(
-    schedule: NoiseSchedule, mean: float, std: float, prediction: Prediction = eps
+    schedule: NoiseSchedule, mean: float, std: float, prediction: Prediction = v
 ) -> Denoiser:
     """Make the exact denoiser of independent pixels from N(mean, std^2); it does not clip."""
     return mixture(schedule, (mean,), (std,), (1.0,), prediction)
@@ -71,9 +72,8 @@ def gaussian_flow(schedule: NoiseSchedule, mean: float, std: float, x_0: Tensor,
 
     x_t = signal mean + sqrt(signal^2 std^2 + noise^2) / std (x_0 - mean)
     """
-    alpha_bar = float(schedule.alpha_bar[t])
-    spread = math.sqrt(alpha_bar * std**2 + 1 - alpha_bar) / std
-    return math.sqrt(alpha_bar) * mean + spread * (x_0 - mean)
+    signal, noise = schedule.scales(t)
+    return signal * mean + math.hypot(signal * std, noise) / std * (x_0 - mean)
 
 
 class CorrelatedGaussian:
@@ -92,8 +92,7 @@ class CorrelatedGaussian:
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
         """Denoise images [B, C, H, W] that are all of one time, t [B]."""
-        alpha_bar = self.schedule.alpha_bar[t[0]]
-        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        signal, noise = self.schedule.scales(int(t[0]))
         x = x_t.flatten(1).double()
         total = signal**2 * self.covariance + noise**2 * torch.eye(len(self.mean)).double()
         gain = signal * torch.linalg.solve(total, self.covariance)  # both symmetric: transposed

@@ -1,9 +1,10 @@
 """The true reverse step q(x_s | x_t, x_0), s < t, and the variances that models of it use.
 
-    beta       = 1 - alpha_bar_t / alpha_bar_s                    variance of q(x_t | x_s)
-    beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta     variance of q(x_s | x_t, x_0)
-    mean       = signal_s * beta / (1 - alpha_bar_t) * x_0 + ... * x_t         [DDPM eq. 6, 7]
+    beta       = noise_t^2 - (signal_t / signal_s * noise_s)^2    variance of q(x_t | x_s)
+    beta_tilde = (noise_s / noise_t)^2 * beta                     variance of q(x_s | x_t, x_0)
+    mean       = signal_s * beta / noise_t^2 * x_0 + ... * x_t
 
+With DDPM's schedules, where signal^2 = alpha_bar = 1 - noise^2, these are [DDPM eq. 6, 7].
 For s = t - 1 these are DDPM's; other s < t give its strided form [Improved DDPM section 4].
 Times are numbers or tensors of one shape; results are float64 tensors of that shape, on the CPU.
 
@@ -31,8 +32,8 @@ def beta(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
 
 def beta_tilde(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
     """Compute the variance of q(x_s | x_t, x_0), exact if all data are one point [DDPM eq. 7]."""
-    alpha_bar = schedule.alpha_bar
-    return (1 - alpha_bar[s]) / (1 - alpha_bar[t]) * _forward(schedule, t, s)
+    variance = schedule.noise_variance
+    return variance[s] / variance[t] * _forward(schedule, t, s)
 
 
 def log_variance(
@@ -60,9 +61,11 @@ def log_range(schedule: NoiseSchedule, t: Times, s: Times) -> tuple[Tensor, Tens
 
 def x_0_coefficient(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
     """Compute the coefficient of x_0 in the mean of q(x_s | x_t, x_0) [DDPM eq. 7]."""
-    alpha_bar = schedule.alpha_bar
-    return alpha_bar[s].sqrt() * _forward(schedule, t, s) / (1 - alpha_bar[t])
+    signal = schedule.alpha_bar[s].sqrt()
+    return signal * _forward(schedule, t, s) / schedule.noise_variance[t]
 
 
 def _forward(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
-    return 1 - schedule.alpha_bar[t] / schedule.alpha_bar[s]
+    # With signal^2 + noise^2, which is exactly 1 for DDPM's schedules.
+    kept = schedule.alpha_bar[t] / schedule.alpha_bar[s]
+    return schedule.power[t] - kept * schedule.power[s]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["eps", "x_0", "v"]
+__all__ = ["eps", "x_0", "v", "velocity"]
 
 Prediction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -34,6 +34,11 @@ def x_0(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def v(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Predict v = signal * eps - noise * x_0 [Salimans & Ho 2022, appendix D]."""
     return -noise, signal
+
+
+def velocity(signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict eps - x_0, the velocity along a straight line [Lipman 2023, Liu 2023]."""
+    return -torch.ones_like(signal), torch.ones_like(noise)
 
 
 def solve(

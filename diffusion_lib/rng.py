@@ -74,9 +74,9 @@ def permutation(n: int, *key: int) -> Tensor:
 
 
 def normal(
-    shape: Sequence[int], generator: Generator = None, device: torch.device | str = "cpu"
+    shape: Sequence[int], generator: Generator = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Draw standard normal numbers of a shape [B, ...], on `device`.
+    """Draw standard normal numbers of a shape [B, ...], on `device`; None is the generator's.
 
     `generator` is one for the whole batch, a sequence of B, one for each image, `Rows` of a larger
     batch, or None for torch's global one.
@@ -85,7 +85,7 @@ def normal(
         ValueError: a sequence of another length than B.
     """
     if generator is None:
-        return torch.randn(*shape, device=device)
+        return torch.randn(*shape, device=device or "cpu")
     if isinstance(generator, torch.Generator):
         return torch.randn(*shape, generator=generator, device=generator.device).to(device)
     if isinstance(generator, Rows):
@@ -102,10 +102,11 @@ def integers(
     high: int,
     n: int,
     generator: torch.Generator | Rows | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw n integers, low <= integer < high, [n] on `device`, which must be the generator's."""
+    """Draw n integers, low <= integer < high, [n] on `device`, None or that of the generator."""
     if isinstance(generator, Rows):
         whole = integers(low, high, generator.total, generator.generator, device)
         return whole[generator.first : generator.first + n]
+    device = device or (generator.device if generator else "cpu")
     return torch.randint(low, high, (n,), generator=generator, device=device)

@@ -65,7 +65,8 @@ def ddpm(
 
     Args:
         denoiser: model that splits x_t into x_0_hat and eps_hat.
-        x_T: standard normal noise, [B, C, H, W].
+        x_T: noise, [B, C, H, W]: normal of variance `schedule.power[T]`, which is 1 for all of
+            `schedules`.
         timesteps: strictly decreasing times, from at most T to 0; all of them if None.
         variance: sigma_t^2 of the noise that a step adds, `beta_tilde` or `beta`; None is the
             learned one if the denoiser has one, else beta_tilde.
@@ -127,7 +128,7 @@ def _dpm_solver(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> It
     schedule, x_t = denoiser.schedule, x_T
     before: tuple[Tensor, float] | None = None
     for t, s in pairwise(timesteps):
-        (signal_t, noise_t), (signal_s, noise_s) = (_scales(schedule, time) for time in (t, s))
+        (signal_t, noise_t), (signal_s, noise_s) = map(schedule.scales, (t, s))
         x_0 = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device)).x_0
         h = _log_ratio(signal_s, noise_s) - _log_ratio(signal_t, noise_t)
         D = x_0
@@ -145,10 +146,12 @@ def heun(
 ) -> Iterator[SampleStep]:
     """Sample by Heun's method on the probability-flow ODE, deterministic.
 
-        dx / dphi = v_hat,    phi = arctan(noise / signal)        [Salimans & Ho 2022, appendix D]
+        dy / dphi = (signal * eps_hat - noise * x_0_hat) / radius,       y = x_t / radius,
+        phi = arctan(noise / signal),    radius^2 = signal^2 + noise^2
 
-    with the mean of v_hat at both ends of a step, after a step of DDIM to the far end [Karras 2022,
-    algorithm 1].  In phi nothing grows without bound where the signal vanishes.  Two evaluations a
+    [Salimans & Ho 2022, appendix D, where radius = 1], with the mean slope of both ends of a step,
+    after a step of DDIM to the far end [Karras 2022, algorithm 1].  In phi nothing grows without
+    bound where the signal vanishes.  Two evaluations a
     step, and one in the last, which is DDIM's.  Arguments and errors as in `dpm_solver`.
     """
     return _heun(denoiser, x_T, check_timesteps(denoiser, timesteps))
@@ -158,13 +161,16 @@ def heun(
 def _heun(denoiser: DenoiserLike, x_T: Tensor, timesteps: list[int]) -> Iterator[SampleStep]:
     schedule, x_t = denoiser.schedule, x_T
     for t, s in pairwise(timesteps):
-        (signal_t, noise_t), (signal_s, noise_s) = (_scales(schedule, time) for time in (t, s))
+        (signal_t, noise_t), (signal_s, noise_s) = map(schedule.scales, (t, s))
         x_0, eps, _ = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
         x_s = signal_s * x_0 + noise_s * eps
         if s > 0:
             x_0_s, eps_s, _ = denoiser(x_s, torch.full((len(x_t),), s, device=x_t.device))
-            v_t, v_s = signal_t * eps - noise_t * x_0, signal_s * eps_s - noise_s * x_0_s
-            x_s = x_t + (atan2(noise_s, signal_s) - atan2(noise_t, signal_t)) / 2 * (v_t + v_s)
+            radius_t, radius_s = (sqrt(schedule.power[time]) for time in (t, s))
+            slope_t = (signal_t * eps - noise_t * x_0) / radius_t
+            slope_s = (signal_s * eps_s - noise_s * x_0_s) / radius_s
+            step = atan2(noise_s, signal_s) - atan2(noise_t, signal_t)
+            x_s = radius_s * (x_t / radius_t + step / 2 * (slope_t + slope_s))
         x_t = x_s
         yield SampleStep(s, x_t, x_0)
 
@@ -193,12 +199,6 @@ def check_timesteps(denoiser: DenoiserLike, timesteps: Sequence[int]) -> list[in
     return times
 
 
-def _scales(schedule: NoiseSchedule, t: int) -> tuple[float, float]:
-    """Return (signal_t, noise_t) in float64."""
-    alpha_bar = float(schedule.alpha_bar[t])
-    return sqrt(alpha_bar), sqrt(1 - alpha_bar)
-
-
 def _log_ratio(signal: float, noise: float) -> float:
     """Compute lambda = log(signal / noise)."""
     if signal == 0 or noise == 0:
@@ -220,9 +220,9 @@ def _steps(
     for t, s in pairwise(timesteps):
         x_0, eps, fraction = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device))
         # The scales of a step are plain float64 numbers: exact, and nothing waits for a GPU.
-        alpha_bar_s = float(schedule.alpha_bar[s])
-        eps_variance = 1 - alpha_bar_s - float(removed(schedule, t, s))  # >= 0 up to rounding
-        x_t = sqrt(alpha_bar_s) * x_0 + sqrt(max(eps_variance, 0.0)) * eps
+        signal = sqrt(schedule.alpha_bar[s])
+        eps_variance = float(schedule.noise_variance[s] - removed(schedule, t, s))
+        x_t = signal * x_0 + sqrt(max(eps_variance, 0.0)) * eps  # >= 0 up to rounding
         deviation = _deviation(schedule, t, s, added, fraction)
         if isinstance(deviation, Tensor) or deviation > 0:
             x_t = x_t + deviation * rng.normal(x_t.shape, generator, x_t.device)

@@ -2,8 +2,11 @@
 
     q(x_t | x_0) = N(x_t; signal_t * x_0, noise_t^2 * I)          [DDPM eq. 4]
 
+Any path from image to noise is two tables, signal_t and noise_t, t = 0, 1, ..., T.  DDPM's paths
+preserve the variance of data that have variance 1, and follow from its betas:
+
     alpha_bar_t = (1 - beta_1) (1 - beta_2) ... (1 - beta_t)
-    signal_t = sqrt(alpha_bar_t),  noise_t = sqrt(1 - alpha_bar_t),  t = 0, 1, ..., T
+    signal_t = sqrt(alpha_bar_t),  noise_t = sqrt(1 - alpha_bar_t)
 
 Entry 0 of every table is the clean image (signal_0 = 1, noise_0 = 0), so t counts exactly as in
 the papers and no caller needs a special case for the first or the last step.
@@ -20,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["linear", "cosine", "sigmoid"]
+__all__ = ["linear", "cosine", "sigmoid", "flow"]
 
 _LONGEST = 1_000_000  # T: more steps than anyone samples, and tables of 8 MB
 
@@ -31,27 +34,72 @@ _VANISHING = 1e-6
 
 
 class NoiseSchedule(nn.Module):
-    """Variance-preserving schedule given by its betas.
+    """Path from image to noise, given by how much of each is in x_t.
 
     Args:
-        betas: beta_1 .. beta_T, the fraction of the variance that each step replaces by noise,
-            [T], each in (0, 1].
+        signal: scale of the image, signal_0 = 1 .. signal_T, [T + 1], none below 0.
+        noise: scale of the noise, noise_0 = 0 .. noise_T, [T + 1].
 
     Attributes:
         num_timesteps: last time, T.
-        betas, alpha_bar: the exact tables, float64 on the CPU, [T] and [T + 1].
+        alpha_bar, noise_variance: signal^2 and noise^2, exact: float64 on the CPU, [T + 1].
+        betas: beta_1 .. beta_T of a schedule made by `from_betas`, float64 [T]; else None.
         signal, noise: float32 buffers that follow the module's device, [T + 1].
 
     Raises:
-        ValueError: no betas, one outside (0, 1], or betas that leave no signal before T.
+        ValueError: tables of other shapes, that do not start at the clean image, or whose ratio
+            signal / noise does not fall at every step.
     """
 
     signal: Tensor
     noise: Tensor
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, signal: Tensor, noise: Tensor) -> None:
         super().__init__()
-        betas = torch.as_tensor(betas, device="cpu").to(torch.float64)
+        signal, noise = (torch.as_tensor(x, device="cpu").double() for x in (signal, noise))
+        if signal.ndim != 1 or signal.shape != noise.shape or len(signal) < 2:
+            raise ValueError(
+                "signal and noise must be lists of T + 1 >= 2 numbers each; got shapes "
+                f"{list(signal.shape)} and {list(noise.shape)}"
+            )
+        if signal[0] != 1 or noise[0] != 0:
+            raise ValueError(
+                "a schedule starts at the clean image, signal_0 = 1 and noise_0 = 0; got "
+                f"{signal[0]:g} and {noise[0]:g}"
+            )
+        if (signal[:-1].float() == 0).any():
+            t = int((signal.float() == 0).nonzero()[0])
+            raise ValueError(
+                f"no signal is left at t = {t}, before the end at T = {len(signal) - 1}: use "
+                "smaller betas, or fewer of them"
+            )
+        ratio = signal / noise
+        falls = (signal[1:] >= 0) & (noise[1:] > 0) & (ratio[1:] < ratio[:-1])  # False for NaN
+        if not falls.all():
+            t = int((~falls).nonzero()[0]) + 1
+            raise ValueError(
+                "signal / noise must fall at every step, with no signal below 0; at t = "
+                f"{t} signal goes from {signal[t - 1]:g} to {signal[t]:g} and noise from "
+                f"{noise[t - 1]:g} to {noise[t]:g}"
+            )
+        self.num_timesteps = len(signal) - 1
+        self.betas: Tensor | None = None
+        self.alpha_bar, self.noise_variance = signal.square(), noise.square()
+        self.register_buffer("signal", signal.float(), persistent=False)
+        self.register_buffer("noise", noise.float(), persistent=False)
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> "NoiseSchedule":
+        """Make a variance-preserving schedule [DDPM eq. 4].
+
+        Args:
+            betas: beta_1 .. beta_T, the fraction of the variance that each step replaces by noise,
+                [T], each in (0, 1].
+
+        Raises:
+            ValueError: no betas, one outside (0, 1], or betas that leave no signal before T.
+        """
+        betas = torch.as_tensor(betas, device="cpu").double()
         if betas.ndim != 1 or len(betas) < 1:
             raise ValueError(
                 f"betas must be a list of T >= 1 numbers; got shape {list(betas.shape)}"
@@ -63,29 +111,35 @@ class NoiseSchedule(nn.Module):
         if (betas[:-1] == 1).any():
             t = int((betas == 1).nonzero()[0]) + 1
             raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
-        self.betas = betas
-        self.num_timesteps = len(betas)
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
-        self.alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
-        signal, noise = self._float32_tables()
-        self.register_buffer("signal", signal, persistent=False)
-        self.register_buffer("noise", noise, persistent=False)
-        is_zero = self.signal[:-1] == 0
-        if is_zero.any():
-            t = int(is_zero.nonzero()[0])
-            raise ValueError(
-                f"no signal is left at t = {t}, before the end at T = {len(betas)}: use smaller "
-                "betas, or fewer of them"
-            )
+        alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
+        schedule = cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+        # Exactly these: the square of a root is rounded.
+        schedule.alpha_bar, schedule.noise_variance = alpha_bar, 1 - alpha_bar
+        schedule.betas = betas
+        return schedule
 
-    def _float32_tables(self) -> tuple[Tensor, Tensor]:
-        return self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
+    @property
+    def power(self) -> Tensor:
+        """signal^2 + noise^2, float64 [T + 1]: exactly 1 where betas made the schedule."""
+        return self.alpha_bar + self.noise_variance
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return what the schedule was made of: {"betas"}, or {"signal", "noise"}, float64."""
+        if self.betas is not None:
+            return {"betas": self.betas}
+        return {"signal": self.alpha_bar.sqrt(), "noise": self.noise_variance.sqrt()}
+
+    def scales(self, t: int) -> tuple[float, float]:
+        """Look up (signal_t, noise_t) in float64: exact, and nothing waits for a GPU."""
+        return math.sqrt(self.alpha_bar[t]), math.sqrt(self.noise_variance[t])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseSchedule":
         """Follow a module to its device but not to its precision: rounding cannot be undone."""
         super()._apply(fn, recurse)
         device = self.signal.device
-        self.signal, self.noise = (table.to(device) for table in self._float32_tables())
+        tables = self.alpha_bar.sqrt().float(), self.noise_variance.sqrt().float()
+        self.signal, self.noise = (table.to(device) for table in tables)
         return self
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,9 +183,8 @@ class NoiseSchedule(nn.Module):
             L_T_bits_per_dim: KL(q(x_T | x_0) || N(0, I)) for pixels with x_0^2 = 1 [DDPM eq. 5].
             warnings: where x_T is not noise, or eps-prediction meets a vanishing alpha_bar_T.
         """
-        alpha_bar = self.alpha_bar[1:]
-        snr = alpha_bar / (1 - alpha_bar)
-        last = float(alpha_bar[-1])
+        snr = self.alpha_bar[1:] / self.noise_variance[1:]
+        last = float(self.alpha_bar[-1] / self.power[-1])
         amplification = last**-0.5 if last > 0 else math.inf
         problems = []
         if last > _NOT_NOISE:
@@ -173,7 +226,7 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSc
         )
     scale = 1000 / T
     betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64, device="cpu")
-    return NoiseSchedule(betas)
+    return NoiseSchedule.from_betas(betas)
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
@@ -183,7 +236,7 @@ def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSch
         ValueError: T < 1.
     """
     f = torch.cos((_times(T) + s) / (1 + s) * math.pi / 2) ** 2
-    return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+    return NoiseSchedule.from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 
 def sigmoid(
@@ -198,7 +251,21 @@ def sigmoid(
     """
     f = torch.sigmoid(-(start + _times(T) * (end - start)) / tau)
     f = (f - f[-1]) / (f[0] - f[-1])
-    return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+    return NoiseSchedule.from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def flow(T: int = 1000) -> NoiseSchedule:
+    """Mix image and noise along a straight line, the path of flow matching [Lipman 2023, Liu 2023].
+
+        x_t = (1 - t / T) x_0 + t / T eps
+
+    x_T is pure noise: predict `velocity`, v or x_0 with it.
+
+    Raises:
+        ValueError: T < 1.
+    """
+    times = _times(T)
+    return NoiseSchedule(1 - times, times)
 
 
 def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
@@ -208,14 +275,19 @@ def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
     For an experiment, wrap it: `def schedule(T): return zero_terminal(linear(T))`.
 
     Raises:
-        ValueError: T = 1, whose only step cannot both stay and end at 0.
+        ValueError: T = 1, whose only step cannot both stay and end at 0; a schedule without betas.
     """
+    if schedule.betas is None:
+        raise ValueError(
+            "zero_terminal needs a schedule of betas, such as linear; others end where their "
+            "signal does: NoiseSchedule(signal, noise) with signal_T = 0"
+        )
     if schedule.num_timesteps < 2:
         raise ValueError("zero_terminal needs a schedule of T >= 2 steps; got T = 1")
     signal = schedule.alpha_bar.sqrt()
     first, last = signal[1], signal[-1]
     alpha_bar = torch.cat([signal[:1], (signal[1:] - last) * first / (first - last)]).square()
-    return NoiseSchedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    return NoiseSchedule.from_betas(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
 def _times(T: int) -> Tensor:

@@ -27,6 +27,7 @@ ORDER = [
     "system.device",
     "system.errors",
     "rng",
+    "densities",
     "schedules",
     "posterior",
     "predictions",

@@ -47,7 +47,7 @@ STUDY = {
 
 def never_noise(T: int) -> NoiseSchedule:
     """Broken: x_T is still the picture."""
-    return NoiseSchedule(torch.full((T,), 1e-4))
+    return NoiseSchedule.from_betas(torch.full((T,), 1e-4))
 
 
 def linear_again(T: int) -> NoiseSchedule:

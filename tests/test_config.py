@@ -155,13 +155,17 @@ def test_the_name_of_a_run_changes_with_what_is_trained_and_with_nothing_else():
 
 def test_a_function_of_ones_own_is_known_by_its_values():
     def warped(T, power=2.0):
-        return schedules.NoiseSchedule(torch.linspace(1e-4, 0.02, T, dtype=torch.float64) ** power)
+        return schedules.NoiseSchedule.from_betas(
+            torch.linspace(1e-4, 0.02, T, dtype=torch.float64) ** power
+        )
 
     first = replace(TINY, schedule=warped).name("images")
     assert replace(TINY, schedule=warped).name("images") == first
 
     def warped(T):  # the cell was edited and run again
-        return schedules.NoiseSchedule(torch.linspace(1e-4, 0.03, T, dtype=torch.float64))
+        return schedules.NoiseSchedule.from_betas(
+            torch.linspace(1e-4, 0.03, T, dtype=torch.float64)
+        )
 
     assert replace(TINY, schedule=warped).name("images") != first
     with pytest.raises(ValueError, match="warped#"):

@@ -64,7 +64,7 @@ def test_the_target_is_what_an_ideal_network_returns(prediction):
 @pytest.mark.parametrize("clip", [1.0, None])
 def test_a_saved_denoiser_needs_no_flags_to_be_loaded(tmp_path, prediction, clip):
     def odd(T):  # a schedule that no name stands for
-        return schedules.NoiseSchedule(torch.linspace(0.01, 0.3, T, dtype=torch.float64))
+        return schedules.NoiseSchedule.from_betas(torch.linspace(0.01, 0.3, T, dtype=torch.float64))
 
     denoiser = small(prediction, odd, clip)
     denoiser.save(tmp_path / "a.safetensors")
@@ -162,7 +162,7 @@ def test_a_prediction_of_ones_own_is_named_when_loaded(tmp_path, name):
 
 
 def test_eps_cannot_be_predicted_where_no_signal_is_left():
-    schedule = schedules.NoiseSchedule(torch.tensor([0.5, 1.0]))
+    schedule = schedules.NoiseSchedule.from_betas(torch.tensor([0.5, 1.0]))
     with pytest.raises(ValueError, match=r"alpha_bar_T is 0.*predict v or x_0"):
         Denoiser(UNet(SMALL), schedule, predictions.eps)
     Denoiser(UNet(SMALL), schedule, predictions.v)
@@ -210,7 +210,7 @@ def test_only_a_unet_can_be_saved(tmp_path):
 def test_eps_prediction_is_refused_where_float32_holds_no_signal_at_T():
     betas = torch.full((90,), 0.9, dtype=torch.float64)
     betas[-1] = 1 - 1e-12  # alpha_bar_T = 1e-101
-    schedule = schedules.NoiseSchedule(betas)
+    schedule = schedules.NoiseSchedule.from_betas(betas)
     assert schedule.alpha_bar[-1] > 0
     with pytest.raises(ValueError, match="x_T holds no signal"):
         Denoiser(torch.nn.Identity(), schedule)

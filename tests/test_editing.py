@@ -14,7 +14,7 @@ from diffusion_lib.samplers import final
 from tests.helpers import FOUR_LABELS, random_denoiser
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
-SCHEDULES = [schedules.linear, schedules.cosine]
+SCHEDULES = [schedules.linear, schedules.cosine, schedules.flow]
 MEAN, STD = 0.1, 0.2
 both = pytest.mark.parametrize("schedule", SCHEDULES)
 

@@ -186,7 +186,7 @@ def test_the_decoder_gives_every_pixel_value_its_share():
 
 
 def test_the_prior_term_is_a_kl_divergence():
-    s = schedules.NoiseSchedule(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
+    s = schedules.NoiseSchedule.from_betas(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
     x_0 = torch.tensor([1.0, -1.0, 0.5, 0.0]).reshape(1, 1, 2, 2)
     signal, noise = s.alpha_bar[-1].sqrt(), (1 - s.alpha_bar[-1]).sqrt()
     q = torch.distributions.Normal(signal * x_0.double(), noise)

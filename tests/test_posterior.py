@@ -87,7 +87,7 @@ def test_the_first_log_variance_is_that_of_hos_code(variance):
 
 
 def test_a_single_step_has_a_finite_log_variance():
-    found = posterior.log_variance(NoiseSchedule(torch.tensor([0.4])), 1, 0)
+    found = posterior.log_variance(NoiseSchedule.from_betas(torch.tensor([0.4])), 1, 0)
     assert found.item() == pytest.approx(math.log(0.4))
 
 

@@ -222,7 +222,7 @@ def test_schedules_of_every_length_work_or_are_refused(name, T, num_steps):
 @given(st.lists(st.one_of(st.floats(0, 1), NUMBERS), max_size=5))
 def test_betas_work_or_are_refused(betas):
     numbers = torch.tensor([float(beta) for beta in betas], dtype=torch.float64)
-    schedule = attempt(lambda: NoiseSchedule(numbers))
+    schedule = attempt(lambda: NoiseSchedule.from_betas(numbers))
     if schedule is not None:
         assert all(0 < beta <= 1 for beta in betas)
         with warnings.catch_warnings():

@@ -189,7 +189,7 @@ class Wave(nn.Module):
         return torch.sin(3 * x_t) + 0.1 * torch.cos(index / 100)[:, None, None, None]
 
 
-DIFFUSERS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+DIFFUSERS = {predictions.eps: "epsilon", predictions.x_0: "sample", predictions.v: "v_prediction"}
 BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 
@@ -203,7 +203,7 @@ def diffusers_trajectory(scheduler, schedule, x_t, **arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", DIFFUSERS)
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize(
     ("variance", "name"),
@@ -215,7 +215,7 @@ def test_ddpm_agrees_with_diffusers(prediction, schedule, variance, name):
         1000,
         beta_schedule=BETAS[schedule.__name__],
         variance_type=name,
-        prediction_type=DIFFUSERS[prediction.__name__],
+        prediction_type=DIFFUSERS[prediction],
         clip_sample=True,
     )
     scheduler.set_timesteps(1000)
@@ -260,13 +260,13 @@ def test_a_learned_variance_agrees_with_diffusers(schedule, num_steps):
     assert (fixed - steps[-1].x_t).abs().max() > 0.01  # None takes the learned one
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", DIFFUSERS)
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_strided_ddim_agrees_with_diffusers(prediction, eta):
     scheduler = DDIMScheduler(
         1000,
         beta_schedule="linear",
-        prediction_type=DIFFUSERS[prediction.__name__],
+        prediction_type=DIFFUSERS[prediction],
         clip_sample=True,
         timestep_spacing="trailing",
         set_alpha_to_one=True,
@@ -287,13 +287,13 @@ def test_strided_ddim_agrees_with_diffusers(prediction, eta):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", DIFFUSERS)
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 @pytest.mark.parametrize("num_steps", [10, 50])
 def test_dpm_solver_agrees_with_diffusers(prediction, schedule, num_steps):
     scheduler = DPMSolverMultistepScheduler(
         1000,
-        prediction_type=DIFFUSERS[prediction.__name__],
+        prediction_type=DIFFUSERS[prediction],
         algorithm_type="dpmsolver++",
         solver_order=2,
         timestep_spacing="trailing",
@@ -340,7 +340,9 @@ def test_eta_outside_the_interval_is_refused(eta):
 
 
 def test_a_zero_signal_at_T_is_no_obstacle_to_x_0_prediction():
-    schedule = schedules.NoiseSchedule(torch.linspace(1e-3, 1.0, 50, dtype=torch.float64))
+    schedule = schedules.NoiseSchedule.from_betas(
+        torch.linspace(1e-3, 1.0, 50, dtype=torch.float64)
+    )
     denoiser = gaussian(schedule, 0.3, 0.2, predictions.x_0)
     x_0 = final(ddpm(denoiser, noise(4000), generator=rng.generator(1)))
     assert x_0.mean().item() == pytest.approx(0.3, abs=0.03)

@@ -63,7 +63,7 @@ def test_snr_is_the_ratio_of_the_tables():
 
 @pytest.mark.parametrize("T", [1, 2, 7, 100, 1000])
 def test_timesteps_are_exactly_as_many_as_asked_for(T):
-    schedule = NoiseSchedule(torch.full((T,), 0.1))
+    schedule = NoiseSchedule.from_betas(torch.full((T,), 0.1))
     for num_steps in range(1, T + 1):
         times = schedule.timesteps(num_steps)
         assert len(times) == num_steps + 1
@@ -98,14 +98,14 @@ def test_describe(schedule, alpha_bar, amplification, snr_1, share, L_T):
 
 
 def test_the_last_beta_may_be_1():
-    s = NoiseSchedule(torch.tensor([0.5, 1.0]))
+    s = NoiseSchedule.from_betas(torch.tensor([0.5, 1.0]))
     assert s.signal[2] == 0
     assert s.describe()["amplification_T"] == math.inf
     assert "eps-prediction is refused" in s.describe()["warnings"]
 
 
 def test_describe_warns_where_x_T_is_not_noise():
-    unscaled = NoiseSchedule(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
+    unscaled = NoiseSchedule.from_betas(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
     with pytest.warns(UserWarning, match=r"x_T is not noise: 0.13 of the image's power is left"):
         found = unscaled.describe()
     assert found["alpha_bar_T"] == pytest.approx(0.132, abs=0.001)
@@ -144,7 +144,7 @@ def test_zero_terminal_ends_without_signal_and_begins_as_before(schedule):
 
 def test_zero_terminal_needs_two_steps():
     with pytest.raises(ValueError, match="T >= 2"):
-        schedules.zero_terminal(NoiseSchedule(torch.tensor([0.5])))
+        schedules.zero_terminal(NoiseSchedule.from_betas(torch.tensor([0.5])))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_zero_terminal_needs_two_steps():
 )
 def test_betas_outside_the_interval_are_refused(betas, message):
     with pytest.raises(ValueError, match=message):
-        NoiseSchedule(torch.tensor(betas))
+        NoiseSchedule.from_betas(torch.tensor(betas))
 
 
 @pytest.mark.parametrize("schedule", ALL)
@@ -180,4 +180,4 @@ def test_betas_that_leave_no_signal_before_the_end_are_refused():
     with pytest.raises(
         ValueError, match=r"no signal is left at t = \d+, before the end at T = 1000"
     ):
-        schedules.NoiseSchedule(torch.full((1000,), 0.9))
+        schedules.NoiseSchedule.from_betas(torch.full((1000,), 0.9))

@@ -90,7 +90,8 @@ class Experiment:
     dataset: Dataset = field(metadata=_function(sets, lambda _: []))
     network: UNetConfig
     schedule: Callable[[int], NoiseSchedule] = field(
-        default=schedules.linear, metadata=_function(schedules, lambda e: [e.schedule(e.T).betas])
+        default=schedules.linear,
+        metadata=_function(schedules, lambda e: [*e.schedule(e.T).tables().values()]),
     )
     T: int = 1000
     prediction: Prediction = field(

@@ -106,9 +106,10 @@ def ode_bits_per_dim(
 ) -> Bits:
     """Estimate the negative log-likelihood under the probability-flow ODE [Song 2021, 4.3].
 
-    With signal = cos(phi) and noise = sin(phi) the flow is dx / dphi = v_hat(x, phi), so
+    In y = x / radius, with signal = radius cos(phi) and noise = radius sin(phi), the flow is
+    dy / dphi = v_hat = cos(phi) eps_hat - sin(phi) x_0_hat, so from t = 1 to T
 
-        log p(x_1) = log N(x_T; 0, I) + integral of div v_hat dphi,  from t = 1 to T.
+        log p(x_1) = log N(y_T; 0, I) + integral of div v_hat dphi - D log radius_1.
 
     The dequantized image stands for x_1, as the network has seen no less noise.  What that costs is
     part of the result: linear's noise_1 = 0.01 puts 1.7 bits on a pixel that never varies.
@@ -128,7 +129,8 @@ def ode_bits_per_dim(
     images, schedule = data.check(images), denoiser.schedule
     last = schedule.num_timesteps - 1
     times = _edges(last, num_steps, "num_steps").tolist()
-    angles = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
+    angles = torch.atan2(schedule.noise_variance.sqrt(), schedule.alpha_bar.sqrt())
+    radii = schedule.power.sqrt()
     parts = []
     for key, batch in enumerate(Bar(images.split(_BATCH), "probability flow")):
         x_0 = data.to_float(batch).to(schedule.signal.device)
@@ -136,33 +138,35 @@ def ode_bits_per_dim(
             torch.rand(x_0.shape, generator=rng.generator(seed, stream, key), device="cpu").to(x_0)
             for stream in (MeasurementStream.DEQUANTIZE, MeasurementStream.PROBE)
         )
-        x = x_0 + (2 * uniform - 1) / 255
+        y = (x_0 + (2 * uniform - 1) / 255) / float(radii[1])
         probe = 2.0 * (coin < 0.5) - 1
-        nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        nats = torch.zeros(len(y), dtype=torch.float64, device=y.device)
         for t, s in pairwise(times):
             step = float(angles[s] - angles[t])
             stretch = float((angles[s] / 2).tan().log() - (angles[t] / 2).tan().log())
-            v, div = _v_and_divergence(denoiser, x, t, probe)
-            v_ahead, div_ahead = _v_and_divergence(denoiser, x + step * v, s, probe)
-            x = x + step * (v + v_ahead) / 2
+            v, div = _v_and_divergence(denoiser, y, t, probe)
+            v_ahead, div_ahead = _v_and_divergence(denoiser, y + step * v, s, probe)
+            y = y + step * (v + v_ahead) / 2
             ends = angles[t].sin() * div.double() + angles[s].sin() * div_ahead.double()
             nats -= stretch * ends / 2
-        squares = x.double().square().flatten(1).sum(1)
-        nats += (squares + x[0].numel() * math.log(2 * math.pi)) / 2
-        parts.append(nats.cpu() / x[0].numel() / math.log(2) + math.log2(255 / 2))
+        squares = y.double().square().flatten(1).sum(1)
+        nats += (squares + y[0].numel() * math.log(2 * math.pi)) / 2
+        scale = math.log2(255 / 2) + float(radii[1].log2())
+        parts.append(nats.cpu() / y[0].numel() / math.log(2) + scale)
     return Bits(_finite(torch.cat(parts)), images[0].numel())
 
 
 def _v_and_divergence(
-    denoiser: DenoiserLike, x: Tensor, t: int, probe: Tensor
+    denoiser: DenoiserLike, y: Tensor, t: int, probe: Tensor
 ) -> tuple[Tensor, Tensor]:
+    radius = math.sqrt(denoiser.schedule.power[t])
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        at = torch.full((len(x),), t, device=x.device)
-        denoised = denoiser(x, at)
+        y = y.detach().requires_grad_()
+        at = torch.full((len(y),), t, device=y.device)
+        denoised = denoiser(radius * y, at)
         signal, noise = denoiser.schedule(at)
-        v = signal * denoised.eps - noise * denoised.x_0
-        (product,) = torch.autograd.grad((v * probe).sum(), x)
+        v = (signal * denoised.eps - noise * denoised.x_0) / radius
+        (product,) = torch.autograd.grad((v * probe).sum(), y)
     return v.detach(), (product * probe).flatten(1).sum(1)
 
 

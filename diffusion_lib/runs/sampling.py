@@ -1,5 +1,6 @@
 """Sample images from a denoiser or a run, in batches, each image from its own random numbers."""
 
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
@@ -102,7 +103,9 @@ def initial_noise(
     """Draw x_T [B, C, H, W] of the images with these numbers; its generator draws on for each."""
     generators = rng.per_image(seed, len(images), images.start)
     shape = (len(images), *image_shape(denoiser))
-    return rng.normal(shape, generators, denoiser.schedule.signal.device), generators
+    schedule = denoiser.schedule
+    z = rng.normal(shape, generators, schedule.signal.device)
+    return math.sqrt(schedule.power[-1]) * z, generators
 
 
 def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
