@@ -14,9 +14,10 @@ from diffusion_lib.samplers import final
 from tests.helpers import FOUR_LABELS, random_denoiser
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
-SCHEDULES = [schedules.linear, schedules.cosine, schedules.flow]
+SCHEDULES = [schedules.linear, schedules.cosine]
 MEAN, STD = 0.1, 0.2
 both = pytest.mark.parametrize("schedule", SCHEDULES)
+with_flow = pytest.mark.parametrize("schedule", [*SCHEDULES, schedules.flow])
 
 
 def normal(n: int, seed: int = 0, shape: tuple[int, int, int] = (1, 1, 1)) -> torch.Tensor:
@@ -55,7 +56,7 @@ def test_inversion_and_back_is_off_by_an_error_of_first_order(schedule, t):
 
 
 @pytest.mark.slow
-@both
+@with_flow
 def test_a_second_evaluation_a_step_makes_the_way_back_meet_the_way_there(schedule):
     s, x_0, t = schedule(1000), images(50).double(), 900
     denoiser, times = gaussian(s, MEAN, STD), s.timesteps(50)
@@ -127,7 +128,7 @@ def test_t_0_gives_back_the_very_bits(schedule, timesteps):
 
 
 @pytest.mark.slow
-@both
+@with_flow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_t_T_forgets(schedule, sampler):
     """Edits are as far from their inputs as independent draws: 2 STD^2, in the interval."""
@@ -178,7 +179,7 @@ def test_an_edit_starts_from_the_noised_image_and_draws_as_it_is_told():
 
 
 @pytest.mark.slow
-@both
+@with_flow
 @pytest.mark.parametrize("given", [True, False], ids=["the same eps", "inverted"])
 def test_the_ends_are_the_reconstructions_of_the_inputs(schedule, given):
     s, t = schedule(), 600
@@ -227,7 +228,7 @@ MEANS = torch.tensor([0.1, -0.2, 0.3]).double()
 
 
 @pytest.mark.slow
-@both
+@with_flow
 def test_inpainting_reaches_the_conditional_mean_and_covariance(schedule):
     s, n = schedule(), 2000
     denoiser = CorrelatedGaussian(s, MEANS, COVARIANCE)

@@ -8,7 +8,7 @@ from diffusion_lib import bound, config, losses, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks.unet import UNet, UNetConfig
 
-SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
+SCHEDULES = [getattr(schedules, name) for name in ("linear", "cosine", "sigmoid")]
 PREDICTIONS = [getattr(predictions, name) for name in predictions.__all__]
 WEIGHTS = [getattr(losses, name) for name in losses.__all__]
 

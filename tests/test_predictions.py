@@ -4,7 +4,7 @@ import torch
 from diffusion_lib import predictions, schedules
 
 ALL = [getattr(predictions, name) for name in predictions.__all__]
-SCHEDULES = [getattr(schedules, name) for name in schedules.__all__]
+SCHEDULES = [getattr(schedules, name) for name in ("linear", "cosine", "sigmoid")]
 
 
 @pytest.mark.parametrize("prediction", ALL)

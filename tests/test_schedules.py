@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from diffusion_lib import schedules
 from diffusion_lib.schedules import NoiseSchedule
 
-ALL = [getattr(schedules, name) for name in schedules.__all__]
+ALL = [getattr(schedules, name) for name in ("linear", "cosine", "sigmoid")]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UNet", "UNetConfig", "on_meta_device"]
+from diffusion_lib.networks.base import Network, check_config, check_least
 
 _MAX_BLOCKS = 1000  # on the way down; a file with more does not describe a network
 
@@ -62,44 +62,21 @@ class UNetConfig:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        # Tuples, also when read from JSON, so that equal configurations compare equal.
-        for name in ("image_shape", "multipliers", "attention"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple | list) or any(type(n) is not int for n in value):
-                raise ValueError(f"{name} must be a list of whole numbers; got {value!r:.99}")
-            object.__setattr__(self, name, tuple(value))
-        for name in ("width", "num_blocks", "outputs", "patch", "classes"):
-            if type(getattr(self, name)) is not int:
-                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r:.99}")
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
-            raise ValueError(f"dropout must be a number; got {self.dropout!r:.99}")
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(
-                f"image_shape is (channels, height, width), each at least 1; got {self.image_shape}"
-            )
+        check_config(self)
         if self.width < 4 or self.width % 4:
             raise ValueError(f"width must be a positive multiple of 4; got {self.width}")
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
                 f"multipliers needs one integer >= 1 for each level; got {self.multipliers}"
             )
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks must be at least 1; got {self.num_blocks}")
+        check_least(self, num_blocks=1, patch=1)
         if self.num_blocks * len(self.multipliers) > _MAX_BLOCKS:
             raise ValueError(
                 f"a network may have {_MAX_BLOCKS} blocks on the way down; got num_blocks = "
                 f"{self.num_blocks} in each of {len(self.multipliers)} levels"
             )
-        if self.outputs not in (1, 2):
-            raise ValueError(
-                f"outputs must be 1, or 2 for a learned variance as well; got {self.outputs}"
-            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1); got {self.dropout}")
-        if self.patch < 1:
-            raise ValueError(f"patch must be at least 1, which is no patches; got {self.patch}")
-        if self.classes < 0:
-            raise ValueError(f"classes must be at least 0, which is no labels; got {self.classes}")
         # Every GroupNorm, also after a skip is joined, sees a multiple of `width` channels.
         is_positive = type(self.groups) is int and self.groups >= 1
         if self.groups is not None and not (is_positive and self.width % self.groups == 0):
@@ -124,12 +101,16 @@ class UNetConfig:
             )
 
 
-class UNet(nn.Module):
+    def build(self) -> "UNet":
+        """Build the network with new weights."""
+        return UNet(self)
+
+
+class UNet(Network):
     """DDPM's network; its `config` lets a saved network describe itself."""
 
     def __init__(self, config: UNetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.width, 4 * config.width)
         image_channels, height, _ = config.image_shape
         pixel_channels = image_channels * config.patch**2
         height //= config.patch
@@ -139,14 +120,6 @@ class UNet(nn.Module):
         def block(c_in: int, c_out: int, attend: bool) -> Block:
             return Block(c_in, c_out, time_channels, config.dropout, attend, config.groups)
 
-        self.embed_time = nn.Sequential(
-            nn.Linear(config.width, time_channels),
-            nn.SiLU(),
-            nn.Linear(time_channels, time_channels),
-        )
-        if config.classes:
-            # The last row stands for no label [Ho & Salimans 2022, section 3.2].
-            self.embed_label = nn.Embedding(config.classes + 1, time_channels)
         self.conv_in = nn.Conv2d(pixel_channels, config.width, 3, padding=1)
 
         c = config.width
@@ -171,7 +144,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(c))
 
-        self.norm_out = _group_norm(c, config.groups)
+        self.norm_out = group_norm(c, config.groups)
         self.conv_out = nn.Conv2d(c, config.outputs * pixel_channels, 3, padding=1)
         self._initialize()
 
@@ -190,37 +163,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute the output, [B, outputs * C, H, W].
-
-        Args:
-            x_t: noisy images, [B, C, H, W].
-            t: time index counted from 0, [B]; `Denoiser` passes t - 1.
-            label: class label of each image, [B] in 0..classes - 1; `classes` is no label, and so
-                is None for all images.
-
-        Raises:
-            ValueError: images of another shape than `config.image_shape`; labels for an
-                unconditional network.
-        """
-        if x_t.shape[1:] != self.config.image_shape:
-            raise ValueError(
-                f"the network was built for images of shape {self.config.image_shape}; "
-                f"got {tuple(x_t.shape[1:])}"
-            )
+        """Compute the output, [B, outputs * C, H, W]; arguments and errors as in `condition`."""
+        time = self.condition(x_t, t, label)
         # Computes in the precision of the weights, whatever that of x_t and t.
-        dtype = self.conv_in.weight.dtype
-        condition = self.embed_time(_sinusoids(t, self.config.width).to(dtype))  # [B, 4 * width]
-        if self.config.classes:
-            none = torch.full_like(t, self.config.classes)
-            condition = condition + self.embed_label(none if label is None else label)
-        elif label is not None:
-            raise ValueError(
-                "this network knows no labels: build it with UNetConfig(classes=...), and train it "
-                "on labelled images"
-            )
-        time = F.silu(condition)
-
-        h = self.conv_in(F.pixel_unshuffle(x_t.to(dtype), self.config.patch))
+        x_t = x_t.to(self.conv_in.weight.dtype)
+        h = self.conv_in(F.pixel_unshuffle(x_t, self.config.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, time) if isinstance(stage, Block) else stage(h)
@@ -233,19 +180,6 @@ class UNet(nn.Module):
             else:
                 h = stage(h)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
-
-
-def on_meta_device(config: UNetConfig) -> UNet:
-    """Build a network on torch's "meta" device, which has shapes and takes no memory.
-
-    Raises:
-        ValueError: weights of 2^63 bytes or more.
-    """
-    try:
-        with torch.device("meta"):
-            return UNet(config)
-    except (RuntimeError, TypeError) as error:  # a number of bytes beyond 64 bits
-        raise ValueError(f"no memory holds the weights of {config}: use a smaller width") from error
 
 
 class Block(nn.Module):
@@ -261,10 +195,10 @@ class Block(nn.Module):
         groups: int | None,
     ) -> None:
         super().__init__()
-        self.norm1 = _group_norm(c_in, groups)
+        self.norm1 = group_norm(c_in, groups)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time_channels, c_out)
-        self.norm2 = _group_norm(c_out, groups)
+        self.norm2 = group_norm(c_out, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -282,7 +216,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int | None) -> None:
         super().__init__()
-        self.norm = _group_norm(channels, groups)
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
 
@@ -315,16 +249,6 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def _group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
     """Make a GroupNorm; see `UNetConfig.groups`."""
     return nn.GroupNorm(groups or math.gcd(32, channels // 4), channels, eps=1e-6)
-
-
-def _sinusoids(t: Tensor, channels: int) -> Tensor:
-    """Embed t [B] as [B, channels]: frequencies 1 to 1 / 10000 [Vaswani 2017, section 3.5]."""
-    half = channels // 2
-    frequencies = torch.exp(
-        -math.log(10_000) * torch.arange(half, device=t.device) / max(half - 1, 1)
-    )
-    angles = t[:, None].float() * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
