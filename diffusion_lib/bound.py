@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion_lib import densities, posterior, predictions, rng
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.densities import Density
-from diffusion_lib.losses import Weight, draw, trains, weighted_error
+from diffusion_lib.losses import Weight, trains, weighted_error
 from diffusion_lib.posterior import Variance
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -124,7 +124,9 @@ def vlb_loss(
 
     Arguments as in `losses.diffusion_loss`; `weight` here weights the terms of the bound.
     """
-    return vlb_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
+    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
+    eps = rng.normal(x_0.shape, generator, x_0.device)
+    return vlb_at(denoiser, x_0, t, eps, weight).mean()
 
 
 @trains(2)
@@ -136,7 +138,9 @@ def hybrid_loss(
     density: Density = densities.uniform,
 ) -> Tensor:
     """Average `hybrid_at` over random times and noise; arguments as in `losses.diffusion_loss`."""
-    return hybrid_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
+    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
+    eps = rng.normal(x_0.shape, generator, x_0.device)
+    return hybrid_at(denoiser, x_0, t, eps, weight).mean()
 
 
 def _log_p(x_0: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -9,14 +9,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from diffusion_lib import predictions
-from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
+from diffusion_lib import networks, predictions
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
@@ -35,14 +33,14 @@ def write(
     step: int | None,
 ) -> None:
     """Write the parts of a denoiser; arguments and errors as in `Denoiser` and `Denoiser.save`."""
-    if not isinstance(network, UNet):
+    if (config := networks.config_of(network)) is None:
         raise TypeError(
-            "only a UNet can be saved with its shape; this network is a "
-            f"{type(network).__name__}. Save its state_dict() yourself."
+            "only a network with a config can be saved with its shape; this "
+            f"{type(network).__name__} has none. Save its state_dict() yourself."
         )
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     description = {
-        "network": asdict(network.config),
+        "network": networks.to_record(config),
         "prediction": prediction_name(prediction),
         "clip": clip,
     }
@@ -59,7 +57,7 @@ def read(path: str | Path, build: Callable[..., D]) -> D:
         description = json.loads(metadata["denoiser"])
         make = NoiseSchedule.from_betas if "betas" in tables else NoiseSchedule
         schedule = make(**tables)
-        network = on_meta_device(UNetConfig(**description["network"]))
+        network = networks.on_meta_device(networks.from_record(description["network"]))
         if (prediction := description["prediction"]) not in predictions.__all__:
             raise ValueError(
                 f"it was trained to predict {prediction!r:.99}, which is not one of "

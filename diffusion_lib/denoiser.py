@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lib import checkpoints, predictions
+from diffusion_lib.networks import NetworkConfig, config_of
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -66,6 +67,21 @@ class Denoiser(nn.Module):
         self.prediction = prediction
         self.clip = clip
 
+    @property
+    def config(self) -> NetworkConfig:
+        """Description of the network, with `image_shape`, `outputs` and `classes`.
+
+        Raises:
+            TypeError: the network has none.
+        """
+        if (config := config_of(self.network)) is None:
+            raise TypeError(
+                f"a {type(self.network).__name__} does not say the shape of its images: use a "
+                "network of `networks`, or one with a config as described there. With labels, "
+                "give run.guided(labels); without a shape, call a sampler with an x_T"
+            )
+        return config
+
     def forward(self, x_t: Tensor, t: Tensor) -> Denoised:
         """Denoise images x_t [B, C, H, W] at times t [B] in 1..T."""
         signal, noise = self.schedule(t)
@@ -113,7 +129,7 @@ class Denoiser(nn.Module):
             step: number of training steps behind the weights, if known.
 
         Raises:
-            TypeError: the network is not a `UNet`, the one kind that a file can describe.
+            TypeError: the network has no config to describe it.
             OSError: it could not be written; a file that was there before is untouched.
         """
         checkpoints.write(path, self.network, self.schedule, self.prediction, self.clip, step)

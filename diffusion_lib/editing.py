@@ -297,10 +297,10 @@ def _inpaint(
             yield SampleStep(s, x_s, step.x_0)
             x_t = x_s
             if left:
-                kept = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
-                added = float(posterior.beta(schedule, t, s))
+                ratio = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
+                variance = float(posterior.beta(schedule, t, s))
                 z = rng.normal(x_0.shape, generator, x_0.device)
-                x_t = kept**0.5 * x_s + added**0.5 * z
+                x_t = ratio**0.5 * x_s + variance**0.5 * z
 
 
 def _denoise_from(

@@ -7,14 +7,13 @@ Losses and samplers take the result in the denoiser's place.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffusion_lib import data
 from diffusion_lib.denoiser import Denoiser, with_network
-from diffusion_lib.networks.unet import UNet
+from diffusion_lib.networks import config_of
 
 
 def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.0) -> Denoiser:
@@ -36,7 +35,8 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
             finite.
     """
     network = denoiser.network
-    classes = network.config.classes if isinstance(network, UNet) else 0
+    config = config_of(network)
+    classes = config.classes if config else 0
     if isinstance(network, _Labelled):
         raise ValueError("this denoiser has labels already: guide the one that it was made of")
     if not classes:
@@ -44,7 +44,7 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
             "this network knows no labels: build it with UNetConfig(classes=...), such as the "
             "preset mnist_labels, and train it on labelled images"
         )
-    labels = check_labels(labels, classes)
+    labels = data.check_labels(labels, classes)
     if not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"scale must be finite, such as 1 for no guidance; got {scale!r:.99}")
     labels = labels.to(denoiser.schedule.signal.device)
@@ -58,42 +58,6 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
 def with_labels(denoiser: Denoiser, labels: Tensor) -> Denoiser:
     """Pass labels [B] in 0..classes to a denoiser's network, which is shared; `classes` is none."""
     return with_network(denoiser, _Labelled(denoiser.network, labels))
-
-
-def check_labels(
-    labels: Tensor | Sequence[int] | None, classes: int, n: int | None = None
-) -> Tensor:
-    """Convert a tensor, array or list of labels to int64 [n]; n = None takes any number of them.
-
-    Raises:
-        ValueError: no labels, or not n of them; no whole numbers in 0..classes - 1.
-    """
-    if labels is None:
-        raise ValueError(
-            "this network is trained on labels: give data.Images(images, labels), as the functions "
-            "of `data` return them, in place of the images alone"
-        )
-    try:
-        if isinstance(labels, np.ndarray):
-            array: Any = labels
-            labels = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-        elif not isinstance(labels, Tensor):
-            labels = torch.as_tensor(labels, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"labels must be whole numbers in 0..{classes - 1}, one for each image: a tensor, an "
-            f"array or a list; got {labels!r:.60} ({error})"
-        ) from error
-    fraction = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    whole = labels if fraction else labels.long()
-    if fraction or whole.ndim != 1 or not len(whole) or whole.min() < 0 or whole.max() >= classes:
-        raise ValueError(
-            f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
-            f"{labels.dtype} {str(labels.tolist())[:60]}"
-        )
-    if n is not None and len(whole) != n:
-        raise ValueError(f"{len(whole)} labels for {n} images; one each is needed")
-    return whole
 
 
 class _Labelled(nn.Module):

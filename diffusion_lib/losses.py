@@ -144,17 +144,6 @@ def weighted_error(
 # ---- losses of random times and noise: [] ----------------------------------------------------
 
 
-def draw(
-    denoiser: Denoiser,
-    x_0: Tensor,
-    generator: torch.Generator | rng.Rows | None,
-    density: Density = densities.uniform,
-) -> tuple[Tensor, Tensor]:
-    """Draw times [B] in 1..T from a density, and noise [B, C, H, W], for images x_0."""
-    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
-    return t, rng.normal(x_0.shape, generator, x_0.device)
-
-
 @trains(1)
 def diffusion_loss(
     denoiser: Denoiser,
@@ -173,7 +162,9 @@ def diffusion_loss(
             a batch among processes.
         density: density of t, one of `densities` or a function like those.
     """
-    return loss_at(denoiser, x_0, *draw(denoiser, x_0, generator, density), weight).mean()
+    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
+    eps = rng.normal(x_0.shape, generator, x_0.device)
+    return loss_at(denoiser, x_0, t, eps, weight).mean()
 
 
 # ---- held-out errors: always the same draws --------------------------------------------------

@@ -8,7 +8,7 @@ With DDPM's schedules, where signal^2 = alpha_bar = 1 - noise^2, these are [DDPM
 For s = t - 1 these are DDPM's; other s < t give its strided form [Improved DDPM section 4].
 Times are numbers or tensors of one shape; results are float64 tensors of that shape, on the CPU.
 
-To add a variance, write one function (schedule, t, s).
+To add a variance, write one function (schedule, t, s) and list it in `__all__`.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lib.schedules import NoiseSchedule
+
+__all__ = ["beta", "beta_tilde"]
 
 Times = int | Tensor
 Variance = Callable[[NoiseSchedule, Times, Times], Tensor]
@@ -67,5 +69,5 @@ def x_0_coefficient(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
 
 def _forward(schedule: NoiseSchedule, t: Times, s: Times) -> Tensor:
     # With signal^2 + noise^2, which is exactly 1 for DDPM's schedules.
-    kept = schedule.alpha_bar[t] / schedule.alpha_bar[s]
-    return schedule.power[t] - kept * schedule.power[s]
+    ratio = schedule.alpha_bar[t] / schedule.alpha_bar[s]
+    return schedule.power[t] - ratio * schedule.power[s]

@@ -108,9 +108,6 @@ class NoiseSchedule(nn.Module):
         if not is_inside.all():
             t = int((~is_inside).nonzero()[0]) + 1
             raise ValueError(f"every beta must lie in (0, 1]; beta_{t} is {betas[t - 1]:g}")
-        if (betas[:-1] == 1).any():
-            t = int((betas == 1).nonzero()[0]) + 1
-            raise ValueError(f"only the last beta may be 1; beta_{t} is, and ends all signal there")
         # In float64: float32 would lose noise_1 to 1e-4, as 1 - alpha_bar_1 is 1e-4 itself.
         alpha_bar = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
         schedule = cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
@@ -174,10 +171,9 @@ class NoiseSchedule(nn.Module):
 
         Returns:
             T: number of steps.
-            alpha_bar_T: fraction of the image's power left in x_T; it should be about 0, because
-                sampling starts from pure noise.
-            amplification_T: 1 / sqrt(alpha_bar_T), the factor from an error of eps_hat to that of
-                x_0_hat.
+            alpha_bar_T: fraction of the image's power left in x_T; about 0, because sampling starts
+                from pure noise.
+            amplification_T: factor from an error of eps_hat to that of x_0_hat at T.
             snr_1: signal-to-noise ratio after the first step.
             share_snr_below_0.01: fraction of the steps that go from noise to noise.
             L_T_bits_per_dim: KL(q(x_T | x_0) || N(0, I)) for pixels with x_0^2 = 1 [DDPM eq. 5].
@@ -186,18 +182,18 @@ class NoiseSchedule(nn.Module):
         snr = self.alpha_bar[1:] / self.noise_variance[1:]
         last = float(self.alpha_bar[-1] / self.power[-1])
         amplification = last**-0.5 if last > 0 else math.inf
-        problems = []
+        problem = "none"
         if last > _NOT_NOISE:
-            problems.append(
+            problem = (
                 f"x_T is not noise: {last:.2g} of the image's power is left (alpha_bar_T), while "
                 "sampling starts from none. Use larger betas: schedules.linear and cosine reach "
                 "noise at every T, and zero_terminal(schedule) ends any schedule there"
             )
-            warnings.warn(problems[-1], stacklevel=2)
-        if last == 0:
-            problems.append("x_T holds no signal: eps-prediction is refused, predict v or x_0")
+            warnings.warn(problem, stacklevel=2)
+        elif last == 0:
+            problem = "x_T holds no signal: eps-prediction is refused, predict v or x_0"
         elif last < _VANISHING:
-            problems.append(
+            problem = (
                 f"alpha_bar_T vanishes: an eps-prediction's error grows {amplification:,.0f} times "
                 "in x_0_hat at T, so x_0_hat must be clipped there"
             )
@@ -208,7 +204,7 @@ class NoiseSchedule(nn.Module):
             "snr_1": float(snr[0]),
             "share_snr_below_0.01": float((snr < 0.01).double().mean()),
             "L_T_bits_per_dim": -math.log1p(-last) / (2 * math.log(2)),
-            "warnings": "; ".join(problems) or "none",
+            "warnings": problem,
         }
 
 
@@ -230,11 +226,7 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSc
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """Let alpha_bar follow a squared cosine; betas are cut at `max_beta` [Improved DDPM eq. 17].
-
-    Raises:
-        ValueError: T < 1.
-    """
+    """Let alpha_bar follow a squared cosine; betas are cut at `max_beta` [Improved DDPM eq. 17]."""
     f = torch.cos((_times(T) + s) / (1 + s) * math.pi / 2) ** 2
     return NoiseSchedule.from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
@@ -245,9 +237,6 @@ def sigmoid(
     """Let alpha_bar fall along a sigmoid [Jabri 2022; Chen 2023, section 2.1].
 
     A smaller `tau` makes the fall steeper: more of the steps go to clean and to noisy images.
-
-    Raises:
-        ValueError: T < 1.
     """
     f = torch.sigmoid(-(start + _times(T) * (end - start)) / tau)
     f = (f - f[-1]) / (f[0] - f[-1])
@@ -260,9 +249,6 @@ def flow(T: int = 1000) -> NoiseSchedule:
         x_t = (1 - t / T) x_0 + t / T eps
 
     x_T is pure noise: predict `velocity`, v or x_0 with it.
-
-    Raises:
-        ValueError: T < 1.
     """
     times = _times(T)
     return NoiseSchedule(1 - times, times)

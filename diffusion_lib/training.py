@@ -24,8 +24,9 @@ from diffusion_lib import data, losses, rng
 from diffusion_lib.checkpoints import check_weights
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, with_network
-from diffusion_lib.guidance import check_labels, with_labels
-from diffusion_lib.networks.unet import UNet
+from diffusion_lib.guidance import with_labels
+from diffusion_lib.networks import config_of
+from diffusion_lib.optimizers import MakeOptimizer, adamw
 from diffusion_lib.rng import TrainingStream
 from diffusion_lib.system import files, parallel
 from diffusion_lib.system.device import (
@@ -69,6 +70,7 @@ class Trainer:
         config: settings of the training.
         loss: (denoiser, x_0, generator=...) -> [], drawing only from the generator; with the
             functions of `rng`, if a batch is to be divided.
+        optimizer: one of `optimizers`, or a function like those.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Trainer:
         denoiser: Denoiser,
         config: TrainConfig,
         loss: Callable[..., Tensor] = losses.diffusion_loss,
+        optimizer: MakeOptimizer = adamw,
     ) -> None:
         if kinds := {p.dtype for p in denoiser.parameters()} - {torch.float32, torch.float64}:
             raise TypeError(
@@ -88,13 +91,14 @@ class Trainer:
         self.step = 0
         self._parameters: list[Tensor] = list(denoiser.parameters())
         self.device = self._parameters[0].device
-        self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        network = denoiser.network
-        self._classes = network.config.classes if isinstance(network, UNet) else 0
+        self._make_optimizer = optimizer
+        self.optimizer = optimizer(self._parameters, config)
+        self._network_config = config_of(denoiser.network)
+        self._classes = self._network_config.classes if self._network_config else 0
         self._autocast = autocast(denoiser)
-        self._check_interval = finite_check_interval(self.device)
+        # Fused optimizers of torch skip an update by `found_inf`; before others it is checked.
+        skips = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self._check_interval = finite_check_interval(self.device) if skips else 1
         # Updates skipped since the first loss or gradient that was not finite.
         self._num_skipped = torch.zeros((), device=self.device)
         self._in_update = False
@@ -132,11 +136,11 @@ class Trainer:
                 number there synchronizes.
         """
         images, labels = data.images_and_labels(images)
-        network = self.denoiser.network
-        data.check(images, network.config.image_shape if isinstance(network, UNet) else None)
+        config = self._network_config
+        data.check(images, config.image_shape if config else None)
         if not self._classes:
             return self._train(images, None)
-        return self._train(images, check_labels(labels, self._classes, len(images)))
+        return self._train(images, data.check_labels(labels, self._classes, len(images)))
 
     def _train(self, images: Tensor, labels: Tensor | None) -> Generator[TrainStep, None, None]:
         if images.nbytes < image_memory_budget(self.device):
@@ -252,8 +256,7 @@ class Trainer:
                 "the last training state that was saved is as it was"
             )
         tensors = self._weights()
-        for parameter, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items()}
+        tensors |= _named(self.optimizer)
         step = self.step - int(self._num_skipped)
         files.write_tensors(path, tensors, {"format": _FORMAT, "step": str(step), "run": run})
 
@@ -278,23 +281,28 @@ class Trainer:
         if not (step := metadata.get("step", "")).isdecimal():
             raise ValueError(f"{path} is not a training state: its step is {step!r:.99}")
         weights = self._weights()
-        # A fused update goes through memory in order, so all must have one layout.
-        moments = {
-            i: {"step": torch.zeros(())}
-            | {k: torch.empty_like(p) for k in ("exp_avg", "exp_avg_sq")}
-            for i, p in enumerate(self._parameters if int(step) else [])
-        }
-        own = weights | {
-            f"optimizer.{i}.{k}": x for i, state in moments.items() for k, x in state.items()
-        }
+        # The state of this optimizer after one update has the names, shapes and layout of any.
+        others = [torch.zeros_like(p, requires_grad=True) for p in self._parameters]
+        for other in others:
+            other.grad = torch.zeros_like(other)
+        optimizer = self._make_optimizer(others, self.config)
+        if int(step):
+            optimizer.step()
+        own = weights | _named(optimizer)
         check_weights(own, tensors, path)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.optimizer.load_state_dict(optimizer.state_dict())
         self.step = int(step)
         self._in_update = False
         self._num_skipped.zero_()
+
+
+def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of an optimizer's state, by their names in a training state."""
+    states = optimizer.state_dict()["state"].items()
+    named = {f"optimizer.{i}.{k}": v for i, state in states for k, v in state.items()}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

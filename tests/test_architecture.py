@@ -31,7 +31,12 @@ ORDER = [
     "schedules",
     "posterior",
     "predictions",
+    "networks.base",
     "networks.unet",
+    "networks.transformer",
+    "networks.mlp",
+    "networks.autoencoder",
+    "networks",
     "checkpoints",
     "data.images",
     "data.batching",
@@ -53,6 +58,7 @@ ORDER = [
     "metrics.samples",
     "metrics",
     "train_config",
+    "optimizers",
     "training",
     "viz",
     "config.registry",
@@ -77,7 +83,7 @@ ORDER = [
     "__main__",
 ]
 # These import nothing of ours at all.
-ALONE = ["train_config", "rng", "schedules", "predictions", "networks.unet"]
+ALONE = ["train_config", "rng", "schedules", "predictions", "networks.base"]
 ALONE += [
     f"system.{name}"
     for name in ("torchvision", "guard", "files", "parallel", "interrupts", "device", "errors")

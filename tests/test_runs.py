@@ -19,9 +19,8 @@ from PIL import Image
 
 from diffusion_lib import config, data, losses, metrics, predictions, runs, samplers, schedules
 from diffusion_lib.cli import main
-from diffusion_lib.data import Images
+from diffusion_lib.data import Images, check_labels
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.guidance import check_labels
 from diffusion_lib.runs import driver
 from diffusion_lib.runs import folder as run_folder
 from diffusion_lib.system import device as hardware

@@ -17,13 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lib import bound, losses, predictions, rng, schedules
+from diffusion_lib import (
+    bound,
+    densities,
+    losses,
+    networks,
+    optimizers,
+    predictions,
+    rng,
+    schedules,
+)
 from diffusion_lib.checkpoints import is_same
 from diffusion_lib.config.registry import choices, label, lookup
 from diffusion_lib.data import Dataset, sets
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.densities import Density
 from diffusion_lib.losses import Weight
-from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
+from diffusion_lib.networks import NetworkConfig, on_meta_device
+from diffusion_lib.optimizers import MakeOptimizer
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system.device import machine_memory
@@ -31,7 +42,8 @@ from diffusion_lib.training import TrainConfig, Trainer
 
 LOSSES = {f.__name__: f for f in (losses.diffusion_loss, bound.hybrid_loss, bound.vlb_loss)}
 
-# Fields added later: omitted from the record at their default, so that existing names stay.
+# Added later: omitted from the record at their default, so that existing names stay.
+_DEFAULTS = {"loss": "diffusion_loss", "density": "uniform", "optimizer": "adamw"}
 _OMITTED_AT_DEFAULT = (
     ("network", "outputs", 1),
     ("network", "patch", 1),
@@ -61,6 +73,15 @@ def _loss_of_fixed_images(experiment: "Experiment") -> Tensor:
     return experiment.loss(denoiser, images, experiment.weight, rng.generator(1)).reshape(1)
 
 
+def _updated_weights(experiment: "Experiment") -> Tensor:
+    weight = torch.linspace(-1, 1, 16, device="cpu").view(4, 4).requires_grad_()
+    optimizer = experiment.optimizer([weight], experiment.train)
+    for _ in range(3):
+        weight.grad = weight.detach().sin()
+        optimizer.step()
+    return weight.detach().flatten()
+
+
 def _function(registry: Any, values: Callable[["Experiment"], Sequence[Tensor]]) -> dict[str, Any]:
     """Describe a field of functions: `values` tell a user's own ones apart, as names may not."""
     return {"registry": registry, "values": values}
@@ -72,7 +93,7 @@ class Experiment:
 
     Args:
         dataset: one of `data`, or a function like those.
-        network: size of the U-Net.
+        network: a config of `networks`, or one like those.
         schedule: one of `schedules`, or a function from T to a `NoiseSchedule`.
         T: number of diffusion steps.
         prediction: one of `predictions`, or a function like those.
@@ -81,6 +102,8 @@ class Experiment:
         loss: one of `LOSSES`, or a function like those; `bound.hybrid_loss` for a network
             with `outputs=2`.
         train: settings of the training.
+        density: density of t: one of `densities`, or a function like those.
+        optimizer: one of `optimizers`, or a function like those.
         sample_steps: number of sampling steps, None for all T; no part of what is trained.
 
     Raises:
@@ -88,7 +111,7 @@ class Experiment:
     """
 
     dataset: Dataset = field(metadata=_function(sets, lambda _: []))
-    network: UNetConfig
+    network: NetworkConfig
     schedule: Callable[[int], NoiseSchedule] = field(
         default=schedules.linear,
         metadata=_function(schedules, lambda e: [*e.schedule(e.T).tables().values()]),
@@ -107,17 +130,31 @@ class Experiment:
     )
     train: TrainConfig = field(default_factory=TrainConfig)
     sample_steps: int | None = None
+    density: Density = field(
+        default=densities.uniform,
+        metadata=_function(densities, lambda e: [e.density(256, e.T, rng.generator(0)).float()]),
+    )
+    optimizer: MakeOptimizer = field(
+        default=optimizers.adamw, metadata=_function(optimizers, lambda e: [_updated_weights(e)])
+    )
 
     def __post_init__(self) -> None:
-        for name, kind in (("network", UNetConfig), ("train", TrainConfig)):
-            if not isinstance(value := getattr(self, name), kind):
-                again = (
-                    ". It was made before its module was reloaded: run the cell that makes it "
-                    "again, or restart the kernel"
-                    if type(value).__name__ == kind.__name__
-                    else ""
+        ours = {cls.__name__: cls for cls in (TrainConfig, *networks.KINDS.values())}
+        for value in (self.train, self.network):
+            name = type(value).__name__
+            if name in ours and type(value) is not ours[name]:
+                raise TypeError(
+                    f"{value!r:.99} was made before its module was reloaded: run the cell that "
+                    "makes it again, or restart the kernel"
                 )
-                raise TypeError(f"{name} must be a {kind.__name__}; got {value!r:.99}{again}")
+        if not isinstance(self.train, TrainConfig):
+            raise TypeError(f"train must be a TrainConfig; got {self.train!r:.99}")
+        parts = ("image_shape", "outputs", "classes", "build", "__dataclass_fields__")
+        if isinstance(self.network, type) or not all(hasattr(self.network, x) for x in parts):
+            raise TypeError(
+                "network must be a config, such as UNetConfig(), or a frozen dataclass of your own "
+                f"with image_shape, outputs, classes and build(); got {self.network!r:.99}"
+            )
         for f in fields(self):
             value, optional = getattr(self, f.name), f.default is None
             if f.metadata and not callable(value) and not (optional and value is None):
@@ -149,6 +186,12 @@ class Experiment:
             )
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
+        t = self.density(64, self.T, rng.generator(0))
+        if t.shape != (64,) or t.dtype != torch.int64 or t.min() < 1 or t.max() > self.T:
+            raise ValueError(
+                f"the density {label(self.density)} must draw whole numbers in 1..{self.T}, int64 "
+                f"[n]; got {t.dtype} {list(t.shape)}, such as {t.flatten()[:4].tolist()}"
+            )
         size = sum(p.nbytes for p in on_meta_device(self.network).parameters())
         memory = machine_memory()
         if size > memory:
@@ -159,23 +202,28 @@ class Experiment:
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(rng.seed(self.train.seed))
             with torch.device("cpu"):  # whatever the default device is: one seed, equal weights
-                return Denoiser(UNet(self.network), schedule, self.prediction)
+                return Denoiser(networks.build(self.network), schedule, self.prediction)
 
     def trainer(self, device: torch.device | str = "cpu") -> Trainer:
         """Make a trainer at step 0, on `device`."""
         loss = partial(self.loss, weight=self.weight)
-        return Trainer(self.build().to(device), self.train, loss)
+        if self.density is not densities.uniform:  # a loss of one's own may know no other
+            loss = partial(loss, density=self.density)
+        return Trainer(self.build().to(device), self.train, loss, self.optimizer)
 
     def describe(self) -> dict[str, Any]:
         """Describe the settings in words, for `viz.table`."""
         network = on_meta_device(self.network)
         c, h, w = self.network.image_shape
+        kind = type(network).__name__.replace("UNet", "U-Net")
+        density = label(self.density)
+        times = "" if density == "uniform" else f", times {density}"
         return {
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
             "schedule": f"{label(self.schedule)}, T = {self.T}",
             "network predicts": label(self.prediction),
-            "loss": f"{label(self.loss)}, weight {label(self.weight)}",
-            "network": f"U-Net, {sum(p.numel() for p in network.parameters()):,} parameters",
+            "loss": f"{label(self.loss)}, weight {label(self.weight)}{times}",
+            "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
             "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
             f"learning rate {self.train.learning_rate:g}, seed {self.train.seed}",
             "sampling": f"{self.sample_steps or self.T} steps",
@@ -194,12 +242,12 @@ class Experiment:
                 own; a value that a field cannot have.
         """
         try:
-            record = {"loss": "diffusion_loss"} | json.loads(text)  # omitted where it is that
+            record = _DEFAULTS | json.loads(text)
             values: dict[str, Any] = {f.name: record[f.name] for f in fields(cls)}
             for f in fields(cls):
                 if f.metadata and not (f.default is None and values[f.name] is None):
                     values[f.name] = lookup(values[f.name], f.metadata["registry"], f.name)
-            values["network"] = UNetConfig(**values["network"])
+            values["network"] = networks.from_record(values["network"])
             values["train"] = TrainConfig(**values["train"])
             return cls(**values)
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -210,8 +258,8 @@ class Experiment:
 
         config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
         """
-        record: dict[str, Any] = self._record() | {"loss": label(self.loss)}
-        record |= {"network": asdict(self.network), "train": asdict(self.train)}
+        record: dict[str, Any] = _DEFAULTS | self._record()
+        record |= {"network": networks.to_record(self.network), "train": asdict(self.train)}
         for name, value in changes.items():
             lookup(name, record, "field")
             if isinstance(record[name], dict):
@@ -254,11 +302,12 @@ class Experiment:
                 if not is_ours and (values := f.metadata["values"](self)):
                     text = repr([[f"{x:.6g}" for x in table.tolist()] for table in values])
                     record[f.name] += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        record |= {"network": asdict(self.network), "train": asdict(self.train)}
-        if record["loss"] == label(losses.diffusion_loss):
-            del record["loss"]
+        record |= {"network": networks.to_record(self.network), "train": asdict(self.train)}
+        for name, default in _DEFAULTS.items():
+            if record[name] == default:
+                del record[name]
         for part, name, default in _OMITTED_AT_DEFAULT:
-            if record[part][name] == default:
+            if record[part].get(name) == default:
                 del record[part][name]
         return json.loads(json.dumps(record))
 

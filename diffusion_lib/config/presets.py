@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion_lib import data, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
 from diffusion_lib.config.registry import lookup
-from diffusion_lib.networks.unet import UNetConfig, on_meta_device
+from diffusion_lib.networks import NetworkConfig, UNetConfig, on_meta_device
 from diffusion_lib.system.device import default_device as device
 from diffusion_lib.training import TrainConfig
 
@@ -74,7 +74,7 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
     return replace(train, num_steps=num_steps, warmup_steps=warmup_steps)
 
 
-def _hours(network: UNetConfig, train: TrainConfig) -> float:
+def _hours(network: NetworkConfig, train: TrainConfig) -> float:
     """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         on_meta_device(network)(

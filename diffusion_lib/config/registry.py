@@ -1,20 +1,56 @@
-"""Names of functions: from a function to its name, and from a name to the function."""
+"""Names of functions, from a function to its name and back: `cosine`, `ddim(eta=0.5)`.
 
+A name may have settings in parentheses, `name(key=value, ...)`: numbers and other literals of
+Python, names of what can be chosen there, or plain text such as a path.  Nothing is executed.
+"""
+
+import ast
 import difflib
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from diffusion_lib import posterior
+
+# Arguments that the library passes itself, so that no text may set them.
+_PASSED = {"T", "root", "train", "generator", "timesteps", "weight", "density", "config"}
+
+# Settings that are functions themselves, by the name of the argument.
+_CHOICES = {"variance": posterior}
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+
+_TEXT = re.compile(r"[\w./~+-][\w ./~+-]*")  # what needs no quotation marks
+
 
 def label(function: Callable[..., Any] | None) -> str:
-    """Name a function, "none" for None; with the arguments that a `functools.partial` was given."""
+    """Name a function, "none" for None; with the settings that a `functools.partial` was given."""
     if function is None:
         return "none"
-    if isinstance(function, partial):
-        values = [*map(str, function.args), *(f"{k}={v}" for k, v in function.keywords.items())]
-        return f"{label(function.func)}({', '.join(values)})"
-    return function.__name__
+    if not isinstance(function, partial):
+        return function.__name__
+    given = function.keywords
+    if function.args:
+        given = inspect.signature(function.func).bind_partial(*function.args).arguments | given
+    settings = ", ".join(f"{name}={_write(value)}" for name, value in given.items())
+    return f"{label(function.func)}({settings})"
+
+
+def _write(value: Any) -> str:
+    if callable(value):
+        return label(value)
+    plain = isinstance(value, str) and _TEXT.fullmatch(value) and _literal(value) == value
+    return value if plain else repr(value)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def choices(registry: ModuleType | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -24,17 +60,70 @@ def choices(registry: ModuleType | Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: getattr(registry, name) for name in registry.__all__}
 
 
-def lookup(name: Any, registry: ModuleType | Mapping[str, Any], what: str) -> Any:
-    """Look up a choice by its name; an error calls it `what`.
+def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> Any:
+    """Look up a choice by its name, with settings if it has them; an error calls it `what`.
+
+    Returns:
+        The choice; with settings a `functools.partial` of it.
 
     Raises:
-        ValueError: no such choice; the message has the close matches and all choices.
+        ValueError: no such choice or setting; the message has the close matches and all choices.
     """
     names = choices(registry)
-    if isinstance(name, str) and name in names:
-        return names[name]
-    text = str(name)[:99]
-    lower = text.lower()
+    if not isinstance(text, str):
+        text = str(text)
+    name, parenthesis, rest = text.partition("(")
+    if name.strip() not in names:
+        raise ValueError(_unknown(what, name.strip(), list(names)))
+    choice = names[name.strip()]
+    if not parenthesis:
+        return choice
+    if not rest.rstrip().endswith(")"):
+        raise ValueError(f"{what} {text!r:.99} must end in ): name(key=value, ...)")
+    settings = {}
+    known = {
+        p.name: p
+        for p in inspect.signature(choice).parameters.values()
+        if p.name not in _PASSED and (p.default is not p.empty or p.kind is p.KEYWORD_ONLY)
+    }
+    for setting in _split(rest.rstrip()[:-1]):
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise ValueError(f"{what} {text!r:.99}: {setting.strip()!r} must be key=value")
+        if key not in known:
+            raise ValueError(_unknown(f"{what} {name.strip()}: setting", key, list(known)))
+        settings[key] = _read(value, known[key], f"{what} {name.strip()}: {key}")
+    for parameter in known.values():
+        if parameter.default is parameter.empty and parameter.name not in settings:
+            raise ValueError(f"{what} {name.strip()} needs {parameter.name}=...")
+    return partial(choice, **settings) if settings else choice
+
+
+def _unknown(what: str, name: str, names: list[str]) -> str:
+    text, lower = name[:99], name[:99].lower()
     close = [lower] if lower in names else difflib.get_close_matches(lower, names, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    raise ValueError(f"{what} {name!r:.99} is unknown{hint} Choose one of: {', '.join(names)}.")
+    return f"{what} {text!r} is unknown{hint} Choose one of: {', '.join(names) or 'none'}."
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas outside of parentheses and quotation marks."""
+    parts = re.findall(r"""(?:"[^"]*"|'[^']*'|\([^()]*\)|\[[^\[\]]*\]|[^,])+""", text)
+    return [part for part in parts if part.strip()]
+
+
+def _read(text: str, parameter: inspect.Parameter, what: str) -> Any:
+    if parameter.name in _CHOICES:
+        return lookup(text, _CHOICES[parameter.name], what)
+    value, default = _literal(text), parameter.default
+    if isinstance(value, str) and value == text and not _TEXT.fullmatch(text):
+        raise ValueError(f"{what} cannot be read: {text!r:.99}")
+    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    kind = kinds.get(str(getattr(parameter.annotation, "__name__", parameter.annotation)))
+    if kind is not None and (
+        not isinstance(value, kind) or isinstance(value, bool) > (kind is bool)
+    ):
+        words = {int: "a whole number", str: "text", bool: "True or False"}
+        expected = words.get(kind, "a number") if isinstance(kind, type) else "a number"
+        raise ValueError(f"{what} must be {expected}, such as {default!r}; got {text!r:.99}")
+    return value

@@ -7,6 +7,7 @@ from diffusion_lib.data.images import (
     Images,
     as_tensor,
     check,
+    check_labels,
     images_and_labels,
     load,
     load_splits,

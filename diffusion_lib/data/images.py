@@ -136,3 +136,39 @@ def to_uint8(x: Tensor) -> Tensor:
             "diverged, or its weights are damaged"
         )
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def check_labels(
+    labels: Tensor | Sequence[int] | None, classes: int, n: int | None = None
+) -> Tensor:
+    """Convert a tensor, array or list of labels to int64 [n]; n = None takes any number of them.
+
+    Raises:
+        ValueError: no labels, or not n of them; no whole numbers in 0..classes - 1.
+    """
+    if labels is None:
+        raise ValueError(
+            "this network is trained on labels: give data.Images(images, labels), as the functions "
+            "of `data` return them, in place of the images alone"
+        )
+    try:
+        if isinstance(labels, np.ndarray):
+            array: Any = labels
+            labels = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        elif not isinstance(labels, Tensor):
+            labels = torch.as_tensor(labels, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"labels must be whole numbers in 0..{classes - 1}, one for each image: a tensor, an "
+            f"array or a list; got {labels!r:.60} ({error})"
+        ) from error
+    fraction = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    whole = labels if fraction else labels.long()
+    if fraction or whole.ndim != 1 or not len(whole) or whole.min() < 0 or whole.max() >= classes:
+        raise ValueError(
+            f"labels must be whole numbers in 0..{classes - 1}, one for each image; got "
+            f"{labels.dtype} {str(labels.tolist())[:60]}"
+        )
+    if n is not None and len(whole) != n:
+        raise ValueError(f"{len(whole)} labels for {n} images; one each is needed")
+    return whole

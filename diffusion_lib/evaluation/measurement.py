@@ -252,7 +252,7 @@ def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str |
         return None
     if conditions.sampler != samplers.ddpm.__name__:
         return "none: the sampler is deterministic"
-    return "learned" if run.network.config.outputs == 2 else "beta_tilde"
+    return "learned" if run.denoiser.config.outputs == 2 else "beta_tilde"
 
 
 def _weights_digest(denoiser: Denoiser) -> str:

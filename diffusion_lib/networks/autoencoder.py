@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config, check_least
+from diffusion_lib.networks.base import Network, check_config
 from diffusion_lib.networks.unet import Block, Downsample, Upsample, group_norm
 
 
@@ -34,8 +34,7 @@ class AutoencoderConfig:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        check_config(self)
-        check_least(self, width=4, bottleneck=1)
+        check_config(self, {"width": 4, "bottleneck": 1})
         if self.width % 4 or not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
                 "width must be a multiple of 4, with a multiplier >= 1 for each level; got width "

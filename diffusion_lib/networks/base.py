@@ -6,6 +6,7 @@ one, write both in one file and list the config in `networks.KINDS`; or write th
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, get_type_hints
 
@@ -38,8 +39,12 @@ class NetworkConfig(Protocol):
         ...
 
 
-def check_config(config: Any) -> None:
+def check_config(config: Any, least: Mapping[str, int]) -> None:
     """Check the kinds of a config's fields and what all configs share; lists become tuples.
+
+    Args:
+        config: config of a network.
+        least: smallest value of some fields, by name.
 
     Raises:
         ValueError: a value of another kind, or that no network can have; the message names it.
@@ -65,14 +70,6 @@ def check_config(config: Any) -> None:
         )
     if config.classes < 0:
         raise ValueError(f"classes must be at least 0, which is no labels; got {config.classes}")
-
-
-def check_least(config: Any, **least: int) -> None:
-    """Refuse numbers of a config below the least ones, given by name.
-
-    Raises:
-        ValueError: such a number, named.
-    """
     for name, smallest in least.items():
         if getattr(config, name) < smallest:
             raise ValueError(f"{name} must be at least {smallest}; got {getattr(config, name)}")
@@ -129,6 +126,20 @@ class Network(nn.Module):
         return F.silu(condition)
 
 
+def build(config: NetworkConfig) -> nn.Module:
+    """Build a network with new weights, which knows its config.
+
+    Raises:
+        TypeError: `build` of the config returns no module.
+    """
+    network = config.build()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{type(config).__name__}.build must return a module; got {network!r:.99}")
+    if config_of(network) is None:
+        network.config = config  # pyright: ignore[reportArgumentType]
+    return network
+
+
 def on_meta_device(config: NetworkConfig) -> nn.Module:
     """Build a network on torch's "meta" device, which has shapes and takes no memory.
 
@@ -137,12 +148,11 @@ def on_meta_device(config: NetworkConfig) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return config.build()
+            return build(config)
     except (RuntimeError, TypeError) as error:  # a number of bytes beyond 64 bits
-        if config.__class__.__module__.startswith("diffusion_lib"):
-            message = f"no memory holds the weights of {config}: use a smaller width"
-            raise ValueError(message) from error
-        raise
+        raise ValueError(
+            f"no network can be built of {config} ({error}): use a smaller width"
+        ) from error
 
 
 def config_of(network: nn.Module) -> NetworkConfig | None:

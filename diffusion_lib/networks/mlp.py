@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config, check_least
+from diffusion_lib.networks.base import Network, check_config
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class MLPConfig:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        check_config(self)
-        check_least(self, width=4, depth=1)
+        check_config(self, {"width": 4, "depth": 1})
 
     def build(self) -> "MLP":
         """Build the network with new weights."""

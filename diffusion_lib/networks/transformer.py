@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config, check_least, patches
+from diffusion_lib.networks.base import Network, check_config, patches
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class TransformerConfig:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        check_config(self)
-        check_least(self, patch=1, width=4, depth=1, heads=1)
+        check_config(self, {"patch": 1, "width": 4, "depth": 1, "heads": 1})
         patches(self)
         if self.width % self.heads or self.width % 4:
             raise ValueError(
@@ -63,9 +62,7 @@ class Transformer(Network):
         channels, height, width = patches(config)
         self.embed_patch = nn.Linear(channels, config.width)
         self.position = nn.Parameter(torch.empty(height * width, config.width))
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads) for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.modulate_out = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.outputs * channels)
         for module in self.modules():

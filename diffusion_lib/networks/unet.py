@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config, check_least
+from diffusion_lib.networks.base import Network, check_config
 
 _MAX_BLOCKS = 1000  # on the way down; a file with more does not describe a network
 
@@ -62,14 +62,13 @@ class UNetConfig:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        check_config(self)
+        check_config(self, {"num_blocks": 1, "patch": 1})
         if self.width < 4 or self.width % 4:
             raise ValueError(f"width must be a positive multiple of 4; got {self.width}")
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
                 f"multipliers needs one integer >= 1 for each level; got {self.multipliers}"
             )
-        check_least(self, num_blocks=1, patch=1)
         if self.num_blocks * len(self.multipliers) > _MAX_BLOCKS:
             raise ValueError(
                 f"a network may have {_MAX_BLOCKS} blocks on the way down; got num_blocks = "
@@ -99,7 +98,6 @@ class UNetConfig:
             raise ValueError(
                 f"attention is {self.attention}, but the feature maps have the heights {heights}"
             )
-
 
     def build(self) -> "UNet":
         """Build the network with new weights."""

@@ -19,8 +19,7 @@ from diffusion_lib import __version__, checkpoints, config, data, losses, sample
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.guidance import check_labels, guided
-from diffusion_lib.networks.unet import UNet
+from diffusion_lib.guidance import guided
 from diffusion_lib.runs.folder import (
     check_start,
     claim,
@@ -88,7 +87,7 @@ def train(
     images_digest = fingerprint(images)
     training_data: Tensor | Images = images
     if experiment.network.classes:
-        labels = check_labels(labels, experiment.network.classes, len(images))
+        labels = data.check_labels(labels, experiment.network.classes, len(images))
         label_digest = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
         images_digest += f", of labels {label_digest}"
         training_data = Images(images, labels)
@@ -260,9 +259,8 @@ def _add_preview(board: "SummaryWriter", denoiser: Denoiser, step: int) -> None:
     """
     x_T, generators = initial_noise(denoiser, range(16), seed=0)
     timesteps = denoiser.schedule.timesteps(min(20, denoiser.schedule.num_timesteps))
-    network = denoiser.network
-    if isinstance(network, UNet) and network.config.classes:
-        denoiser = guided(denoiser, [i % network.config.classes for i in range(16)])
+    if classes := denoiser.config.classes:
+        denoiser = guided(denoiser, [i % classes for i in range(16)])
     with autocast(denoiser):
         steps = samplers.dpm_solver(denoiser, x_T, timesteps, generator=generators)
         x_0 = samplers.final(steps)

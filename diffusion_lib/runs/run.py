@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lib import config, guidance
+from diffusion_lib import config, data, guidance
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.networks.unet import UNet
 from diffusion_lib.runs.folder import read_log
 from diffusion_lib.system.device import optimize_memory_layout
 
@@ -42,20 +41,13 @@ class Run:
         Such as `run.guided(range(10), 2.0)`; the scale is that of `guidance.guided`.
         """
         guidance.guided(self.denoiser, labels, scale)  # raises
-        labels = guidance.check_labels(labels, self.network.config.classes).cpu()
+        labels = data.check_labels(labels, self.denoiser.config.classes).cpu()
         return GuidedRun(self.folder, self.denoiser, self.log, labels, scale)
-
-    @property
-    def network(self) -> UNet:
-        """The denoiser's U-Net."""
-        network = self.denoiser.network
-        assert isinstance(network, UNet)  # nothing else can be saved
-        return network
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of its images."""
-        return self.network.config.image_shape
+        return self.denoiser.config.image_shape
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Return steps and values of "loss" or "held_out" in the log, for `viz.curve`."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from diffusion_lib import data, rng, samplers
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
-from diffusion_lib.networks.unet import UNet
 from diffusion_lib.runs.run import GuidedRun, Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import parallel
@@ -90,7 +89,9 @@ def _gather_batches(
     for start in range(0, n, batch_size * parallel.size()):
         first = min(start + batch_size * parallel.rank(), n)
         images = range(first, min(first + batch_size, n))
-        nothing = torch.empty(0, *image_shape(denoiser), device=denoiser.schedule.signal.device)
+        nothing = torch.empty(
+            0, *denoiser.config.image_shape, device=denoiser.schedule.signal.device
+        )
         x_0 = sample_images(images) if images else nothing
         for batch in parallel.gather(data.to_uint8(x_0), batch_size):
             if len(batch):
@@ -102,20 +103,10 @@ def initial_noise(
 ) -> tuple[Tensor, list[torch.Generator]]:
     """Draw x_T [B, C, H, W] of the images with these numbers; its generator draws on for each."""
     generators = rng.per_image(seed, len(images), images.start)
-    shape = (len(images), *image_shape(denoiser))
+    shape = (len(images), *denoiser.config.image_shape)
     schedule = denoiser.schedule
     z = rng.normal(shape, generators, schedule.signal.device)
     return math.sqrt(schedule.power[-1]) * z, generators
-
-
-def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
-    """Return (C, H, W) of a denoiser's images."""
-    if not isinstance(denoiser.network, UNet):
-        raise TypeError(
-            f"the shape of the images of a {type(denoiser.network).__name__} is unknown: give a "
-            "denoiser of a UNet, with labels run.guided(labels), or call a sampler with an x_T"
-        )
-    return denoiser.network.config.image_shape
 
 
 def write_npz(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
