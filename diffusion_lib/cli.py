@@ -92,23 +92,21 @@ def main(arguments: list[str] | None = None) -> int:
 @parallel.process_group()
 def train(options: argparse.Namespace) -> None:
     """Train a preset into a run folder, or go on with it."""
-    experiment = _preset(options.preset)
-    name = options.budget
-    budget = config.lookup(name, config.BUDGETS, "--budget") if name else config.budget()
-    experiment = budget(experiment)
-    for name, module in (("schedule", schedules), ("prediction", predictions), ("weight", losses)):
-        if given := getattr(options, name):
-            experiment = replace(experiment, **{name: config.lookup(given, module, f"--{name}")})
-    if options.loss:
-        loss = config.lookup(options.loss, config.LOSSES, "--loss")
-        network = replace(experiment.network, outputs=max(loss.outputs))
-        experiment = replace(experiment, loss=loss, network=network)
-    numbers = ("num_steps", "batch_size", "accumulate", "seed")
-    given = {n: value for n in numbers if (value := getattr(options, n)) is not None}
-    experiment = replace(experiment, train=replace(experiment.train, **given))
+    experiment = _experiment(options)
+    if options.show:
+        print(experiment.to_json(), end="")
+        return
+    if options.out is None:
+        raise ValueError("train needs --out FOLDER, such as --out runs/a")
     device = _device(options.device)
     start = options.start and _run_folder(options.start)
     train, test = data.load_splits(experiment.dataset, options.data)
+    shape = tuple(train.images.shape[1:])
+    if shape != experiment.network.image_shape:
+        raise ValueError(
+            f"the images are {shape}, but the network is for {experiment.network.image_shape}: add "
+            f'--set "network.image_shape={list(shape)}", or give a folder another size'
+        )
     run = runs.train(experiment, train, test.images, options.out, device, start)
     if parallel.rank() == 0:
         for name, value in run.describe().items():
@@ -268,8 +266,10 @@ def _parser() -> argparse.ArgumentParser:
 
     parts = "--accumulate 4 computes the same batch in 4 parts; --batch-size takes a smaller one."
     add = adder("train", train, parts)
-    add("preset", help=", ".join(config.PRESETS))
-    add("--out", required=True, type=_path, help="run folder, such as runs/a")
+    add("preset", metavar="PRESET|FILE", help=f"{', '.join(config.PRESETS)} or .toml or .json")
+    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help=_SET)
+    add("--show", action="store_true", help="print the experiment as a file, and train nothing")
+    add("--out", type=_path, help="run folder, such as runs/a")
     add("--start", type=_path, help="finished run to continue with more --steps in a new --out")
     add_data(add)
     add("--budget", help=f"training length: {', '.join(config.BUDGETS)}")
@@ -327,19 +327,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SET = "any field: schedule=flow train.ema_decay=0.99 'network=transformer(patch=4)'"
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser() if text.startswith(("~/", "~\\")) else Path(text)
 
 
-def _preset(given: str) -> Experiment:
-    """Look up a preset; answer a path that was meant to be trained on with the way to do that."""
-    if given in config.PRESETS or not Path(given).exists():
-        return config.lookup(given, config.PRESETS, "preset")
-    raise ValueError(
-        f"{given} is no preset ({', '.join(config.PRESETS)}). To go on with a run, repeat the "
-        "command that began it, with its --out; a study is run by `compare`; 'Your own pictures' "
-        "in the README has the few lines of Python that train on a folder of pictures"
-    )
+def _experiment(options: argparse.Namespace) -> Experiment:
+    """Read a preset or a file, and change it by the options: the budget, then the fields."""
+    given, path = options.preset, Path(options.preset)
+    if given in config.PRESETS or not path.exists():
+        experiment = config.lookup(given, config.PRESETS, "preset")
+    elif path.is_dir() or path.name == "experiment.json":
+        raise ValueError(
+            f"{given} is no preset ({', '.join(config.PRESETS)}). To go on with a run, repeat the "
+            "command that began it, with its --out; a study is run by `compare`; a folder of "
+            f'pictures is trained on by unet32 --set "dataset=folder(path={given}, size=32)"'
+        )
+    else:
+        experiment = config.read(path)
+    if options.budget:
+        experiment = config.lookup(options.budget, config.BUDGETS, "--budget")(experiment)
+    elif given in config.PRESETS:
+        experiment = config.budget()(experiment)
+    if options.loss:
+        outputs = max(config.lookup(options.loss, config.LOSSES, "--loss").outputs)
+        experiment = replace(experiment, network=replace(experiment.network, outputs=outputs))
+    flags = {n: getattr(options, n) for n in ("schedule", "prediction", "weight", "loss")}
+    for name in ("num_steps", "batch_size", "accumulate", "seed"):
+        flags[f"train.{name}"] = getattr(options, name)
+    given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+    return experiment.assigned([*given, *options.set])
 
 
 def _run_folder(path: Path) -> Path:

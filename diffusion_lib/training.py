@@ -255,8 +255,7 @@ class Trainer:
                 "the last update was ended half-way by an error, so the weights belong to no step; "
                 "the last training state that was saved is as it was"
             )
-        tensors = self._weights()
-        tensors |= _named(self.optimizer)
+        tensors = self._weights() | _named(self.optimizer)
         step = self.step - int(self._num_skipped)
         files.write_tensors(path, tensors, {"format": _FORMAT, "step": str(step), "run": run})
 
@@ -302,7 +301,11 @@ def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the tensors of an optimizer's state, by their names in a training state."""
     states = optimizer.state_dict()["state"].items()
     named = {f"optimizer.{i}.{k}": v for i, state in states for k, v in state.items()}
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in named.items() if value is not None}
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is {value!r:.99}: only tensors can be saved and resumed from")
+    return named
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

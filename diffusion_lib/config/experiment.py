@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from json import JSONDecodeError
 from typing import Any
 
 import torch
@@ -27,8 +28,7 @@ from diffusion_lib import (
     rng,
     schedules,
 )
-from diffusion_lib.checkpoints import is_same
-from diffusion_lib.config.registry import choices, label, lookup
+from diffusion_lib.config.registry import is_known, label, literal, lookup
 from diffusion_lib.data import Dataset, sets
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.densities import Density
@@ -42,7 +42,8 @@ from diffusion_lib.training import TrainConfig, Trainer
 
 LOSSES = {f.__name__: f for f in (losses.diffusion_loss, bound.hybrid_loss, bound.vlb_loss)}
 
-# Added later: omitted from the record at their default, so that existing names stay.
+# Added later, to U-Nets, trainings and experiments: omitted from the record at their default, so
+# that existing names stay.
 _DEFAULTS = {"loss": "diffusion_loss", "density": "uniform", "optimizer": "adamw"}
 _OMITTED_AT_DEFAULT = (
     ("network", "outputs", 1),
@@ -250,26 +251,66 @@ class Experiment:
             values["network"] = networks.from_record(values["network"])
             values["train"] = TrainConfig(**values["train"])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
         """Replace some fields, given as they stand in JSON.
 
         config.MNIST.changed({"schedule": "cosine", "train": {"batch_size": 32}})
+
+        Another kind of network, {"network": "transformer(patch=4)"}, keeps the shape of the images,
+        the outputs and the classes of the former one.
         """
         record: dict[str, Any] = _DEFAULTS | self._record()
         record |= {"network": networks.to_record(self.network), "train": asdict(self.train)}
         for name, value in changes.items():
             lookup(name, record, "field")
-            if isinstance(record[name], dict):
+            if name == "network":
+                value = self._network_record(value)
+            elif name == "train":
                 if not isinstance(value, Mapping):
-                    raise ValueError(f"{name} must hold fields of its own; got {value!r}")
+                    raise ValueError(f"{name} must hold fields of its own; got {value!r:.99}")
                 for part in value:
                     lookup(part, record[name], f"field of {name}")
                 value = record[name] | value
             record[name] = value
         return Experiment.from_json(json.dumps(record))
+
+    def assigned(self, assignments: Sequence[str]) -> "Experiment":
+        """Replace fields by text, in the order given.
+
+        config.MNIST.assigned(["schedule=flow", "train.batch_size=32", "network=mlp(width=512)"])
+
+        Raises:
+            ValueError: text without "="; an unknown field; a value that it cannot have.
+        """
+        experiment = self
+        for assignment in assignments:
+            name, equals, text = (part.strip() for part in assignment.partition("="))
+            if not equals:
+                raise ValueError(f"{assignment!r:.99} must be FIELD=VALUE, as in schedule=cosine")
+            value, (name, *parts) = literal(text), name.split(".")
+            for part in reversed(parts):
+                value = {part: value}
+            experiment = experiment.changed({name: value})
+        return experiment
+
+    def _network_record(self, change: Any) -> dict[str, Any]:
+        """Describe the present network with a change, or another kind of network."""
+        record = networks.to_record(self.network)
+        shared = {name: record[name] for name in ("image_shape", "outputs", "classes")}
+        if isinstance(change, str):
+            choice = lookup(change, networks.KINDS, "network")
+            settings = shared | getattr(choice, "keywords", {})
+            return networks.to_record(getattr(choice, "func", choice)(**settings))
+        if not isinstance(change, Mapping):
+            raise ValueError(f"network must hold fields of its own; got {change!r:.99}")
+        if change.get("kind", record.get("kind", "unet")) != record.get("kind", "unet"):
+            return shared | dict(change)
+        for part in change:
+            lookup(part, {"kind": None} | record, "field of network")
+        return record | dict(change)
 
     def differences(self, other_json: str) -> list[str]:
         """List what another experiment, given as JSON, trains differently."""
@@ -297,8 +338,8 @@ class Experiment:
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         for f in fields(self):
             if f.metadata and (function := record[f.name]) is not None:
-                record[f.name] = name = label(function)
-                is_ours = is_same(function, choices(f.metadata["registry"]).get(name))
+                record[f.name] = label(function)
+                is_ours = is_known(function, f.metadata["registry"])
                 if not is_ours and (values := f.metadata["values"](self)):
                     text = repr([[f"{x:.6g}" for x in table.tolist()] for table in values])
                     record[f.name] += "#" + hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -307,7 +348,7 @@ class Experiment:
             if record[name] == default:
                 del record[name]
         for part, name, default in _OMITTED_AT_DEFAULT:
-            if record[part].get(name) == default:
+            if "kind" not in record[part] and record[part][name] == default:
                 del record[part][name]
         return json.loads(json.dumps(record))
 

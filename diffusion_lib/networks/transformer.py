@@ -70,8 +70,10 @@ class Transformer(Network):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.position, std=0.02)
-        for layer in (self.modulate_out, self.out, *(block.modulate for block in self.blocks)):
-            nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
+        for layer in (self.modulate_out, self.out):
+            nn.init.zeros_(layer.weight)
+        for block in self.blocks:
+            nn.init.zeros_(block.get_submodule("modulate").get_parameter("weight"))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute the output, [B, outputs * C, H, W]; arguments and errors as in `condition`."""
