@@ -171,7 +171,8 @@ class Trainer:
             part_loss = self._loss(denoiser, part) / len(micro_batches)
             part_loss.backward()
             loss += part_loss.detach()
-        loss = parallel.mean(loss)
+        if denoiser is not self.denoiser:
+            loss = parallel.mean(loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
         self._skip_unless_finite(loss + norm)
         for group in self.optimizer.param_groups:

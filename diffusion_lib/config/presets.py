@@ -9,7 +9,6 @@ import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,7 +106,7 @@ MNIST_LABELS = replace(MNIST_FAST, network=replace(MNIST_FAST.network, classes=1
 # For your own pictures, in a folder "photos" if no other is named: a night of two CPU cores.
 # 64 x 64 pixels cost as much as 32 x 32, because squares of pixels are one position.
 UNET32 = Experiment(
-    dataset=partial(sets.folder, path="photos", size=32),
+    dataset=lookup("folder(path=photos, size=32)", sets, "dataset"),
     network=UNetConfig(
         (3, 32, 32), 64, (1, 2, 2), num_blocks=2, attention=(8,), dropout=0.0, patch=2
     ),
@@ -127,7 +126,7 @@ UNET32 = Experiment(
 )
 UNET64 = replace(
     UNET32,
-    dataset=partial(sets.folder, path="photos", size=64),
+    dataset=lookup("folder(path=photos, size=64)", sets, "dataset"),
     network=replace(UNET32.network, image_shape=(3, 64, 64), patch=4),
 )
 
@@ -159,6 +158,8 @@ def read(path: str | Path) -> Experiment:
     try:
         text = path.read_text()
         changes = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        if "arms" in changes:
+            raise ValueError("a study is run by `compare`")
         if "preset" not in changes:
             return Experiment.from_json(json.dumps(changes))
         return lookup(changes.pop("preset"), PRESETS, "preset").changed(changes)

@@ -27,6 +27,16 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or 
 _TEXT = re.compile(r"[\w./~+-][\w ./~+-]*")  # what needs no quotation marks
 
 
+class Configured(partial):
+    """A function with settings, equal to another one with the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Configured) and label(self) == label(other)
+
+    def __hash__(self) -> int:
+        return hash(label(self))
+
+
 def label(function: Callable[..., Any] | None) -> str:
     """Name a function, "none" for None; with the settings that a `functools.partial` was given."""
     if function is None:
@@ -76,7 +86,7 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
     """Look up a choice by its name, with settings if it has them; an error calls it `what`.
 
     Returns:
-        The choice; with settings a `functools.partial` of it.
+        The choice; with settings, the function that has them.
 
     Raises:
         ValueError: no such choice or setting; the message has the close matches and all choices.
@@ -108,7 +118,7 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
     for parameter in known.values():
         if parameter.default is parameter.empty and parameter.name not in settings:
             raise ValueError(f"{what} {name.strip()} needs {parameter.name}=...")
-    return partial(choice, **settings) if settings else choice
+    return Configured(choice, **settings) if settings else choice
 
 
 def _unknown(what: str, name: str, names: list[str]) -> str:

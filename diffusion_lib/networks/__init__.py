@@ -44,6 +44,8 @@ def from_record(record: Mapping[str, Any]) -> NetworkConfig:
     Raises:
         ValueError: a kind that is none of `KINDS`, or settings that no network can have.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"a network is described by its fields; got {record!r:.99}")
     settings = dict(record)
     name = settings.pop("kind", "unet")
     if name not in KINDS:

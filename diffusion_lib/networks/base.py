@@ -149,9 +149,8 @@ def on_meta_device(config: NetworkConfig) -> nn.Module:
         with torch.device("meta"):
             return build(config)
     except (RuntimeError, TypeError) as error:  # a number of bytes beyond 64 bits
-        raise ValueError(
-            f"no network can be built of {config} ({error}): use a smaller width"
-        ) from error
+        message = f"no memory holds the weights of {config} ({error}): use a smaller width"
+        raise ValueError(message) from error
 
 
 def config_of(network: nn.Module) -> NetworkConfig | None:
