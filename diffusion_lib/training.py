@@ -97,8 +97,8 @@ class Trainer:
         self._classes = self._network_config.classes if self._network_config else 0
         self._autocast = autocast(denoiser)
         # Fused optimizers of torch skip an update by `found_inf`; before others it is checked.
-        skips = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        self._check_interval = finite_check_interval(self.device) if skips else 1
+        self._can_skip = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self._check_interval = finite_check_interval(self.device) if self._can_skip else 1
         # Updates skipped since the first loss or gradient that was not finite.
         self._num_skipped = torch.zeros((), device=self.device)
         self._in_update = False
@@ -229,7 +229,8 @@ class Trainer:
         """
         skipped = (self._num_skipped > 0) | ~torch.isfinite(loss_and_norm)
         self._num_skipped += skipped
-        self.optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
+        if self._can_skip:
+            self.optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
         step = self.step + 1
         if step % self._check_interval and step != self.config.num_steps:
             return

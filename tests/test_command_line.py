@@ -163,7 +163,7 @@ def test_what_is_no_run_is_answered_with_what_is_there(place, given, hint, capsy
     ("given", "hint"),
     [
         ("MNIST", "did you mean mnist?"),
-        ("photos", "'Your own pictures' in the README"),
+        ("photos", '--set "dataset=folder(path=photos, size=32)"'),
         ("runs/a", "To go on with a run, repeat the command that began it, with its --out"),
         ("study.json", "a study is run by `compare`"),
     ],

@@ -86,12 +86,13 @@ class UNetConfig:
         _, height, width = self.image_shape
         divisor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % divisor or width % divisor:
-            patches = f" of patches of {self.patch}" if self.patch > 1 else ""
+            patches_of = f" of patches of {self.patch}" if self.patch > 1 else ""
+            fit = " x ".join(str(max(1, round(n / divisor)) * divisor) for n in (height, width))
             raise ValueError(
-                f"a U-Net of {len(self.multipliers)} levels{patches} halves the image "
+                f"a U-Net of {len(self.multipliers)} levels{patches_of} halves the image "
                 f"{len(self.multipliers) - 1} times, so height and width must be divisible by "
-                f"{divisor}; got {height} x {width}, image_shape = {self.image_shape}. Pad or "
-                "resize the images, or use fewer levels (a shorter `multipliers`)."
+                f"{divisor}; got {height} x {width}, image_shape = {self.image_shape}. Resize the "
+                f"images, such as to {fit}, or use fewer levels (a shorter `multipliers`)"
             )
         heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
         if not set(self.attention) <= set(heights):
