@@ -76,9 +76,8 @@ class Denoiser(nn.Module):
         """
         if (config := config_of(self.network)) is None:
             raise TypeError(
-                f"a {type(self.network).__name__} does not say the shape of its images: use a "
-                "network of `networks`, or one with a config as described there. With labels, "
-                "give run.guided(labels); without a shape, call a sampler with an x_T"
+                f"a {type(self.network).__name__} has no config with the shape of its images: use "
+                "a network of `networks`, with labels run.guided(labels), or a sampler with an x_T"
             )
         return config
 

@@ -10,9 +10,9 @@ and the same weight acts on the errors of eps and v as
 
     weight / SNR * (eps_hat - eps)^2  =  weight / (SNR + 1) * (v_hat - v)^2.
 
-Without a weight (None) the loss is the network's own squared error, as in the papers that
-introduced each prediction.  That is `snr` for eps (L_simple, DDPM eq. 14), `uniform` for x_0 and
-`snr_plus_1` for v: two predictions compared without a weight differ in their weights as well.
+(v with betas; velocity on `flow` has (1 + sqrt(SNR))^2.)  Without a weight (None) the loss is the
+network's own squared error, as in the papers that introduced each prediction: `snr` for eps,
+`uniform` for x_0, `snr_plus_1` for v; predictions without a weight differ in their weights too.
 
 To add a weight, write one function of the signal-to-noise ratio and list it in `__all__`.  To add
 a loss, write one function (denoiser, x_0, weight, generator) and list it in `config.LOSSES`; one

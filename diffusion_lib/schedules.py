@@ -257,16 +257,15 @@ def flow(T: int = 1000) -> NoiseSchedule:
 def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
     """Shift and scale a schedule's signal to end at exactly 0 [Lin 2023, algorithm 1].
 
-    x_T then is pure noise, and signal_1 stays as it was.  Predict v or x_0 with it.
-    For an experiment, wrap it: `def schedule(T): return zero_terminal(linear(T))`.
+    x_T then is pure noise, signal_1 as it was: predict v or x_0.  For an experiment, wrap it:
+    `def schedule(T): return zero_terminal(linear(T))`.
 
     Raises:
         ValueError: T = 1, whose only step cannot both stay and end at 0; a schedule without betas.
     """
     if schedule.betas is None:
         raise ValueError(
-            "zero_terminal needs a schedule of betas, such as linear; others end where their "
-            "signal does: NoiseSchedule(signal, noise) with signal_T = 0"
+            "zero_terminal needs betas, as of linear; make NoiseSchedule(signal, noise) end at 0"
         )
     if schedule.num_timesteps < 2:
         raise ValueError("zero_terminal needs a schedule of T >= 2 steps; got T = 1")

@@ -5,13 +5,11 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffusion_lib import bound, checkpoints, config, data, losses, predictions, schedules
-from diffusion_lib.compare import study
 from diffusion_lib.config import Experiment, presets
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.training import TrainConfig
@@ -242,13 +240,6 @@ def test_data_and_runs_are_in_the_working_folder_outside_of_the_checkout(monkeyp
     assert (config.data_root(), config.runs_root()) == ("data", Path("runs"))
     (tmp_path / "pyproject.toml").touch()
     assert (config.data_root(), config.runs_root()) == ("../data", Path("../runs"))
-
-
-def test_a_study_trains_in_the_folder_of_the_runs(monkeypatch):
-    comparison = object.__new__(study._Comparison)
-    comparison.data_sets = {TINY.dataset: SimpleNamespace(digest="0")}
-    monkeypatch.chdir(ROOT / "tests")
-    assert comparison.folder(TINY).parent == Path("../runs")
 
 
 def test_describe_says_what_is_trained():

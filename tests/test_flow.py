@@ -250,7 +250,7 @@ def test_a_flow_trains_resumes_is_saved_and_sampled(tmp_path):
     assert loaded.denoiser.prediction is predictions.velocity
     one, other = (runs.sample(run, 3, sampler=heun, num_steps=4) for run in (resumed, loaded))
     assert torch.equal(one, other)
-    denoiser = Denoiser(loaded.network, schedules.flow(100), predictions.v)
+    denoiser = Denoiser(loaded.denoiser.network, schedules.flow(100), predictions.v)
     with pytest.raises(ValueError, match="takes betas, and this schedule has none"):
         interop.to_diffusers(denoiser, tmp_path / "export")
     with pytest.raises(ValueError, match="no image follows from the prediction of eps"):
