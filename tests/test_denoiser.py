@@ -200,9 +200,9 @@ def test_a_file_from_before_learned_variances_is_read(tmp_path):
     assert Denoiser.load(path).network.config == SMALL
 
 
-def test_only_a_unet_can_be_saved(tmp_path):
+def test_only_a_network_with_a_config_can_be_saved(tmp_path):
     denoiser = Denoiser(torch.nn.Identity(), schedules.linear())
-    with pytest.raises(TypeError, match="this network is a Identity"):
+    with pytest.raises(TypeError, match="this Identity has none"):
         denoiser.save(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,8 @@ from diffusion_lib import config, data, losses, predictions, samplers, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import Conditions
-from diffusion_lib.networks.unet import UNet, UNetConfig, on_meta_device
+from diffusion_lib.networks import UNetConfig, on_meta_device
+from diffusion_lib.networks.unet import UNet
 from diffusion_lib.oracles import gaussian
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.training import TrainConfig, Trainer

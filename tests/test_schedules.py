@@ -154,7 +154,7 @@ def test_zero_terminal_needs_two_steps():
         ([1.5], "beta_1 is 1.5"),
         ([0.1, 0.2, float("nan")], "beta_3 is nan"),
         ([-0.1], "beta_1 is -0.1"),
-        ([0.1, 1.0, 0.1], "only the last beta may be 1; beta_2 is"),
+        ([0.1, 1.0, 0.1], "no signal is left at t = 2, before the end at T = 3"),
         ([], "T >= 1"),
         ([[0.1]], r"shape \[1, 1\]"),
     ],

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from json import JSONDecodeError
 from typing import Any
 
 import torch
@@ -251,8 +250,9 @@ class Experiment:
             values["network"] = networks.from_record(values["network"])
             values["train"] = TrainConfig(**values["train"])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError, JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"not an experiment ({type(error).__name__}: {error})") from error
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+            raise ValueError(f"not an experiment: {kind}{error}") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
         """Replace some fields, given as they stand in JSON.
