@@ -228,7 +228,7 @@ MEANS = torch.tensor([0.1, -0.2, 0.3]).double()
 
 
 @pytest.mark.slow
-@with_flow
+@pytest.mark.parametrize("schedule", [schedules.cosine, schedules.flow])
 def test_inpainting_reaches_the_conditional_mean_and_covariance(schedule):
     s, n = schedule(), 2000
     denoiser = CorrelatedGaussian(s, MEANS, COVARIANCE)

@@ -25,6 +25,7 @@ from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
 from tests.helpers import STATE_FORMAT, assert_same, random_images, tiny
 
+pytestmark = pytest.mark.usefixtures("small_convolutions")
 SHAPE = (1, 28, 28)
 IMAGES, HELD_OUT = random_images(40, *SHAPE), random_images(8, *SHAPE)
 BASE = replace(tiny(config.smoke(config.MNIST)), T=50)
