@@ -43,6 +43,7 @@ from diffusion_lib import (
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset, Images
 from diffusion_lib.evaluation import Conditions
+from diffusion_lib.metrics import features
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import errors, files, parallel
@@ -159,6 +160,8 @@ def evaluate(options: argparse.Namespace) -> None:
     trained = [runs.load(_run_folder(path), device) for path in options.runs]
     if options.samples and len(trained) > 1:
         raise ValueError(f"--samples is of one run, but {len(trained)} were named")
+    for run in trained if options.features else ():
+        features.add(evaluation.dataset_name(run), options.features)
     shape = trained[0].image_shape
     samples = options.samples and evaluation.read_samples(options.samples, shape)
     jobs = [
@@ -193,6 +196,8 @@ def _pictures(folder: Path, run: Run) -> Dataset:
 def compare_arms(options: argparse.Namespace) -> None:
     """Run a study from a file, or go on with it; write its record and print what it found."""
     study = compare.read_study(options.study)
+    for arm in study.arms.values() if options.features else ():
+        features.add(config.label(arm.dataset), options.features)
     usual = options.study.with_suffix(".record.json")
     out = options.out or usual
     out = out / usual.name if out.is_dir() else out
@@ -203,6 +208,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     gpus = torch.cuda.device_count()
     if options.device is None and processes == 1 and gpus > 1:
         arguments = ["compare", str(options.study), "--out", str(out), "--data", str(options.data)]
+        arguments += ["--features", str(options.features)] if options.features else []
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
         status = subprocess.run([*launch, "-m", "diffusion_lib", *arguments]).returncode
         if status:  # the processes have told why
@@ -310,12 +316,14 @@ def _parser() -> argparse.ArgumentParser:
         add(name, type=int, help=f"{meaning} (default: %(default)s)")
     add("--samples", type=_path, help=".npz of images to measure instead of new samples")
     add("--images", type=_path, help="folder of test pictures, for a data set of your own")
+    add("--features", type=_path, help=_FEATURES)
     add_data(add)
     add_hardware(add)
 
     parts = 'In the study, {"all": {"train": {"accumulate": 4}}} computes a batch in 4 parts.'
     add = adder("compare", compare_arms, parts)
     add("study", type=_path, help="JSON file: see compare.read_study")
+    add("--features", type=_path, help=_FEATURES)
     add("--out", type=_path, help="record (default: STUDY.record.json beside the study)")
     add_data(add)
     add_hardware(add, "all GPUs if there are any")
@@ -327,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_FEATURES = "feature network of your own data set, as other_tests.features trains them"
 _SET = "any field: schedule=flow train.ema_decay=0.99 'network=transformer(patch=4)'"
 
 

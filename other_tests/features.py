@@ -3,23 +3,30 @@
     python -m other_tests.features mnist
     python -m other_tests.features fashion_mnist
     python -m other_tests.features cifar10_jpeg
+    python -m other_tests.features "folder(path=photos, size=32)" --out photos.safetensors
+
+The last one is for your own pictures, each class in a folder of its own:
+`python -m diffusion_lib evaluate RUN --features photos.safetensors` measures distances by it.
 
 Writes features-NAME.safetensors into diffusion_lib/assets with its test accuracy inside, and prints
 the hash that `features.RELEASED` must hold.  Another processor or version of torch rounds otherwise
 and ends with other weights and another hash: records of the two are not comparable.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from diffusion_lib import config, data, rng
+from diffusion_lib.data import sets
 from diffusion_lib.metrics.features import ASSETS, Classifier
 from diffusion_lib.system.progress import Bar
 from other_tests import common
 
 SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
+LEAST_STEPS = 300  # of small data sets
 
 
 class Recipe(NamedTuple):
@@ -42,17 +49,24 @@ RECIPES = {
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("name", help=", ".join(RECIPES))
+    parser.add_argument("name", help=f"{', '.join(RECIPES)} or another data set with labels")
+    parser.add_argument("--out", type=Path, help="file (default: among those of the library)")
     options = parser.parse_args()
-    recipe = config.lookup(options.name, RECIPES, "feature network")
+    recipe = RECIPES.get(options.name)
+    if recipe is None:
+        dataset = config.lookup(options.name, sets, "data set")
+        recipe = Recipe(dataset, (48, 96, 192), 12, 0.5, 2, torch.float32)
+        if options.out is None:
+            raise SystemExit("give --out FILE.safetensors for a data set of your own")
     train, test = (recipe.dataset(options.data, part) for part in (True, False))
 
     torch.manual_seed(rng.seed(SEED))
     device = config.device()
     _, channels, height, width = train.images.shape
-    network = Classifier((channels, height, width), widths=recipe.widths).to(device)
+    shape, classes = (channels, height, width), int(train.labels.max()) + 1
+    network = Classifier(shape, classes, widths=recipe.widths).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
-    steps = recipe.epochs * len(train.images) // BATCH
+    steps = max(recipe.epochs * len(train.images) // BATCH, LEAST_STEPS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in Bar(range(steps), "feature network"):
         chosen = torch.randint(len(train.images), (BATCH,))
@@ -72,7 +86,7 @@ def main() -> None:
         "data": f"{options.name}, {len(train.images)} training images",
         "seed": str(SEED),
     }
-    out = ASSETS / f"features-{options.name}.safetensors"
+    out = options.out or ASSETS / f"features-{options.name}.safetensors"
     print(f"test accuracy {accuracy:.4f}, sha256 {network.cpu().save(out, about)}")
 
 

@@ -8,6 +8,7 @@ from diffusion_lib.evaluation.measurement import (
     BUDGETS,
     Conditions,
     Plan,
+    dataset_name,
     evaluate,
     measure_likelihood,
     measure_samples,

@@ -246,11 +246,19 @@ def plan(
     return Plan(name, experiment, train, test, samples, resolved)
 
 
+def dataset_name(run: Run) -> str:
+    """Name the data set that a run was trained on."""
+    return str(records.read(run.folder / "experiment.json", "the experiment").get("dataset"))
+
+
 def _variance(run: Run, conditions: Conditions, samples: Tensor | None) -> str | None:
     """Name the variance of the sampler's noise; runs that differ in it may be compared."""
     if samples is not None:
         return None
-    if conditions.sampler != samplers.ddpm.__name__:
+    sampler, _, settings = conditions.sampler.partition("(")
+    if settings:
+        return conditions.sampler
+    if sampler != samplers.ddpm.__name__:
         return "none: the sampler is deterministic"
     return "learned" if run.denoiser.config.outputs == 2 else "beta_tilde"
 
