@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import tables as benchmarks
 from diffusion_lib import viz
-from other_tests import findings
+from other_tests import extensions, findings
 from other_tests.common import ROOT, load
 from other_tests.editing import curves
 from other_tests.mnist import few_steps, full_budget, guidance
@@ -27,6 +27,7 @@ READMES = [
 
 # Name of a table -> (function from records to rows, text or a tuple of these; reader of records).
 TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
+    "extensions": (extensions.rows, lambda: None),
     "what we found": (findings.rows, findings.records),
     "mnist budget": (partial(findings.budget, study="mnist"), findings.records),
     "cifar10 budget": (partial(findings.budget, study="cifar10"), findings.records),
