@@ -4,6 +4,7 @@ A function or class of one's own trains, resumes, samples and is named; one that
 has settings, is also read from JSON and from the command line.
 """
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -326,6 +327,25 @@ def test_a_folder_of_pictures_trains_samples_and_is_measured_from_the_command_li
     assert cli.main([*sample, "--steps", "3"]) == 0
     assert cli.main(["evaluate", "a", "--n-likelihood", "3", "--num-times", "4"]) == 0
     assert "bits per dim" in capsys.readouterr().out
+    plain = ["network.classes=0", "network.patch=1", "network.groups=4"]
+    train = ["train", "unet32", "--budget", "smoke", "--out", "plain", "--set", *settings, *plain]
+    assert cli.main(train) == 0
+    assert cli.main(["export", "plain", "--format", "diffusers", "--out", "exported"]) == 0
+    study = {
+        "preset": "unet32",
+        "all": {
+            "network": {"width": 8, "multipliers": [1], "attention": [], "num_blocks": 1},
+            "T": 20,
+            "sample_steps": 4,
+        },
+        "arms": {"v": {}, "x_0": {"prediction": "x_0"}},
+        "seeds": [0, 1],
+        "steps": [1],
+        "conditions": {"n": 0, "n_likelihood": 2, "num_times": 2},
+    }
+    Path("study.json").write_text(json.dumps(study))
+    assert cli.main(["compare", "study.json"]) == 0
+    assert "bits per dim on folder(path=photos, size=32)" in capsys.readouterr().out
     assert (
         cli.main(["train", "unet64", "--out", "b", "--set", "dataset=folder(path=photos, size=48)"])
         == 2
