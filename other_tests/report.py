@@ -17,7 +17,7 @@ from diffusion_lib import viz
 from other_tests import extensions, findings
 from other_tests.common import ROOT, load
 from other_tests.editing import curves
-from other_tests.mnist import few_steps, full_budget, guidance
+from other_tests.mnist import few_steps, flow, full_budget, guidance
 
 READMES = [
     path
@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "same hand": (curves.same_hand, partial(load, curves.RECORD)),
     "few steps": (few_steps.summary, partial(load, few_steps.RECORD)),
     "guidance": (guidance.summary, partial(load, guidance.RECORD)),
+    "flow": (flow.differences, partial(load, flow.RECORD)),
     "the runs": (full_budget.comparison, full_budget.records),
     "differences": (full_budget.differences, full_budget.records),
     "learned variance": (full_budget.learned_variance, full_budget.records),

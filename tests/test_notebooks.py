@@ -14,7 +14,10 @@ from nbclient import NotebookClient
 from tests.helpers import write_idx
 
 ROOT = Path(__file__).parent.parent
-OTHERS = [ROOT / "other_tests" / name for name in ("mnist/guidance.ipynb", "editing/editing.ipynb")]
+OTHERS = [
+    ROOT / "other_tests" / name
+    for name in ("mnist/guidance.ipynb", "mnist/flow.ipynb", "editing/editing.ipynb")
+]
 NOTEBOOKS = [*sorted(ROOT.glob("*.ipynb")), *OTHERS]  # train, sample, measure
 # Draw what was measured, from records.
 STUDIES = sorted(set(ROOT.glob("other_tests/*/*.ipynb")) - set(OTHERS))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffusion_lib import compare, evaluation
 from diffusion_lib.metrics import features
-from other_tests import findings, report
-from other_tests.mnist import full_budget
+from other_tests import common, findings, report
+from other_tests.mnist import flow, full_budget
 
 ROOT = Path(__file__).parent.parent
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -39,6 +39,12 @@ def test_a_record_is_of_the_study_beside_it(study):
     for measured_under in record["conditions"].values():
         assert asdict(conditions).items() <= measured_under.items()
     assert all(device.startswith(("CPU (", "NVIDIA")) for device in record["devices"])
+
+
+def test_the_record_of_flow_is_of_the_arms_that_are_written_there():
+    record = common.load(flow.RECORD)
+    assert record["arms"] == {name: compare.describe(arm) for name, arm in flow.arms().items()}
+    assert (tuple(record["seeds"]), tuple(record["steps"])) == (flow.SEEDS, flow.STEPS)
 
 
 def test_the_records_are_of_the_released_features_and_of_one_budget():

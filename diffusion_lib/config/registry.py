@@ -137,15 +137,12 @@ def _split(text: str) -> list[str]:
 def _read(text: str, parameter: inspect.Parameter, what: str) -> Any:
     if parameter.name in _CHOICES:
         return lookup(text, _CHOICES[parameter.name], what)
-    value, default = literal(text), parameter.default
-    if isinstance(value, str) and value == text and not _TEXT.fullmatch(text):
+    value, kind = literal(text), parameter.annotation
+    if value == text and not _TEXT.fullmatch(text):
         raise ValueError(f"{what} cannot be read: {text!r:.99}")
-    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
-    kind = kinds.get(str(getattr(parameter.annotation, "__name__", parameter.annotation)))
-    if kind is not None and (
-        not isinstance(value, kind) or isinstance(value, bool) > (kind is bool)
-    ):
-        words = {int: "a whole number", str: "text", bool: "True or False"}
-        expected = words.get(kind, "a number") if isinstance(kind, type) else "a number"
-        raise ValueError(f"{what} must be {expected}, such as {default!r}; got {text!r:.99}")
+    if kind in _KINDS:
+        fits = isinstance(value, int | float if kind is float else kind)
+        if not fits or isinstance(value, bool) > (kind is bool):
+            usual = "" if parameter.default is parameter.empty else f", such as {parameter.default}"
+            raise ValueError(f"{what} must be {_KINDS[kind]}{usual}; got {text!r:.99}")
     return value
