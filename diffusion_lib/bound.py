@@ -105,7 +105,7 @@ def hybrid_at(
     if fraction is None:
         raise ValueError(
             "hybrid_loss teaches a variance, but this network has no output for one: build it "
-            "with UNetConfig(outputs=2), or use diffusion_loss"
+            "with outputs=2, or use diffusion_loss"
         )
     T = denoiser.schedule.num_timesteps
     bound = T * _term(denoiser, output.detach(), fraction, x_0, x_t, t)

@@ -106,7 +106,7 @@ def check_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: 
 
 def prediction_name(prediction: Prediction) -> str:
     """Name a prediction as files do; a user's own never has the name of one of the library."""
-    name = prediction.__name__
+    name = getattr(prediction, "__name__", repr(prediction))
     is_ours = is_same(prediction, getattr(predictions, name, None))
     return name if is_ours else f"{name} (your own)"
 

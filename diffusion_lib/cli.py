@@ -161,7 +161,8 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.samples and len(trained) > 1:
         raise ValueError(f"--samples is of one run, but {len(trained)} were named")
     for run in trained if options.features else ():
-        features.add(evaluation.dataset_name(run), options.features)
+        name = "pictures" if options.images else evaluation.dataset_name(run)
+        features.add(name, options.features)
     shape = trained[0].image_shape
     samples = options.samples and evaluation.read_samples(options.samples, shape)
     jobs = [
@@ -346,7 +347,8 @@ def _path(text: str) -> Path:
 def _experiment(options: argparse.Namespace) -> Experiment:
     """Read a preset or a file, and change it by the options: the budget, then the fields."""
     given, path = options.preset, Path(options.preset)
-    if given in config.PRESETS or not path.exists():
+    is_file = path.suffix.lower() in (".toml", ".json")
+    if given in config.PRESETS or not (path.exists() or is_file):
         experiment = config.lookup(given, config.PRESETS, "preset")
     elif path.is_dir() or path.name == "experiment.json":
         raise ValueError(
@@ -356,6 +358,8 @@ def _experiment(options: argparse.Namespace) -> Experiment:
         )
     else:
         experiment = config.read(path)
+    networks = [text for text in options.set if text.startswith("network")]
+    experiment = experiment.assigned(networks)  # first, because a budget depends on the network
     if options.budget:
         experiment = config.lookup(options.budget, config.BUDGETS, "--budget")(experiment)
     elif given in config.PRESETS:
@@ -367,7 +371,7 @@ def _experiment(options: argparse.Namespace) -> Experiment:
     for name in ("num_steps", "batch_size", "accumulate", "seed"):
         flags[f"train.{name}"] = getattr(options, name)
     given = [f"{name}={value}" for name, value in flags.items() if value is not None]
-    return experiment.assigned([*given, *options.set])
+    return experiment.assigned([*given, *(t for t in options.set if t not in networks)])
 
 
 def _run_folder(path: Path) -> Path:

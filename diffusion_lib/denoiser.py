@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
         if signal * c_eps == noise * c_x:
             raise ValueError(
                 f"x_T holds no signal in this schedule (alpha_bar_T is {alpha_bar:g}), so no image "
-                f"follows from the prediction of {prediction.__name__} there: predict v or x_0"
+                f"follows from {checkpoints.prediction_name(prediction)} there: predict v or x_0"
             )
         self.network = network
         self.schedule = schedule

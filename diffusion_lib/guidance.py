@@ -41,7 +41,7 @@ def guided(denoiser: Denoiser, labels: Tensor | Sequence[int], scale: float = 1.
         raise ValueError("this denoiser has labels already: guide the one that it was made of")
     if not classes:
         raise ValueError(
-            "this network knows no labels: build it with UNetConfig(classes=...), such as the "
+            "this network knows no labels: build it with classes=..., such as the "
             "preset mnist_labels, and train it on labelled images"
         )
     labels = data.check_labels(labels, classes)

@@ -14,9 +14,9 @@ class TrainConfig:
     Args:
         num_steps: number of optimizer updates.
         batch_size: number of images per update, over all processes.
-        learning_rate: peak learning rate of AdamW, after `warmup_steps` of linear growth.
+        learning_rate: peak learning rate, after `warmup_steps` of linear growth.
         warmup_steps: number of updates over which the learning rate grows.
-        weight_decay: weight decay of AdamW; the paper uses none.
+        weight_decay: weight decay of the optimizer; the paper uses none.
         grad_clip: bound on the norm of the whole gradient.
         ema_decay: decay of the moving average; min(ema_decay, (1 + n) / (10 + n)) at step n.
         mirror: probability of flipping a training image left to right.
@@ -62,6 +62,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive and finite; got {value!r:.99}")
             if not 0 <= number < math.inf:
                 raise ValueError(f"{name} must be finite and not negative; got {value!r:.99}")
+        if type(self.compile) is not bool:
+            raise ValueError(f"compile must be True or False; got {self.compile!r:.99}")
         if self.warmup_steps > self.num_steps:
             reached = self.num_steps / self.warmup_steps * self.learning_rate
             warnings.warn(

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up, gradient clipping, a moving average, exact resume.
+"""The training loop: warm-up, gradient clipping, a moving average, exact resume.
 
 Step n draws its batch, times, noise and dropout from (seed, n) alone.  So a run that was saved,
 stopped and loaded ends with the weights of one that never stopped, bit for bit on a CPU.
@@ -93,6 +93,8 @@ class Trainer:
         self.device = self._parameters[0].device
         self._make_optimizer = optimizer
         self.optimizer = optimizer(self._parameters, config)
+        # Of the learning rate of a step, where groups of weights differ.
+        self._shares = [group["lr"] / config.learning_rate for group in self.optimizer.param_groups]
         self._network_config = config_of(denoiser.network)
         self._classes = self._network_config.classes if self._network_config else 0
         self._autocast = autocast(denoiser)
@@ -118,6 +120,9 @@ class Trainer:
             self._ddp_denoiser = with_network(denoiser, DistributedDataParallel(denoiser.network))
         self.ema = deepcopy(denoiser).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.ema.parameters())
+        self._buffers = list(
+            zip(self.ema.network.buffers(), denoiser.network.buffers(), strict=True)
+        )
 
     def run(self, images: Tensor | Images) -> Generator[TrainStep, None, None]:
         """Train from `step` to `config.num_steps`; yield after each update of weights and EMA.
@@ -175,14 +180,16 @@ class Trainer:
             loss = parallel.mean(loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
         self._skip_unless_finite(loss + norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+        for group, share in zip(self.optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = share * learning_rate(config, self.step)
         self._in_update = True
         self.optimizer.step()
         self.step += 1
         decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             get_ema_multi_avg_fn(decay)(self._averages, self._parameters, self.step)
+            for average, buffer in self._buffers:  # such as the statistics of a BatchNorm
+                average.copy_(buffer)
         self._in_update = False
         return loss
 
@@ -266,7 +273,7 @@ class Trainer:
         networks = {"network": self.denoiser.network, "ema": self.ema.network}
         return {f"{n}.{k}": v for n, net in networks.items() for k, v in net.state_dict().items()}
 
-    def load(self, path: str | Path, run: str = "") -> None:
+    def load(self, path: str | Path, run: str = "", *former: str) -> None:
         """Load what `save` wrote, of the same `run`; files from before there were names have none.
 
         Raises:
@@ -274,7 +281,7 @@ class Trainer:
                 one of another network or run. The trainer then is as it was.
         """
         tensors, metadata = files.read_tensors(path, _FORMAT)
-        if (owner := metadata.get("run", run)) != run:
+        if (owner := metadata.get("run", run)) not in (run, *former):
             raise ValueError(
                 f"{path} is of another run ({owner!r:.99}) than the one asked for ({run!r}). It "
                 "was not loaded; restore the right one, or delete it to start again."
@@ -283,9 +290,10 @@ class Trainer:
             raise ValueError(f"{path} is not a training state: its step is {step!r:.99}")
         weights = self._weights()
         # The state of this optimizer after one update has the names, shapes and layout of any.
-        others = [torch.zeros_like(p, requires_grad=True) for p in self._parameters]
-        for other in others:
-            other.grad = torch.zeros_like(other)
+        others = [torch.zeros_like(p, requires_grad=p.requires_grad) for p in self._parameters]
+        for i, other in enumerate(others):
+            if any(name.startswith(f"optimizer.{i}.") for name in tensors):
+                other.grad = torch.zeros_like(other)  # others never had one
         optimizer = self._make_optimizer(others, self.config)
         if int(step):
             optimizer.step()

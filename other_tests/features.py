@@ -64,6 +64,8 @@ def main() -> None:
     device = config.device()
     _, channels, height, width = train.images.shape
     shape, classes = (channels, height, width), int(train.labels.max()) + 1
+    if classes < 2:
+        raise SystemExit(f"{options.name} has {classes} class: put each class in its own folder")
     network = Classifier(shape, classes, widths=recipe.widths).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     steps = max(recipe.epochs * len(train.images) // BATCH, LEAST_STEPS)

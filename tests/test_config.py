@@ -51,7 +51,7 @@ def test_a_learned_variance_survives_json(loss, weight):
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
-        (bound.hybrid_loss, 1, r"no output for one: use UNetConfig\(outputs=2\)"),
+        (bound.hybrid_loss, 1, r"no output for one: use outputs=2"),
         (losses.diffusion_loss, 2, "never teaches the variance"),
     ],
 )

@@ -5,6 +5,7 @@ has settings, is also read from JSON and from the command line.
 """
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -25,7 +26,7 @@ from diffusion_lib.networks.base import attention
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
-from tests.helpers import STATE_FORMAT, assert_same, random_images, tiny
+from tests.helpers import ROOT, STATE_FORMAT, assert_same, random_images, tiny
 
 pytestmark = pytest.mark.usefixtures("small_convolutions")
 SHAPE = (1, 28, 28)
@@ -204,6 +205,62 @@ def test_a_network_of_ones_own_is_a_class_that_is_named_by_what_it_computes(tmp_
         Experiment.from_json(experiment.to_json())
 
 
+@dataclass(frozen=True)
+class Odd:
+    """A network with weights that never move, a buffer that does, and a setting of its start."""
+
+    image_shape: tuple[int, int, int] = SHAPE
+    outputs: int = 1
+    classes: int = 0
+    std: float = 0.1
+
+    def build(self) -> nn.Module:
+        class Network(nn.Module):
+            def __init__(self, config):
+                super().__init__()
+                self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+                self.unused = nn.Parameter(torch.ones(1))
+                self.layers = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1))
+                nn.init.normal_(self.layers[0].weight, std=config.std)
+
+            def forward(self, x_t, t, label=None):
+                return self.frozen * self.layers(x_t)
+
+        return Network(self)
+
+
+def test_weights_that_never_move_are_resumed_and_buffers_are_averaged(tmp_path):
+    run = use(replace(BASE, network=Odd()), tmp_path)
+    assert run.denoiser.network.layers[1].num_batches_tracked == 4
+    names = {replace(BASE, network=Odd(std=std)).name("") for std in (0.1, 3.0)}
+    assert len(names) == 2
+
+
+def test_groups_of_weights_keep_their_learning_rates():
+    def two(parameters, config):
+        first, *others = parameters
+        rate = config.learning_rate
+        return torch.optim.SGD([{"params": [first], "lr": 10 * rate}, {"params": others}], rate)
+
+    trainer = replace(BASE, optimizer=two).trainer()
+    next(trainer.run(IMAGES))
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates[0] == pytest.approx(10 * rates[1])
+
+
+def test_a_function_with_settings_of_ones_own_trains_and_other_fields_can_be_changed(tmp_path):
+    def mix(signal, noise, share):
+        return share * torch.ones_like(signal), torch.ones_like(noise)
+
+    experiment = replace(BASE, prediction=partial(mix, share=-0.5))
+    use(experiment, tmp_path)
+    assert experiment.assigned(["train.seed=3"]).prediction is experiment.prediction
+    with pytest.raises(TypeError, match="weight must be a function or None"):
+        replace(BASE, weight=torch.nn.ReLU())
+    with pytest.raises(ValueError, match="the loss <lambda> takes no density"):
+        replace(BASE, loss=lambda d, x, w, g: 0, density=densities.logit_normal).build()
+
+
 def test_a_data_set_is_a_function(tmp_path):
     def stripes(root, train=True):
         return Images(IMAGES if train else HELD_OUT, torch.zeros(40 if train else 8).long())
@@ -249,6 +306,7 @@ def test_grammar_and_records_are_inverse(registry, text):
         ("ddpm(variance=bet)", "variance 'bet' is unknown; did you mean beta"),
         ("ddim(generator=1)", "setting 'generator' is unknown"),
         ("ddim(eta=__import__('os').getcwd())", "eta cannot be read"),
+        ("ddim(eta=0.5, eta=0.1)", "eta is given twice"),
         ("heun(eta=1)", "setting 'eta' is unknown. Choose one of: none"),
     ],
 )
@@ -280,6 +338,27 @@ def test_settings_of_functions_are_recorded_and_read_by_the_grammar():
         BASE.assigned(["network.with=8"])
 
 
+def test_fields_are_replaced_at_once_and_words_stand_for_none_and_flags():
+    small = ["network.image_shape=[3,48,48]", "network.attention=[6]"]
+    assert config.UNET64.assigned(small).network.image_shape == (3, 48, 48)
+    assert BASE.assigned(["train.compile=false"]) == BASE
+    assert BASE.assigned(["weight=none"]).weight is None
+    with pytest.raises(ValueError, match="compile must be True or False; got 'no'"):
+        BASE.assigned(["train.compile=no"])
+    with pytest.raises(ValueError, match="takes no settings in parentheses"):
+        config.lookup("mnist(T=100)", config.PRESETS, "preset")
+
+
+def test_the_trainings_of_the_readme_can_be_shown(capsys, monkeypatch, tmp_path):
+    lines = (ROOT / "README.md").read_text().splitlines()
+    trainings = [shlex.split(line)[3:] for line in lines if "-m diffusion_lib train " in line]
+    trainings = [words for words in trainings if words[1] in config.PRESETS]
+    assert len(trainings) > 8
+    for words in trainings:
+        end = words.index(">") if ">" in words else len(words)
+        assert cli.main([*words[:end], "--show"]) == 0, words
+
+
 def test_an_experiment_is_a_file_of_the_grammar(tmp_path, capsys):
     file = tmp_path / "mine.toml"
     file.write_text(
@@ -300,6 +379,14 @@ def test_an_experiment_is_a_file_of_the_grammar(tmp_path, capsys):
     file.write_text('preset = "mnit"')
     assert cli.main(["train", str(file), "--show"]) == 2
     assert "did you mean mnist" in capsys.readouterr().err
+    file.write_text('schedule = "cosine"')
+    assert cli.main(["train", str(file), "--show"]) == 2
+    assert 'add preset = "mnist"' in capsys.readouterr().err
+    assert cli.main(["train", str(tmp_path / "absent.toml"), "--show"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "typo.json").write_text(shown.replace('"density"', '"densty"'))
+    assert cli.main(["train", str(tmp_path / "typo.json"), "--show"]) == 2
+    assert "field 'densty' is unknown; did you mean density" in capsys.readouterr().err
 
 
 # ---- pictures of one's own ---------------------------------------------------------------------

@@ -253,5 +253,5 @@ def test_a_flow_trains_resumes_is_saved_and_sampled(tmp_path):
     denoiser = Denoiser(loaded.denoiser.network, schedules.flow(100), predictions.v)
     with pytest.raises(ValueError, match="takes betas, and this schedule has none"):
         interop.to_diffusers(denoiser, tmp_path / "export")
-    with pytest.raises(ValueError, match="no image follows from the prediction of eps"):
+    with pytest.raises(ValueError, match="no image follows from eps"):
         replace(experiment, prediction=predictions.eps).build()

@@ -2,15 +2,16 @@
 
     experiment = replace(config.MNIST, schedule=schedules.cosine, prediction=predictions.x_0)
 
-A choice among functions (data set, schedule, prediction, weight) is the function itself; in JSON
-and on the command line it goes by its `__name__`.
+A choice among functions (data set, schedule, prediction, weight, loss, density, optimizer) is the
+function itself; in JSON and on the command line it goes by its name, see `config.registry`.
 """
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -157,7 +158,8 @@ class Experiment:
             )
         for f in fields(self):
             value, optional = getattr(self, f.name), f.default is None
-            if f.metadata and not callable(value) and not (optional and value is None):
+            named = callable(value) and (hasattr(value, "__name__") or isinstance(value, partial))
+            if f.metadata and not named and not (optional and value is None):
                 kind = "a function or None" if optional else "a function"
                 raise TypeError(f"{f.name} must be {kind}; got {value!r:.99}")
         if type(self.T) is not int:  # how large it may be is the schedule's to say
@@ -179,11 +181,15 @@ class Experiment:
         if outputs not in getattr(self.loss, "outputs", (outputs,)):
             raise ValueError(
                 f"{label(self.loss)} teaches a variance, but this network has no output for one: "
-                "use UNetConfig(outputs=2), or diffusion_loss"
+                "use outputs=2, or diffusion_loss"
                 if outputs == 1
-                else f"{label(self.loss)} never teaches the variance that UNetConfig(outputs=2) "
+                else f"{label(self.loss)} never teaches the variance that outputs=2 "
                 "puts out: use outputs=1, or hybrid_loss"
             )
+        if self.density is not densities.uniform:
+            parameters = inspect.signature(self.loss).parameters
+            if "density" not in parameters:
+                raise ValueError(f"the loss {label(self.loss)} takes no density: give it one")
         schedule = self.schedule(self.T)
         schedule.timesteps(self.sample_steps or self.T)  # refuses more sampling steps than T
         t = self.density(64, self.T, rng.generator(0))
@@ -218,6 +224,7 @@ class Experiment:
         kind = type(network).__name__.replace("UNet", "U-Net")
         density = label(self.density)
         times = "" if density == "uniform" else f", times {density}"
+        optimizer = "" if label(self.optimizer) == "adamw" else f", {label(self.optimizer)}"
         return {
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
             "schedule": f"{label(self.schedule)}, T = {self.T}",
@@ -225,7 +232,7 @@ class Experiment:
             "loss": f"{label(self.loss)}, weight {label(self.weight)}{times}",
             "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
             "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
-            f"learning rate {self.train.learning_rate:g}, seed {self.train.seed}",
+            f"learning rate {self.train.learning_rate:g}{optimizer}, seed {self.train.seed}",
             "sampling": f"{self.sample_steps or self.T} steps",
         }
 
@@ -243,16 +250,12 @@ class Experiment:
         """
         try:
             record = _DEFAULTS | json.loads(text)
-            values: dict[str, Any] = {f.name: record[f.name] for f in fields(cls)}
-            for f in fields(cls):
-                if f.metadata and not (f.default is None and values[f.name] is None):
-                    values[f.name] = lookup(values[f.name], f.metadata["registry"], f.name)
-            values["network"] = networks.from_record(values["network"])
-            values["train"] = TrainConfig(**values["train"])
-            return cls(**values)
+            for name in record.keys() - {"images"}:  # which experiment.json has besides
+                lookup(name, {f.name: f for f in fields(cls)}, "field")
+            return cls(**{f.name: _value(f, record[f.name]) for f in fields(cls)})
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-            raise ValueError(f"not an experiment: {kind}{error}") from error
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"not an experiment: {reason}") from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Experiment":
         """Replace some fields, given as they stand in JSON.
@@ -261,40 +264,48 @@ class Experiment:
 
         Another kind of network, {"network": "transformer(patch=4)"}, keeps the shape of the images,
         the outputs and the classes of the former one.
+
+        Raises:
+            ValueError: an unknown field; a value that it cannot have.
         """
-        record: dict[str, Any] = _DEFAULTS | self._record()
-        record |= {"network": networks.to_record(self.network), "train": asdict(self.train)}
+        by_name, values = {f.name: f for f in fields(self)}, {}
         for name, value in changes.items():
-            lookup(name, record, "field")
+            lookup(name, by_name, "field")
             if name == "network":
                 value = self._network_record(value)
             elif name == "train":
                 if not isinstance(value, Mapping):
                     raise ValueError(f"{name} must hold fields of its own; got {value!r:.99}")
                 for part in value:
-                    lookup(part, record[name], f"field of {name}")
-                value = record[name] | value
-            record[name] = value
-        return Experiment.from_json(json.dumps(record))
+                    lookup(part, asdict(self.train), f"field of {name}")
+                value = asdict(self.train) | dict(value)
+            values[name] = _value(by_name[name], value)
+        return replace(self, **values)
 
     def assigned(self, assignments: Sequence[str]) -> "Experiment":
-        """Replace fields by text, in the order given.
+        """Replace fields by text.
 
-        config.MNIST.assigned(["schedule=flow", "train.batch_size=32", "network=mlp(width=512)"])
+        config.MNIST.assigned(["schedule=cosine", "train.batch_size=32", "network=mlp(width=512)"])
+
+        Another kind of network is made first, then all other fields are replaced at once.
 
         Raises:
             ValueError: text without "="; an unknown field; a value that it cannot have.
         """
-        experiment = self
+        experiment, changes = self, {}
         for assignment in assignments:
             name, equals, text = (part.strip() for part in assignment.partition("="))
             if not equals:
                 raise ValueError(f"{assignment!r:.99} must be FIELD=VALUE, as in schedule=cosine")
-            value, (name, *parts) = literal(text), name.split(".")
-            for part in reversed(parts):
-                value = {part: value}
-            experiment = experiment.changed({name: value})
-        return experiment
+            name, dot, part = name.partition(".")
+            value = literal(text)
+            if dot:
+                changes.setdefault(name, {})[part] = value
+            elif name == "network":
+                experiment = experiment.changed({name: value})
+            else:
+                changes[name] = value
+        return experiment.changed(changes)
 
     def _network_record(self, change: Any) -> dict[str, Any]:
         """Describe the present network with a change, or another kind of network."""
@@ -315,7 +326,8 @@ class Experiment:
     def differences(self, other_json: str) -> list[str]:
         """List what another experiment, given as JSON, trains differently."""
         here, there = (
-            _flat(without_runtime_fields(r)) for r in (self._record(), json.loads(other_json))
+            _flat(without_runtime_fields(_DEFAULTS | r))
+            for r in (self._record(), json.loads(other_json))
         )
         return [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
@@ -351,6 +363,17 @@ class Experiment:
             if "kind" not in record[part] and record[part][name] == default:
                 del record[part][name]
         return json.loads(json.dumps(record))
+
+
+def _value(f: Field[Any], value: Any) -> Any:
+    """Read the value of a field from what JSON holds."""
+    if f.name == "network":
+        return networks.from_record(value)
+    if f.name == "train":
+        return TrainConfig(**value)
+    if not f.metadata or (f.default is None and value in (None, "none")):
+        return value
+    return lookup(value, f.metadata["registry"], f.name)
 
 
 def without_runtime_fields(record: dict[str, Any]) -> dict[str, Any]:

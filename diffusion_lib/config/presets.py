@@ -160,6 +160,8 @@ def read(path: str | Path) -> Experiment:
         changes = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
         if "arms" in changes:
             raise ValueError("a study is run by `compare`")
+        if "preset" not in changes and "dataset" not in changes:
+            raise ValueError(f'add preset = "mnist" or another of {", ".join(PRESETS)}')
         if "preset" not in changes:
             return Experiment.from_json(json.dumps(changes))
         return lookup(changes.pop("preset"), PRESETS, "preset").changed(changes)

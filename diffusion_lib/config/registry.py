@@ -22,6 +22,8 @@ _PASSED = {"T", "root", "train", "generator", "timesteps", "weight", "density", 
 # Settings that are functions themselves, by the name of the argument.
 _CHOICES = {"variance": posterior}
 
+_WORDS = {"none": None, "null": None, "true": True, "false": False}
+
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 
 _TEXT = re.compile(r"[\w./~+-][\w ./~+-]*")  # what needs no quotation marks
@@ -54,11 +56,13 @@ def _write(value: Any) -> str:
     if callable(value):
         return label(value)
     plain = isinstance(value, str) and _TEXT.fullmatch(value) and literal(value) == value
-    return value if plain else repr(value)
+    return value if plain and value == value.strip() else repr(value)
 
 
 def literal(text: str) -> Any:
-    """Read a literal of Python; any other text is that text."""
+    """Read a literal of Python, or of TOML and JSON; any other text is that text."""
+    if text in _WORDS:
+        return _WORDS[text]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -100,6 +104,8 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
     choice = names[name.strip()]
     if not parenthesis:
         return choice
+    if not callable(choice):
+        raise ValueError(f"{what} {name.strip()!r} takes no settings in parentheses")
     if not rest.rstrip().endswith(")"):
         raise ValueError(f"{what} {text!r:.99} must end in ): name(key=value, ...)")
     settings = {}
@@ -112,6 +118,8 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
             raise ValueError(f"{what} {text!r:.99}: {setting.strip()!r} must be key=value")
+        if key in settings:
+            raise ValueError(f"{what} {name.strip()}: {key} is given twice")
         if key not in known:
             raise ValueError(_unknown(f"{what} {name.strip()}: setting", key, list(known)))
         settings[key] = _read(value, known[key], f"{what} {name.strip()}: {key}")

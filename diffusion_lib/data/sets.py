@@ -1,7 +1,7 @@
 """Data sets by name.
 
 To add one, write one function (root, train) -> Images and list it in `__all__`; for your own
-pictures its body is one call of `folder`.
+pictures its body is one call of `data.folder`.
 """
 
 import socket
@@ -108,7 +108,7 @@ def folder(
         path: folder of pictures, from the working folder; `data.folder` says what it reads.
         size: height and width in pixels.
         channels: 3 for colors, 1 for the luminance.
-        held_out: share of the pictures to test on, of all classes alike.
+        held_out: share of the pictures to test on.
 
     Raises:
         FileNotFoundError, ValueError: as `data.folder`; a share outside (0, 1), or so few pictures

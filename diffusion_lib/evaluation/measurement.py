@@ -215,6 +215,12 @@ def plan(
         ) from error
     name = config.label(source)
     train, test = (part.images for part in load_splits(source, root or config.data_root()))
+    trained_on = str(experiment.get("images")).partition(", of labels")[0]
+    if dataset is None and "(" in name and runs.fingerprint(train) != trained_on:
+        raise ValueError(
+            f"{name} no longer holds the pictures that {run.folder} was trained on, so those held "
+            "out are not known: measure on others with --images FOLDER, or dataset="
+        )
     if samples is not None:
         samples = data.check(samples, run.image_shape)
         conditions = replace(conditions, n=len(samples), steps=None)

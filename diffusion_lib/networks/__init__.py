@@ -59,12 +59,17 @@ def from_record(record: Mapping[str, Any]) -> NetworkConfig:
 
 @torch.no_grad()
 def _digest(config: NetworkConfig) -> str:
-    """Hash what a network computes: the output for fixed images with fixed weights."""
+    """Hash what a network computes: its first weights, and its output with others, as in training.
+
+    In float64, so that processors agree.
+    """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
-        network = build(config).eval()
+        network = build(config).double()
+        values = [torch.stack([p.mean(), p.abs().mean()]) for p in network.parameters()]
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.1)
-        output = network(torch.randn(2, *config.image_shape), torch.tensor([0, 99]))
-    text = repr([f"{x:.5g}" for x in output.flatten().tolist()])
+        x_t = torch.randn(2, *config.image_shape, dtype=torch.float64)
+        values.append(network(x_t, torch.tensor([0, 1])).flatten())
+    text = repr([f"{x:.5g}" for x in torch.cat(values).tolist()])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

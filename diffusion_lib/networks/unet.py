@@ -13,7 +13,7 @@ Up: the same levels backwards; each block also reads the features of the way dow
 The last convolution of every residual branch starts at zero, so that each block begins as the
 identity and the whole network outputs zero, as in Ho's code.
 
-To change the network, pass another `UNetConfig`; to replace it, write any module with this call.
+To change the network, pass another `UNetConfig`; `networks.base` says how to replace it.
 """
 
 import math

@@ -25,7 +25,7 @@ from diffusion_lib.runs.folder import (
     claim,
     fingerprint,
     read_log,
-    training_digest,
+    training_digests,
     write_log,
 )
 from diffusion_lib.runs.run import Run
@@ -93,7 +93,6 @@ def train(
         training_data = Images(images, labels)
     folder = Path(folder or config.runs_root() / experiment.name(images_digest))
     trainer = experiment.trainer(device)  # refuses impossible settings before anything is written
-    digest = training_digest(experiment, images_digest)
     with ExitStack() as stack:
 
         def prepare() -> Path | None:
@@ -103,17 +102,18 @@ def train(
             return _source(folder, start, experiment.train.num_steps)
 
         source = parallel.on_rank_zero(prepare)
+        digests = parallel.on_rank_zero(lambda: training_digests(folder))
         average = folder / "ema.safetensors"
         if source == average:
             checkpoints.load_weights(trainer.ema.network, average)
         elif source is not None:
-            trainer.load(source, digest)
+            trainer.load(source, *digests)
         position = f"{images_digest}, step {trainer.step}"
         parallel.assert_same_on_all_ranks("training images and step", position)
         if source != average and trainer.step < experiment.train.num_steps:
             former = folder if source is None else source.parent
             parallel.on_rank_zero(lambda: _begin_log(folder, former, trainer, len(images)))
-            _Training(trainer, experiment, held_out, folder, digest).run(training_data)
+            _Training(trainer, experiment, held_out, folder, digests[0]).run(training_data)
         elif source != average:
             parallel.on_rank_zero(lambda: _complete(average, trainer))
         return Run(folder, trainer.ema, parallel.on_rank_zero(lambda: read_log(folder)))
@@ -129,7 +129,9 @@ def _source(folder: Path, start: str | Path | None, num_steps: int) -> Path | No
         return state
     if average.exists():
         step = checkpoints.read_step(average)
-        if step not in (None, num_steps):
+        if step is None:  # written before files knew it: the log does
+            step = max((record.get("step", 0) for record in read_log(folder)), default=0)
+        if step != num_steps:
             raise ValueError(
                 f"{folder} holds averaged weights of step {step} of {num_steps}, and no "
                 "training.safetensors to resume from: copy it there too, load the weights as they "

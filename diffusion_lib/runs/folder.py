@@ -22,12 +22,20 @@ def fingerprint(images: Tensor) -> str:
     return f"{len(images)} images, sha256 {digest.hexdigest()[:16]}"
 
 
-def training_digest(experiment: Experiment, fingerprint: str) -> str:
-    """Hash what is trained, whatever the number of steps, for training states to be told apart."""
-    record = json.loads(experiment.to_json()) | {"images": fingerprint}
-    record = config.without_runtime_fields(record)
+def training_digests(folder: Path) -> list[str]:
+    """Hash what is trained in a folder, whatever the number of steps.
+
+    A training state holds the first, so that one of another run is noticed; in older states it
+    depends on `compile`, which may change now.
+    """
+    record = config.without_runtime_fields(json.loads((folder / "experiment.json").read_text()))
     del record["train"]["num_steps"]
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    digests = []
+    for compiled in (False, True):
+        record["train"]["compile"] = compiled
+        text = json.dumps(record, sort_keys=True)
+        digests.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return digests
 
 
 @contextmanager
@@ -57,7 +65,8 @@ def claim(folder: Path, experiment: Experiment, fingerprint: str) -> Iterator[No
             raise ValueError(
                 f"another process is training in {folder}: wait for it, or choose another folder"
             )
-        if path.stat().st_size == 0:  # in place: all processes lock the same file
+        if names in ([], ["experiment.json"]) and not _is_whole(path):
+            # In place, because all processes lock the same file.
             record = json.loads(experiment.to_json()) | {"images": fingerprint}
             path.write_text(json.dumps(record, indent=2) + "\n")
         if different := _differences(path, experiment, fingerprint):
@@ -67,6 +76,13 @@ def claim(folder: Path, experiment: Experiment, fingerprint: str) -> Iterator[No
                 "give a new folder and start=FOLDER (--start on the command line)."
             )
         yield
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text()), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _differences(path: Path, experiment: Experiment, fingerprint: str) -> list[str]:
