@@ -123,7 +123,7 @@ def test_labels_that_are_not_known_are_refused(labels, message):
 
 def test_labels_for_a_network_without_and_an_infinite_scale_are_refused():
     plain = random_denoiser(network=replace(CONDITIONAL, classes=0))
-    with pytest.raises(ValueError, match=r"knows no labels: build it with UNetConfig\(classes="):
+    with pytest.raises(ValueError, match=r"knows no labels: build it with classes="):
         guided(plain, FOUR_LABELS, 2.0)
     with pytest.raises(ValueError, match=r"knows no labels"):
         with_labels(plain, FOUR_LABELS)(X_T, T)
