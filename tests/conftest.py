@@ -17,7 +17,14 @@ sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
 # their own beside the notebooks, which keep two cores busy.
 LONGEST = ["test_notebooks", "test_parallel", "test_faults", "test_compare", "test_folder"]
 LONGEST += ["test_command_line", "test_fuzz", "test_samplers", "test_metrics", "test_editing"]
-LONGEST += ["test_labels", "test_runs", "test_extensions", "test_interop", "test_evaluation"]
+LONGEST += [
+    "test_labels",
+    "test_properties",
+    "test_runs",
+    "test_extensions",
+    "test_interop",
+    "test_evaluation",
+]
 LONGEST += [
     "test_training",
     "test_flow",

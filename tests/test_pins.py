@@ -225,6 +225,8 @@ def test_committed_studies_would_be_named_as_they_are(name):
         assert [field for field in conditions if field in fields] == fields
         assert [*vars(Conditions(**{field: conditions[field] for field in fields}))] == fields
     for arm in record["arms"].values():
+        if "#" in arm["schedule"]:  # a function of the experiment's own has no name to be read by
+            continue
         whole = arm | {"train": arm["train"] | {"seed": 0, "num_steps": 10_000}}
         again = json.loads(config.Experiment.from_json(json.dumps(whole)).to_json())
         assert again == whole

@@ -23,7 +23,7 @@ from diffusion_lib.training import TrainConfig, Trainer
 from tests.helpers import is_own
 
 # The same inputs in every run, however slow the machine is.
-always = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+always = settings(derandomize=True, deadline=None, database=None, max_examples=45)
 
 NUMBERS = st.one_of(
     st.integers(-2, 40),
