@@ -97,7 +97,9 @@ class UNetConfig:
         heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
         if not set(self.attention) <= set(heights):
             raise ValueError(
-                f"attention is {self.attention}, but the feature maps have the heights {heights}"
+                f"attention is {self.attention}, but for images of {self.image_shape}, patch = "
+                f"{self.patch} and multipliers = {self.multipliers} the feature maps have the "
+                f"heights {heights}"
             )
 
     def build(self) -> "UNet":
