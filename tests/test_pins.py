@@ -181,6 +181,7 @@ def test_measurements_stay_the_same(tmp_path, root):
     assert_near(found, pinned)
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_record_and_the_names_of_its_files(tmp_path, root, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.json").write_text(json.dumps(STUDY))
