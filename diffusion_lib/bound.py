@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lib import densities, posterior, predictions, rng
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.densities import Density
+from diffusion_lib.densities import Density, draw
 from diffusion_lib.losses import Weight, trains, weighted_error
 from diffusion_lib.posterior import Variance
 from diffusion_lib.schedules import NoiseSchedule
@@ -124,8 +124,7 @@ def vlb_loss(
 
     Arguments as in `losses.diffusion_loss`; `weight` here weights the terms of the bound.
     """
-    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
-    eps = rng.normal(x_0.shape, generator, x_0.device)
+    t, eps = draw(density, x_0, denoiser.schedule.num_timesteps, generator)
     return vlb_at(denoiser, x_0, t, eps, weight).mean()
 
 
@@ -138,8 +137,7 @@ def hybrid_loss(
     density: Density = densities.uniform,
 ) -> Tensor:
     """Average `hybrid_at` over random times and noise; arguments as in `losses.diffusion_loss`."""
-    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
-    eps = rng.normal(x_0.shape, generator, x_0.device)
+    t, eps = draw(density, x_0, denoiser.schedule.num_timesteps, generator)
     return hybrid_at(denoiser, x_0, t, eps, weight).mean()
 
 

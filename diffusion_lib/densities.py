@@ -44,3 +44,11 @@ def logit_normal(
         raise ValueError(f"scale must be positive; got {scale!r:.99}")
     z = rng.normal((n,), generator)
     return (torch.sigmoid(location + scale * z) * T).ceil().long().clamp(1, T)
+
+
+def draw(
+    density: Density, x_0: Tensor, T: int, generator: torch.Generator | rng.Rows | None
+) -> tuple[Tensor, Tensor]:
+    """Draw times [B] in 1..T from a density, then noise [B, C, H, W], for images x_0."""
+    t = density(len(x_0), T, generator).to(x_0.device)
+    return t, rng.normal(x_0.shape, generator, x_0.device)

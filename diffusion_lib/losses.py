@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffusion_lib import densities, rng
 from diffusion_lib.denoiser import Denoiser
-from diffusion_lib.densities import Density
+from diffusion_lib.densities import Density, draw
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -162,8 +162,7 @@ def diffusion_loss(
             a batch among processes.
         density: density of t, one of `densities` or a function like those.
     """
-    t = density(len(x_0), denoiser.schedule.num_timesteps, generator).to(x_0.device)
-    eps = rng.normal(x_0.shape, generator, x_0.device)
+    t, eps = draw(density, x_0, denoiser.schedule.num_timesteps, generator)
     return loss_at(denoiser, x_0, t, eps, weight).mean()
 
 

@@ -72,8 +72,8 @@ def batch_indices(
     def order(epoch: int) -> Tensor:
         return rng.permutation(n, seed, TrainingStream.BATCH_ORDER, epoch).to(device)
 
+    torch.empty(batch_size, dtype=torch.int64, device=device)  # or too little memory, at once
     for step in count(start):
         first, offset = divmod(step * batch_size, n)
         epochs = range(first, ((step + 1) * batch_size - 1) // n + 1)
-        torch.empty(batch_size, dtype=torch.int64, device=device)  # or too little memory, at once
         yield torch.cat([order(epoch) for epoch in epochs])[offset : offset + batch_size]
