@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lib.networks.base import Network, check_config
+from diffusion_lib.networks.base import Network, attention, check_config
 
 _MAX_BLOCKS = 1000  # on the way down; a file with more does not describe a network
 
@@ -224,7 +224,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # [B, H * W, 3 C]
         q, k, v = qkv[:, None].chunk(3, dim=-1)  # each [B, 1 head, H * W, C]
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attention(q, k, v)
         return x + self.project(h[:, 0].transpose(1, 2).reshape(x.shape))
 
 
