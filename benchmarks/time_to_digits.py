@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import common
-from diffusion_lib import config, data, metrics, rng, runs, samplers
+from benchmarks.speedrun.recipes.diffusers_60s import DiffusersLoop
+from diffusion_lib import config, data, metrics, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.metrics import features
@@ -104,45 +104,11 @@ def ours(
 
 def diffusers(seed: int, seconds: float, train: Images, held_out: Tensor) -> dict[str, Any]:
     """Train a plain loop: float32, AdamW with a constant learning rate, no moving average."""
-    from diffusers import (
-        DDPMPipeline,  # pyright: ignore[reportPrivateImportUsage]
-        DDPMScheduler,  # pyright: ignore[reportPrivateImportUsage]
-        UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
-    )
-
-    torch.manual_seed(seed)
-    network = UNet2DModel(
-        sample_size=28,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=2,
-        block_out_channels=(32, 64, 64),
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    )
-    scheduler: Any = DDPMScheduler()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    clock, steps = time.perf_counter(), 0
-    for x_0 in data.batches(train.images, 64, seed):
-        t, eps = torch.randint(0, 1000, (64,)), torch.randn_like(x_0)
-        loss = F.mse_loss(network(scheduler.add_noise(x_0, eps, t), t).sample, eps)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        steps += 1
-        if time.perf_counter() - clock > seconds:
-            break
-    result: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": steps}
-    result["parameters"] = sum(p.numel() for p in network.parameters())
-    made: Any = DDPMPipeline(network, scheduler)
-    made.set_progress_bar_config(disable=True)
-    parts = [
-        made(125, rng.generator(seed, k), SAMPLE_STEPS, output_type="np").images
-        for k in range(N // 125)
-    ]
-    images = torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts])
-    return result | {"confident": judged((images * 255).round().to(torch.uint8))}
+    clock = time.perf_counter()
+    trained = DiffusersLoop(seconds, SAMPLE_STEPS).train(train, seed)
+    result: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1)}
+    result |= {"steps": trained.steps, "parameters": trained.parameters}
+    return result | {"confident": judged(trained.sample(N))}
 
 
 def judged(images: Tensor) -> list[float]:

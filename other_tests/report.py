@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import tables as benchmarks
+from benchmarks.speedrun import board
 from diffusion_lib import viz
 from other_tests import extensions, findings
 from other_tests.common import ROOT, load
@@ -21,7 +22,7 @@ from other_tests.mnist import few_steps, flow, full_budget, guidance
 
 READMES = [
     path
-    for folder in (".", "benchmarks", "diffusion_lib", "other_tests", "other_tests/*")
+    for folder in (".", "benchmarks/*", "diffusion_lib", "other_tests", "other_tests/*")
     for path in sorted(ROOT.glob(f"{folder}/README.md"))
 ]
 
@@ -46,6 +47,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "eight gpus": (benchmarks.eight_gpus, benchmarks.records),
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
+    "speedrun": (board.text, board.records),
 }
 
 
