@@ -3,6 +3,7 @@
 python -m diffusion_lib train mnist_diffusers --budget quick --out runs/a
 python -m diffusion_lib train mnist --budget full --steps 20000 --start runs/full --out runs/longer
 python -m diffusion_lib sample runs/a --n 64 --out a.png
+python -m diffusion_lib sample released/mnist --sampler dpm_solver --steps 20 --out b.png
 python -m diffusion_lib evaluate runs/a runs/longer
 python -m diffusion_lib compare other_tests/mnist/small_backbone.json
 python -m diffusion_lib export runs/a --format diffusers --out exported/a
@@ -119,7 +120,10 @@ def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
     sampler = config.lookup(options.sampler, samplers, "--sampler")
     folder = _run_folder(options.run)
-    out = options.out or folder / "samples.png"
+    usual = (
+        Path() if folder in runs.releases().values() else folder
+    )  # not among the library's files
+    out = options.out or usual / "samples.png"
     out = out / "samples.png" if out.is_dir() else out
     kind = out.suffix.lower()
     if kind not in (".npz", ".png"):
@@ -292,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     add_hardware(add)
 
     add = adder("sample", sample, "--n below 64 makes smaller batches.")
-    add("run", type=_path, help="run folder")
+    add("run", type=_path, help="run folder, or released/NAME")
     add("--n", type=int, default=64, help="number of images (default: 64)")
     add("--sampler", default="ddpm", help=f"{', '.join(samplers.__all__)} (default: ddpm)")
     add("--steps", type=int, help="sampler steps (default: T)")
@@ -305,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = adder("evaluate", evaluate, "Smaller --n and --n-likelihood need less.")
     commands.choices["evaluate"].set_defaults(**asdict(Conditions()))
-    add("runs", nargs="+", type=_path, metavar="run", help="run folders")
+    add("runs", nargs="+", type=_path, metavar="run", help="run folders, or released/NAME")
     add("--sampler", help=f"{', '.join(samplers.__all__)} (default: %(default)s)")
     for name, meaning in (
         ("--n", "samples per run, 0 for none"),
@@ -330,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
     add_hardware(add, "all GPUs if there are any")
 
     add = adder("export", export)
-    add("run", type=_path, help="run folder")
+    add("run", type=_path, help="run folder, or released/NAME")
     add("--format", required=True, help=", ".join(interop.FORMATS))
     add("--out", required=True, type=_path, help="new folder, such as exported/a")
     return parser
@@ -375,7 +379,9 @@ def _experiment(options: argparse.Namespace) -> Experiment:
 
 
 def _run_folder(path: Path) -> Path:
-    """Return the folder of a run from its path or that of a file in it."""
+    """Return the folder of a run from its path, that of a file in it, or released/NAME."""
+    if path.parent == Path("released") and not path.exists():
+        return config.lookup(path.name, runs.releases(), "release")
     folder = path.parent if path.is_file() else path
     return folder.resolve() if folder.name in ("", "..") else folder
 

@@ -1,4 +1,4 @@
-"""What is installed is all that is needed: every module, the feature networks, every dependency."""
+"""What is installed is all that is needed: every module, feature network, release, dependency."""
 
 import ast
 import hashlib
@@ -29,6 +29,8 @@ def test_the_wheel_holds_every_module_and_every_feature_network(tmp_path, monkey
     shutil.copytree(PACKAGE, copy / "diffusion_lib", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    release = copy / "diffusion_lib" / "assets" / "released" / "tiny"
+    shutil.copytree(ROOT / "tests" / "pinned" / "finished", release)
     monkeypatch.chdir(copy)
     monkeypatch.setattr(sys, "argv", ["setup.py"])
     wheel = tmp_path / build_meta.build_wheel(str(tmp_path))
@@ -38,6 +40,8 @@ def test_the_wheel_holds_every_module_and_every_feature_network(tmp_path, monkey
         assert modules <= held
         for name, digest in features.RELEASED.values():
             assert hashlib.sha256(file.read(f"diffusion_lib/assets/{name}")).hexdigest() == digest
+        for path in release.iterdir():
+            assert file.read(str(path.relative_to(copy))) == path.read_bytes()
     # Nothing else: no tests, no benchmarks.
     assert {name.split("/")[0].split("-")[0] for name in held} == {"diffusion_lib"}
 

@@ -20,6 +20,8 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs.folder import read_log
 from diffusion_lib.system.device import optimize_memory_layout
 
+RELEASED = Path(__file__).parents[1] / "assets" / "released"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -106,3 +108,17 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
         )
     denoiser = Denoiser.load(folder / "ema.safetensors").to(device or config.device())
     return Run(folder, optimize_memory_layout(denoiser), read_log(folder))
+
+
+def releases() -> dict[str, Path]:
+    """Return the folders of the runs that come with the library, by name."""
+    return {path.parent.name: path.parent for path in sorted(RELEASED.glob("*/ema.safetensors"))}
+
+
+def released(name: str, device: torch.device | None = None) -> Run:
+    """Load a run that comes with the library, such as "mnist"; see `load`.
+
+    Raises:
+        ValueError: no such release; the message has the names of all.
+    """
+    return load(config.lookup(name, releases(), "release"), device)

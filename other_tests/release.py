@@ -1,0 +1,89 @@
+"""Release a finished run with the library, for `runs.released` and `sample released/NAME`.
+
+    python -m other_tests.release runs/labels mnist_labels
+
+Copies what sampling and measuring need into diffusion_lib/assets/released/NAME, and writes how it
+was trained and what 1,000 of its samples are like into release.json beside it.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from diffusion_lib import evaluation, runs
+from diffusion_lib.metrics import features
+from diffusion_lib.runs import Run
+from diffusion_lib.runs.run import RELEASED
+from diffusion_lib.system import files
+from other_tests import common
+
+FILES = ("experiment.json", "ema.safetensors", "log.jsonl")
+CONDITIONS = evaluation.Conditions()  # 1,000 samples of ddpm in 100 steps
+LIMIT = 5  # MB of a file
+GUIDANCE = 1.5  # nearly every digit is the right one, and they are more diverse than at 2
+LONG = {"likelihood", "errors", "seconds"}  # parts of a measurement that are left out
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("name", help="name of the release, such as mnist_labels")
+    help = "guidance scale of a network with labels (default: %(default)s)"
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help=help)
+    options = parser.parse_args()
+    run = runs.load(options.run)
+    if classes := run.denoiser.config.classes:
+        run = run.guided(range(classes), options.guidance)
+    print(release(run, options.name, options.data))
+
+
+def release(run: Run, name: str, root: str) -> Path:
+    """Measure a run and copy it into the library; return the folder of the release.
+
+    Args:
+        run: finished run; with labels, if its network knows them.
+        name: name of the release.
+        root: folder of the data sets.
+
+    Raises:
+        FileExistsError: there is a release of that name.
+        ValueError: a file above the limit, an unfinished run, or no feature network for its data.
+    """
+    folder = RELEASED / name
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: remove it first, or give another name")
+    for path in (run.folder / file for file in FILES):
+        if (size := path.stat().st_size / 1e6) > LIMIT:
+            raise ValueError(
+                f"{path} has {size:.1f} MB, and a file of a release at most {LIMIT} MB: train a "
+                "smaller network"
+            )
+    steps = common.load((run.folder / "experiment.json").resolve())["train"]["num_steps"]
+    if (step := (run.series("loss")[0] or [0])[-1]) != steps:
+        raise ValueError(f"{run.folder} is at step {step} of {steps}: finish its training first")
+    features.released(evaluation.dataset_name(run))  # raises
+    record = describe(run, evaluation.evaluate(run, CONDITIONS, root))
+    with files.atomic_folder(folder) as temporary:
+        for file in FILES:
+            shutil.copy(run.folder / file, temporary)
+        files.write_json(temporary / "release.json", record)
+    return folder
+
+
+def describe(run: Run, measured: dict[str, Any]) -> dict[str, Any]:
+    """Describe how a run was trained, and what was measured of it, for its release.
+
+    Args:
+        run: run with a log.
+        measured: record of `evaluation.evaluate`.
+    """
+    versions = [start["torch"] for start in run.log if "torch" in start]
+    short = {name: value for name, value in measured.items() if name not in LONG}
+    return {
+        "training": run.describe() | {"torch": ", then ".join(dict.fromkeys(versions))},
+        "measured": short | {"bits per dim": measured["likelihood"]["bits per dim"]},
+    }
+
+
+if __name__ == "__main__":
+    main()
