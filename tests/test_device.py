@@ -1,10 +1,15 @@
 """Precision, memory layout and threads: decided in one place, and by the user."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from diffusion_lib import runs
 from diffusion_lib.cli import main
+from diffusion_lib.networks import MLPConfig, operations
 from diffusion_lib.system import device
+from tests.helpers import random_denoiser
 
 CPU = torch.device("cpu")
 
@@ -91,3 +96,40 @@ def test_the_command_line_has_options_for_them(tmp_path, monkeypatch, capsys):
     assert seen == [{"precision": "bfloat16", "layout": "channels_last", "threads": 1}]
     assert main([*arguments, "--threads", "0"]) == 2
     assert "threads must be at least 1; got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("speed", "compiler", "times"),
+    [(2e11, "/usr/bin/g++", 0), (1.0, "/usr/bin/g++", 1), (1.0, None, 0)],
+)
+def test_long_sampling_on_a_cpu_is_compiled_where_a_compiler_is(
+    monkeypatch, speed, compiler, times
+):
+    """As though the processor took a second for each operation: ten thousand images take hours."""
+    calls = []
+    monkeypatch.setattr(device, "CPU_SPEED", speed)
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(device, "which", lambda name: compiler if name == "g++" else None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: calls.append(network))
+    denoiser = random_denoiser()
+    first = next(runs.sample_batches(denoiser, 2000, num_steps=10, batch_size=2))
+    assert first.shape == (2, 1, 8, 8)
+    assert calls == [denoiser.network] * times
+
+
+def test_operations_of_a_network_are_counted_by_its_shapes():
+    one = operations(MLPConfig((1, 4, 4), width=32, depth=1))
+    assert operations(MLPConfig((1, 4, 4), width=64, depth=1)) > one > 2 * 2 * 16 * 32
+    assert operations(ReadsAValue()) == 0
+
+
+@dataclass(frozen=True)
+class ReadsAValue:
+    image_shape: tuple[int, int, int] = (1, 2, 2)
+    outputs: int = 1
+    classes: int = 0
+
+    def build(self):
+        network = torch.nn.Linear(2, 2)
+        network.forward = lambda x_t, t: x_t * float(t[0])
+        return network

@@ -11,18 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from diffusion_lib import data, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
 from diffusion_lib.config.registry import lookup
 from diffusion_lib.data import sets
-from diffusion_lib.networks import NetworkConfig, UNetConfig, on_meta_device
+from diffusion_lib.networks import NetworkConfig, UNetConfig, operations
+from diffusion_lib.system.device import CPU_SPEED
 from diffusion_lib.system.device import default_device as device
 from diffusion_lib.training import TrainConfig
-
-_CPU_SPEED = 2e11  # FLOP/s that a training step reaches on two cores of a server processor
 
 MNIST = Experiment(
     dataset=data.mnist,
@@ -79,12 +75,8 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
 
 def _hours(network: NetworkConfig, train: TrainConfig) -> float:
     """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        on_meta_device(network)(
-            torch.empty(1, *network.image_shape), torch.zeros(1, dtype=torch.int64)
-        )
-    operations = 3 * counter.get_total_flops() * train.batch_size * train.num_steps
-    return operations / _CPU_SPEED / 3600
+    images = train.batch_size * train.num_steps
+    return 3 * operations(network) * images / CPU_SPEED / 3600
 
 
 def full(experiment: Experiment) -> Experiment:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diffusion_lib.networks.autoencoder import AutoencoderConfig
-from diffusion_lib.networks.base import NetworkConfig, build, config_of, on_meta_device
+from diffusion_lib.networks.base import NetworkConfig, build, config_of, on_meta_device, operations
 from diffusion_lib.networks.mlp import MLPConfig
 from diffusion_lib.networks.transformer import TransformerConfig
 from diffusion_lib.networks.unet import UNetConfig

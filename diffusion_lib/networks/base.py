@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, get_type_hints
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class NetworkConfig(Protocol):
@@ -153,6 +154,21 @@ def on_meta_device(config: NetworkConfig) -> nn.Module:
             raise  # from a class of one's own
         message = f"no memory holds the weights of {config} ({error}): use a smaller width"
         raise ValueError(message) from error
+
+
+def operations(config: NetworkConfig) -> int:
+    """Count the floating-point operations of a call on one image.
+
+    0 where they cannot be counted: of a network of one's own that needs values, not only shapes.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter, torch.device("meta"):
+            on_meta_device(config)(
+                torch.empty(1, *config.image_shape), torch.zeros(1, dtype=torch.int64)
+            )
+    except (RuntimeError, TypeError, NotImplementedError):
+        return 0
+    return counter.get_total_flops()
 
 
 def config_of(network: nn.Module) -> NetworkConfig | None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from diffusion_lib import data, rng, samplers
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
+from diffusion_lib.networks import config_of, operations
 from diffusion_lib.runs.run import GuidedRun, Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import parallel
-from diffusion_lib.system.device import autocast, should_compile
+from diffusion_lib.system.device import autocast, should_compile_calls
 from diffusion_lib.system.progress import progress
 
 
@@ -45,7 +46,8 @@ def sample_batches(
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
     on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
     time, and all of them yield all batches.  The network computes in the precision of the device,
-    as it does in training; on a GPU it is compiled for long work.
+    as it does in training; it is compiled for long work
+    (`system.device.should_compile_calls`).
 
     Args:
         source: denoiser (put into evaluation mode), run, or run with labels (`Run.guided`).
@@ -65,7 +67,10 @@ def sample_batches(
     denoiser = (source if isinstance(source, Denoiser) else source.denoiser).eval()
     schedule = denoiser.schedule
     timesteps = schedule.timesteps(schedule.num_timesteps if num_steps is None else num_steps)
-    if should_compile(schedule.signal.device, len(range(0, n, batch_size)) * len(timesteps)):
+    steps, network = len(timesteps) - 1, config_of(denoiser.network)
+    # Counting takes a tenth of a second.
+    work = n * steps * operations(network) if network and n * steps > 10_000 else 0
+    if should_compile_calls(schedule.signal.device, len(range(0, n, batch_size)) * steps, work):
         denoiser.network.compile()
 
     def sample_images(images: range) -> Tensor:
