@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from diffusion_lib import config, interop, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Interval
+from diffusion_lib.networks import UNetConfig
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import (
     files,
@@ -29,6 +31,8 @@ from diffusion_lib.system import (
 
 FOLDER = Path(__file__).parent
 IMAGE_SHAPE = (3, 32, 32)
+LONG, SHORT = 1_000_000, 4_999  # steps of work that is worth compiling, and of work that is not
+HAS_DIFFUSERS = find_spec("diffusers") is not None
 
 
 class Mode(NamedTuple):
@@ -68,8 +72,27 @@ GPU_MODES = {
 
 
 def modes(device: torch.device) -> dict[str, Mode]:
-    """Return the modes in which diffusers is measured on a device."""
-    return CPU_MODES if device.type == "cpu" else GPU_MODES
+    """Return the modes in which diffusers is measured on a device: none where it is missing."""
+    if not HAS_DIFFUSERS:
+        print("pip install diffusers to compare with it")
+        return {}
+    modes, able = CPU_MODES if device.type == "cpu" else GPU_MODES, can_compile(device)
+    return {name: mode for name, mode in modes.items() if able or not mode.compiled}
+
+
+def our_modes(name: str, device: torch.device) -> dict[str, int]:
+    """Return the modes in which we are measured: steps of work that the library runs in each.
+
+    Args:
+        name: name of our side; "not compiled" is added where the library compiles long work.
+        device: device to measure.
+    """
+    return {name: LONG} | ({f"{name}, not compiled": SHORT} if can_compile(device) else {})
+
+
+def can_compile(device: torch.device) -> bool:
+    """Tell whether the library compiles long work on a device."""
+    return hardware.should_compile(device, LONG)
 
 
 def options(about: str | None) -> argparse.Namespace:
@@ -87,7 +110,7 @@ def options(about: str | None) -> argparse.Namespace:
 
 
 def diffusers_network(paper: bool = False) -> nn.Module:
-    """Make the network of diffusers with fresh weights and as many groups in GroupNorm as ours.
+    """Make the network of diffusers with fresh weights.
 
     Args:
         paper: whether it has the paper's width.
@@ -96,7 +119,7 @@ def diffusers_network(paper: bool = False) -> nn.Module:
 
     torch.manual_seed(0)
     width = 128 if paper else 64
-    network = UNet2DModel(
+    return UNet2DModel(
         sample_size=IMAGE_SHAPE[1],
         block_out_channels=(width, 2 * width, 2 * width, 2 * width),
         layers_per_block=2,
@@ -108,22 +131,24 @@ def diffusers_network(paper: bool = False) -> nn.Module:
         freq_shift=1,
         norm_eps=1e-6,
     )
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.num_groups = math.gcd(32, module.num_channels // 4)
-    return network
 
 
 def our_denoiser(paper: bool = False, device: torch.device | str = "cpu") -> Denoiser:
-    """Make our denoiser around the same network with the same weights, not clipped."""
-    network = interop.unet_from_diffusers(diffusers_network(paper))
+    """Make our denoiser around the same network, not clipped; of the same weights as diffusers'.
+
+    Where diffusers is missing the weights are fresh ones, whose output is zero.
+    """
+    if HAS_DIFFUSERS:
+        network = interop.unet_from_diffusers(diffusers_network(paper))
+    else:
+        network = UNetConfig(width=128 if paper else 64, dropout=0.0, groups=32).build()
     return Denoiser(network, schedules.linear(), clip=None).to(device)
 
 
-def as_the_library_runs_it(paper: bool, device: torch.device) -> Denoiser:
-    """Lay out `our_denoiser` as the library does, and compile it as for long work."""
+def as_the_library_runs_it(paper: bool, device: torch.device, steps: int = LONG) -> Denoiser:
+    """Lay out `our_denoiser` as the library does, and compile it as for so many steps."""
     denoiser = hardware.optimize_memory_layout(our_denoiser(paper, device))
-    if hardware.should_compile(device, 10_000):
+    if hardware.should_compile(device, steps):
         denoiser.network.compile()
     return denoiser
 
@@ -140,10 +165,12 @@ Side = Callable[..., Mapping[str, Callable[[], float | None]]]
 
 
 def interleaved_timings(sides: Sequence[Side], rounds: int, *arguments: Any) -> dict[str, Timed]:
-    """Time the ways of all sides, a turn of each in every round, after a round of warm-up.
+    """Time the ways of all sides, a turn of each in every round, after a turn of warm-up.
 
-    A side has a process of its own, so that no setting of one reaches another; one of them works at
-    a time.  Every round starts with another way, so that other load on the machine meets all.
+    A side has a process of its own, so that no setting of one reaches another.  They warm up at the
+    same time, because compiling takes minutes, and then work one at a time.  Every round starts
+    with another way, so that other load on the machine meets all.  A way that fails to warm up is
+    left out.
 
     Args:
         sides: functions from `arguments` to the ways of a side.
@@ -151,33 +178,38 @@ def interleaved_timings(sides: Sequence[Side], rounds: int, *arguments: Any) -> 
         arguments: arguments of every side.
     """
     context = torch.multiprocessing.get_context("spawn")
-    pipes, names, processes = {}, [], []
+    workers = []
     for side in sides:
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, side, arguments), daemon=True)
         process.start()
-        processes.append(process)
-        for name in here.recv():
-            pipes[name] = here
-            names.append(name)
+        there.close()  # so that the end of the process ends the wait for it, by an EOFError
+        workers.append((process, here))
+    pipes = {name: here for _, here in workers for name in here.recv()}
+    names = list(pipes)
     timings = {name: Timed([], []) for name in names}
-    for n in range(-1, rounds):
+    for n in range(rounds):
         for k in range(len(names)):
             name = names[(k + n) % len(names)]
             pipes[name].send(name)
             seconds, result = pipes[name].recv()
-            if n >= 0:
-                timings[name].seconds.append(seconds)
+            timings[name].seconds.append(seconds)
             if result is not None:
                 timings[name].results.append(result)
         print(f"round {n + 1} of {rounds}", flush=True)
-    for process in processes:
+    for process, _ in workers:
         process.terminate()
     return timings
 
 
 def _serve(pipe: Connection, side: Side, arguments: tuple[Any, ...]) -> None:
-    ways = side(*arguments)
+    ways = dict(side(*arguments))
+    for name, turn in list(ways.items()):
+        try:
+            turn()
+        except Exception as error:
+            print(f"{name} is left out: {' '.join(str(error).split()):.500}", flush=True)
+            del ways[name]
     pipe.send(list(ways))
     while True:
         turn = ways[pipe.recv()]

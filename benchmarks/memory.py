@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory
 
-Each in a process of its own: the largest resident size above that before the network was made; on
-a GPU the most that torch allocated.  Network, optimizer and moving average are part of it.  Writes
-memory.json beside itself, or memory-gpu.json.
+Each in a process of its own, three times: the largest resident size above that before the network
+was made; on a GPU the most that torch allocated, once, because it does not vary.  Network,
+optimizer and moving average are part of it.  Writes memory.json beside itself, or memory-gpu.json.
 """
 
 import json
@@ -29,18 +29,21 @@ def main() -> None:
         print(json.dumps(measure(WAYS[name], torch.device(kind), int(size), paper == "True")))
         return
     options = common.options(__doc__)
-    megabytes: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(3):
-        for name in WAYS:
+    device = torch.device(options.device)
+    names = [name for name in WAYS if common.modes(device) or not name.startswith("diffusers")]
+    megabytes: dict[str, list[float]] = {name: [] for name in names}
+    repeats = 3 if device.type == "cpu" else 1
+    for _ in range(repeats):
+        for name in names:
             arguments = [name, options.device, str(options.batch_size), str(options.paper)]
             command = [sys.executable, "-m", "benchmarks.memory", *arguments]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             megabytes[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(name, megabytes[name][-1], "MB", flush=True)
-    device = torch.device(options.device)
+    medians = {name: round(median(values)) for name, values in megabytes.items()}
     record = common.machine(device) | {
         "batch size": options.batch_size,
-        "MB, median of 3": {name: round(median(values)) for name, values in megabytes.items()},
+        f"MB, median of {repeats}": medians,
         "MB, all": megabytes,
     }
     common.write("memory", device, record)

@@ -41,13 +41,16 @@ def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Ca
 
 
 def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
-    denoiser = common.as_the_library_runs_it(paper, device).eval()
-    denoiser.clip = 1.0
+    ways = {}
+    for name, steps in common.our_modes(OURS, device).items():
+        denoiser = common.as_the_library_runs_it(paper, device, steps).eval()
+        denoiser.clip = 1.0
 
-    def sample() -> None:
-        runs.sample(denoiser, size, 0, samplers.ddim, STEPS, batch_size=size)
+        def sample(denoiser=denoiser) -> None:
+            runs.sample(denoiser, size, 0, samplers.ddim, STEPS, batch_size=size)
 
-    return {OURS: sample}
+        ways[name] = sample
+    return ways
 
 
 def pipeline(mode: common.Mode, paper: bool, size: int, device: torch.device) -> Callable[[], None]:

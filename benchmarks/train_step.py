@@ -33,17 +33,17 @@ def main() -> None:
     device, size = torch.device(options.device), options.batch_size
     sides = [diffusers_ways, our_ways] if options.paper else [diffusers_ways, our_ways, lucidrains]
     timings = common.interleaved_timings(sides, options.rounds, options.paper, size, device)
-    baseline = timings["diffusers, float32"].results
+    peer = timings.get("diffusers, float32")
     record = common.machine(device) | {
-        "parameters": sum(p.numel() for p in common.diffusers_network(options.paper).parameters()),
+        "parameters": sum(p.numel() for p in common.our_denoiser(options.paper).parameters()),
         "batch size": size,
         "steps a turn": turn(device),
         "rounds": options.rounds,
         "ways": common.speeds(timings, OURS, size * turn(device)),
         "largest difference of a loss from diffusers' in float32, relative": {
-            name: max(abs(a - b) / abs(b) for a, b in zip(timed.results, baseline, strict=True))
+            name: max(abs(a - b) / abs(b) for a, b in zip(timed.results, peer.results, strict=True))
             for name, timed in timings.items()
-            if name.startswith("diffusers") or name == OURS
+            if peer and name.startswith(("diffusers", OURS))
         },
         "GFLOP an image, forward and backward": round(flops(options.paper, device), 3),
         "profile": profile(our_ways(options.paper, size, device)[BARE], device),
@@ -70,7 +70,9 @@ def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Ca
 
 
 def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
-    return {OURS: trainer(paper, size, device), BARE: bare(paper, size, device)}
+    modes = common.our_modes(OURS, device)
+    ways = {name: trainer(paper, size, device, steps=steps) for name, steps in modes.items()}
+    return ways | {BARE: bare(paper, size, device)}
 
 
 def lucidrains(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
@@ -109,7 +111,7 @@ def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Cal
 
 
 def trainer(
-    paper: bool, size: int, device: torch.device, images: int = 50_000
+    paper: bool, size: int, device: torch.device, images: int = 50_000, steps: int = common.LONG
 ) -> Callable[[], float]:
     """Make a step of the library's own loop, with the draws of the other sides.
 
@@ -118,14 +120,15 @@ def trainer(
         size: number of images in a batch.
         device: device to train on.
         images: number of images in the data set, by default that of CIFAR-10.
+        steps: steps of the training of which the turns are the first ones.
     """
-    steps = count()
+    numbers = count()
 
     def loss(denoiser: Denoiser, x_0: Tensor, generator: torch.Generator) -> Tensor:
-        x_0, t, eps = common.draw(next(steps), size, device)
+        x_0, t, eps = common.draw(next(numbers), size, device)
         return losses.loss_at(denoiser, x_0, t, eps).mean()
 
-    settings = TrainConfig(1_000_000, size, learning_rate=1e-4, warmup_steps=1)
+    settings = TrainConfig(steps, size, learning_rate=1e-4, warmup_steps=1)
     made = Trainer(common.our_denoiser(paper, device), settings, loss)
     updates = made.run(torch.zeros((images, *common.IMAGE_SHAPE), dtype=torch.uint8))
 
