@@ -55,6 +55,21 @@ def test_the_layout_follows_the_precision(monkeypatch):
     assert device.layout(torch.device("cuda")) == "channels_last"
 
 
+def test_compiling_needs_a_compiler_and_the_headers_of_python(monkeypatch, tmp_path):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(device, "find_spec", lambda name: name)
+    monkeypatch.setattr(device, "which", lambda name: name)
+    monkeypatch.setattr(device.sysconfig, "get_config_var", lambda name: str(tmp_path))
+    assert not device.should_compile(gpu, 5000)
+    (tmp_path / "Python.h").touch()
+    assert device.should_compile(gpu, 5000)
+    assert not device.should_compile(gpu, 4999)
+    assert not device.should_compile(CPU, 5000)
+    monkeypatch.setattr(device, "which", lambda name: None)
+    assert not device.should_compile(gpu, 5000)
+
+
 @pytest.mark.parametrize(
     ("variable", "decided"),
     [("DIFFUSION_PRECISION", device.precision), ("DIFFUSION_LAYOUT", device.layout)],

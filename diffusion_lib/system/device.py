@@ -10,10 +10,12 @@ import math
 import os
 import platform
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 from typing import Any, TypeVar
 
@@ -140,11 +142,12 @@ def optimize_memory_layout(module: Module) -> Module:
 def should_compile(device: torch.device, steps: int) -> bool:
     """Tell whether torch.compile works here and saves time: on a new GPU, from 5,000 steps on.
 
-    It compiles with triton, which needs a C compiler.
+    It compiles with triton, which needs a C compiler and Python's own headers.
     """
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     able = able and find_spec("triton") is not None and steps >= 5000
-    return able and any(map(which, ("cc", "gcc", "clang")))
+    header = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
+    return able and header.exists() and any(map(which, ("cc", "gcc", "clang")))
 
 
 def should_compile_calls(device: torch.device, steps: int, operations: float) -> bool:
