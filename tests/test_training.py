@@ -49,6 +49,7 @@ def test_saved_and_loaded_equals_uninterrupted_bit_for_bit(tmp_path, stop):
     assert_same(weights(second), weights(whole))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains_saves_goes_on_and_samples(tmp_path):
     torch.manual_seed(0)
