@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lib import bound, checkpoints, config, data, losses, predictions, schedules
+from diffusion_lib import (
+    bound,
+    checkpoints,
+    config,
+    data,
+    losses,
+    optimizers,
+    predictions,
+    schedules,
+)
 from diffusion_lib.config import Experiment, presets
 from diffusion_lib.networks.unet import UNetConfig
 from diffusion_lib.training import TrainConfig
@@ -266,10 +275,14 @@ def test_the_quick_budget_leaves_what_is_not_the_presets():
     assert config.quick(config.MNIST_FAST) == config.MNIST_FAST
     own = replace(config.MNIST.train, learning_rate=5e-4)
     assert config.quick(replace(config.MNIST, train=own)).train == replace(own, num_steps=3000)
+    adam = replace(config.MNIST, optimizer=partial(optimizers.adamw, beta_2=0.95))
+    assert config.quick(adam).optimizer == adam.optimizer
+    assert config.quick(adam).train == replace(config.MNIST.train, num_steps=3000)
     short = replace(config.MNIST.train, num_steps=10, seed=3)
     assert config.quick(replace(config.MNIST, train=short)).train == short
     seed = replace(config.MNIST.train, seed=3)
-    assert config.quick(replace(config.MNIST, train=seed)).train.cooldown == 0.5
+    assert config.quick(replace(config.MNIST, train=seed)).train.cooldown == 0.8
+    assert config.quick(replace(config.MNIST, train=seed)).optimizer == optimizers.muon
 
 
 def test_patches_and_cooldown_are_recorded_where_they_say_something():

@@ -2,7 +2,7 @@
 
     python -m other_tests.mnist.flow        trains, samples, writes flow.record.json; goes on
 
-Six arms on MNIST, 1,000 steps of 64 images of the quick budget, seeds 0 to 2, sampled by DDIM in 50
+Six arms on MNIST, 1,000 steps of 64 images with AdamW, seeds 0 to 2, sampled by DDIM in 50
 steps (on `flow` that is Euler's method).  The measure is the Frechet distance of 500 samples; a
 lower one is better.  Hypotheses, written down before the study was run:
 
@@ -52,7 +52,7 @@ def straight_cosine(T: int) -> NoiseSchedule:
 def arms() -> dict[str, Experiment]:
     """Return the experiments that are compared, by name."""
     shape = config.MNIST.network.image_shape
-    base = config.quick(config.MNIST)
+    base = common.MNIST_ADAMW
     diffusion = replace(
         base, schedule=schedules.cosine, prediction=predictions.v, weight=losses.snr_plus_1
     )

@@ -1,35 +1,39 @@
-"""The preset mnist_labels in 200 steps: x_0, Muon, no attention.
+"""Asked-for digits after 20 s: the preset's network without attention, x_0, Muon, 200 steps of 32.
 
-Labels and guidance at 2: a digit that is asked for comes out more clearly.
-x_0 with weight uniform: what short trainings see first is the shape of a digit.
-Muon: as good digits in half of AdamW's steps; momentum 0.9 because there are few steps.
-No attention: a step is shorter.
-Batches of 32: more updates in the same time.
-Learning rate 4e-3 after 20 steps, falling over the last 0.8: large steps, then no noise.
-Average with decay 0.95: over the last steps alone, because the weights before are worse.
-DDPM in 50 steps: the library's default sampler.
+What was tried with seed 100 stands in other_tests/LOG.md.
+
+Muon: 98 % right and sure after 270 steps where AdamW at the same rate had 82 %.
+No attention: a step takes two thirds of the time, and digits at this length are no worse.
+Times mostly noisy (logit-normal at 0.3): which digit it is is decided there; 98 % in place of 95 %.
+Momentum 0.9 and an average over the last steps alone: there are only 200.
+Guidance at 2: at 1.5 5 % fewer digits are right.
 """
 
 from dataclasses import replace
 from functools import partial
 
 from benchmarks.speedrun import Recipe
-from diffusion_lib import config, losses, optimizers, predictions, samplers
+from diffusion_lib import config, densities, losses, optimizers, predictions, samplers, schedules
+from diffusion_lib.networks import UNetConfig
+from diffusion_lib.training import TrainConfig
 
 RECIPE = Recipe(
     experiment=replace(
-        config.MNIST_LABELS,
+        config.MNIST,
+        network=UNetConfig(
+            (1, 28, 28), 32, (1, 2), num_blocks=1, attention=(), dropout=0.0, patch=2, classes=10
+        ),
+        schedule=schedules.cosine,
         prediction=predictions.x_0,
         weight=losses.uniform,
+        density=partial(densities.logit_normal, location=0.3, scale=1.5),
         optimizer=partial(optimizers.muon, momentum=0.9),
-        network=replace(config.MNIST_LABELS.network, attention=()),
-        train=replace(
-            config.MNIST_LABELS.train,
+        train=TrainConfig(
             num_steps=200,
             batch_size=32,
             learning_rate=4e-3,
             warmup_steps=20,
-            cooldown=0.8,
+            cooldown=0.9,
             ema_decay=0.95,
         ),
     ),
