@@ -184,7 +184,7 @@ def digits(record: Mapping[str, Any]) -> Rows:
     rows = []
     for name, least in (
         ("a plain loop with diffusers: eps, linear", 0.0),
-        ("the experiment of ddpm.ipynb, as in the quick budget: eps, linear", 0.7),
+        ("the experiment of ddpm.ipynb with AdamW: eps, linear", 0.7),
         ("the preset mnist_fast: v, cosine", 0.95),
         ("the preset mnist_labels, guided: v, cosine", 0.95),
     ):
