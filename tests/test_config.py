@@ -262,7 +262,7 @@ def test_describe_says_what_is_trained():
 def test_the_quick_network_is_the_preset_from_its_second_level_on():
     fast = config.quick(config.MNIST).network
     assert fast == UNetConfig(
-        (1, 28, 28), 32, (1, 2), num_blocks=1, attention=(7,), dropout=0.0, patch=2
+        (1, 28, 28), 32, (1, 2), num_blocks=1, attention=(), dropout=0.0, patch=2
     )
     learned = replace(config.MNIST, network=replace(config.MNIST.network, outputs=2))
     assert config.quick(learned).network == replace(fast, outputs=2)

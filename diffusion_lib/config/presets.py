@@ -48,13 +48,13 @@ def quick(experiment: Experiment) -> Experiment:
     """Minutes on two CPU cores, for MNIST: digits that a person reads.
 
     At most 3,000 steps.  What is as the MNIST preset has it becomes what suits so few: 2,000 steps
-    of Muon, half the batch, a learning rate that falls, and no first level, which takes more than
-    half of the time.
+    of Muon, half the batch, a learning rate that falls, attention in the middle alone, and no first
+    level, which takes more than half of the time.
     """
     network, train, optimizer = experiment.network, experiment.train, experiment.optimizer
     train = shorten(train, 3000)
     if network == replace(MNIST.network, outputs=network.outputs):
-        network = replace(network, width=32, multipliers=(1, 2), patch=2)
+        network = replace(network, width=32, multipliers=(1, 2), attention=(), patch=2)
     elif device().type == "cpu" and (hours := _hours(network, train)) > 1:
         warnings.warn(
             "the quick budget takes minutes for the network of the MNIST presets; for this one it "
@@ -93,7 +93,7 @@ def full(experiment: Experiment) -> Experiment:
 # (DDPM, 100 steps; give or take 3.5 %), 79 % without that weight, 78 % with eps and `linear`.
 MNIST_FAST = replace(
     MNIST,
-    network=quick(MNIST).network,
+    network=replace(quick(MNIST).network, attention=(7,)),
     schedule=schedules.cosine,
     prediction=predictions.v,
     weight=losses.uniform,
