@@ -4,6 +4,7 @@ the tests.  TensorBoard only where it is tested."""
 
 import importlib.util
 import os
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 # Reading notebooks imports jsonschema, and that a grammar of web addresses if it is there: 5 s.
 sys.modules["rfc3987_syntax"] = None  # pyright: ignore[reportArgumentType]
+
+# A shell starts what runs in the background with Ctrl-C ignored, and so it would stay in the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # First, so that no long file is left for one process in the end; those that wait for processes of
 # their own beside the notebooks, which keep two cores busy.
