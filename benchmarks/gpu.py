@@ -67,7 +67,7 @@ PARTS = [
         Part(
             f"speedrun {path.stem}",
             ["-m", "benchmarks.speedrun", path.stem, "--seed", "100"],
-            120,
+            300,
             Path(config.data_root()) / "MNIST",
         )
         for path in sorted(speedrun.RECIPES.glob("*.py"))

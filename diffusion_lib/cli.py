@@ -3,7 +3,6 @@
 python -m diffusion_lib train mnist_diffusers --budget quick --out runs/a
 python -m diffusion_lib train mnist --budget full --steps 20000 --start runs/full --out runs/longer
 python -m diffusion_lib sample runs/a --n 64 --out a.png
-python -m diffusion_lib sample released/mnist --sampler dpm_solver --steps 20 --out b.png
 python -m diffusion_lib evaluate runs/a runs/longer
 python -m diffusion_lib compare other_tests/mnist/small_backbone.json
 python -m diffusion_lib export runs/a --format diffusers --out exported/a

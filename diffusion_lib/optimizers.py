@@ -41,7 +41,7 @@ def muon(
 ) -> torch.optim.Optimizer:
     """Make Muon for matrices and kernels, and AdamW for all else [Jordan 2024].
 
-    For trainings of minutes: digits are as good in half of the time (`benchmarks.speedrun`).
+    For trainings of minutes: after as many steps digits are better by far (other_tests/LOG.md).
 
     Args:
         parameters: weights.
@@ -58,7 +58,7 @@ class _Muon(torch.optim.Optimizer):
     """Steps of one size in every direction of a matrix: U V^T of its momentum U S V^T.
 
     A kernel [c_out, c_in, k, k] is the matrix [c_out, c_in k^2].  AdamW updates the other weights,
-    and those with under 8 rows or columns, such as the last layer's.
+    and those with under 8 rows or columns; embeddings and last layers of more are matrices too.
     """
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class _Muon(torch.optim.Optimizer):
 def _orthogonal(x: Tensor) -> Tensor:
     """Approximate U V^T of matrices U S V^T, [B, rows, columns]: five steps of Newton and Schulz.
 
-    The polynomial takes singular values of 0.001 and more to 0.7..1.2 [Jordan 2024].
+    The polynomial takes singular values of 0.002 and more to 0.7..1.2 [Jordan 2024].
     """
     if x.shape[-2] > x.shape[-1]:
         return _orthogonal(x.mT).mT
