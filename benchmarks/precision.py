@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks import common
-from diffusion_lib import compare, config, data, losses, predictions, schedules, viz
+from diffusion_lib import compare, config, data, losses, viz
 from diffusion_lib.system import device as hardware
 
 SEEDS, STEPS, BATCH_SIZE = (0, 1, 2), 150, 32
@@ -23,9 +23,7 @@ def main() -> None:
     train, test = (data.mnist(config.data_root(), part).images for part in (True, False))
     held_out = data.to_float(test[:1000]).to(device)
     losses_of: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-    experiment = replace(
-        config.MNIST_FAST, schedule=schedules.linear, prediction=predictions.eps, weight=None
-    )
+    experiment = common.MNIST_ADAMW
     for seed in SEEDS:
         settings = replace(
             experiment.train, num_steps=STEPS, batch_size=BATCH_SIZE, warmup_steps=20, seed=seed

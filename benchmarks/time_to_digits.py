@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.speedrun.recipes.diffusers_60s import DiffusersLoop
-from diffusion_lib import config, data, metrics, predictions, runs, samplers, schedules
+from diffusion_lib import config, data, metrics, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
 from diffusion_lib.metrics import features
@@ -51,13 +51,13 @@ def main() -> None:
         if any(previous[name] != record[name] for name in conditions):
             raise SystemExit(f"{OUT.name} was measured otherwise: move it away to measure again")
         record = previous
-    adamw = replace(
-        config.MNIST_FAST, schedule=schedules.linear, prediction=predictions.eps, weight=None
-    )
     # Each with its first seed: nothing was chosen by that.
     ways: dict[str, tuple[int, Callable[..., dict[str, Any]]]] = {
         "a plain loop with diffusers: eps, linear": (0, diffusers),
-        "the experiment of ddpm.ipynb with AdamW: eps, linear": (0, partial(ours, adamw)),
+        "the experiment of ddpm.ipynb with AdamW: eps, linear": (
+            0,
+            partial(ours, common.MNIST_ADAMW),
+        ),
         "the preset mnist_fast: v, cosine": (0, partial(ours, config.MNIST_FAST)),
         "the preset mnist_labels, guided: v, cosine": (1, partial(ours, config.MNIST_LABELS)),
     }

@@ -82,8 +82,9 @@ class _Muon(torch.optim.Optimizer):
     def _update_matrices(self, weights: list[Any], shape: tuple[int, int], group: Any) -> None:
         rate, directions = group["lr"], []
         for p in weights:
-            average = self.state[p].setdefault("momentum", torch.zeros_like(p))
-            average.lerp_(p.grad, 1 - group["momentum"])
+            if not self.state[p]:
+                self.state[p] = {"momentum": torch.zeros_like(p)}
+            average = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
             directions.append(p.grad.lerp(average, group["momentum"]).reshape(shape))
         # The root mean square of AdamW's steps is about 0.2.
         length = rate * 0.2 * max(shape) ** 0.5

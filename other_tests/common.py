@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +16,6 @@ from diffusion_lib.system import files
 
 ROOT = Path(__file__).parent.parent
 ASSETS = ROOT / "assets"
-
-# The quick budget of MNIST until it had Muon: studies keep the experiments of their records.
-MNIST_ADAMW = replace(
-    config.MNIST_FAST,
-    schedule=config.MNIST.schedule,
-    prediction=config.MNIST.prediction,
-    weight=config.MNIST.weight,
-)
 
 
 class Answer(NamedTuple):

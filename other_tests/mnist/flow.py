@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import MNIST_ADAMW
 from diffusion_lib import compare, config, densities, losses, predictions, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.evaluation import Conditions
@@ -52,7 +53,7 @@ def straight_cosine(T: int) -> NoiseSchedule:
 def arms() -> dict[str, Experiment]:
     """Return the experiments that are compared, by name."""
     shape = config.MNIST.network.image_shape
-    base = common.MNIST_ADAMW
+    base = MNIST_ADAMW
     diffusion = replace(
         base, schedule=schedules.cosine, prediction=predictions.v, weight=losses.snr_plus_1
     )
