@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import config, interop, schedules
+from diffusion_lib import config, interop, losses, predictions, schedules
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Interval
 from diffusion_lib.networks import UNetConfig
@@ -35,13 +35,18 @@ IMAGE_SHAPE = (3, 32, 32)
 LONG, SHORT = 1_000_000, 4_999  # steps of work that is worth compiling, and of work that is not
 HAS_DIFFUSERS = find_spec("diffusers") is not None
 
-# The quick budget of MNIST until it had Muon: records and studies keep its experiment.
+# What MNIST was trained with before there was Muon: records and studies keep these experiments.
 MNIST_ADAMW = replace(
-    config.MNIST_FAST,
-    schedule=config.MNIST.schedule,
-    prediction=config.MNIST.prediction,
-    weight=config.MNIST.weight,
+    config.MNIST,
+    network=UNetConfig((1, 28, 28), 32, (1, 2), num_blocks=1, attention=(7,), dropout=0.0, patch=2),
+    train=replace(
+        config.MNIST.train, num_steps=3000, learning_rate=2e-3, cooldown=0.5, ema_decay=0.995
+    ),
 )
+MNIST_ADAMW_V = replace(
+    MNIST_ADAMW, schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
+)
+MNIST_ADAMW_LABELS = replace(MNIST_ADAMW_V, network=replace(MNIST_ADAMW_V.network, classes=10))
 
 
 class Mode(NamedTuple):
@@ -124,12 +129,21 @@ def diffusers_network(paper: bool = False) -> nn.Module:
     Args:
         paper: whether it has the paper's width.
     """
+    return diffusers_unet(128 if paper else 64, IMAGE_SHAPE[1])
+
+
+def diffusers_unet(width: int, size: int) -> nn.Module:
+    """Make the paper's U-Net with diffusers, with fresh weights.
+
+    Args:
+        width: channels of its first level.
+        size: height and width of its images in pixels.
+    """
     from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(0)
-    width = 128 if paper else 64
     return UNet2DModel(
-        sample_size=IMAGE_SHAPE[1],
+        sample_size=size,
         block_out_channels=(width, 2 * width, 2 * width, 2 * width),
         layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),

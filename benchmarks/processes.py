@@ -2,10 +2,10 @@
 
     python -m benchmarks.processes
 
-The preset mnist_labels with a batch of 64 divided among 1, 2 and 4 processes of one thread each,
-from the same seed: the largest difference of a weight from those of one process, and images a
-second, several times in turn.  With as many processes as cores, or fewer, more should be faster.
-Writes processes.json beside itself.
+A small U-Net of digits with labels and a batch of 64 that is divided among 1, 2 and 4 processes of
+one thread each, from the same seed: the largest difference of a weight from those of one process,
+and images a second, several times in turn.  With as many processes as cores, or fewer, more should
+be faster.  Writes processes.json beside itself.
 """
 
 import json
@@ -42,7 +42,7 @@ def main() -> None:
                 results[str(n)]["largest difference of a weight"].append(largest)
     record = common.machine(torch.device("cpu")) | {
         "steps": STEPS,
-        "batch size": config.MNIST_LABELS.train.batch_size,
+        "batch size": common.MNIST_ADAMW_LABELS.train.batch_size,
         "cores": os.cpu_count(),
         "processes": results,
     }
@@ -62,7 +62,7 @@ def launch(n: int, out: Path, results: dict[str, dict[str, list[float]]]) -> dic
 @parallel.process_group()
 def work(out: Path) -> None:
     """Train in one of the processes that torchrun starts."""
-    experiment = config.MNIST_LABELS
+    experiment = common.MNIST_ADAMW_LABELS
     experiment = replace(experiment, train=replace(experiment.train, num_steps=STEPS))
     trainer = experiment.trainer("cpu")
     clock = 0.0

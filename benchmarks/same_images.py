@@ -2,7 +2,7 @@
 
     python -m benchmarks.same_images
 
-A network of the preset mnist_fast is trained on smooth random images for a few hundred steps on the
+A small U-Net that predicts v is trained on smooth random images for a few hundred steps on the
 device, and then samples there and on the CPU.  The noise of an image is drawn on the CPU in any
 case, so what differs is rounding.  On a GPU convolutions in float32 round their inputs to ten bits
 (TF32) unless they are told not to.  Writes same_images.json beside itself, or same_images-gpu.json.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common
-from diffusion_lib import config, data, rng, runs, samplers, viz
+from diffusion_lib import data, rng, runs, samplers, viz
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.system import device as hardware
 
@@ -51,11 +51,11 @@ def main() -> None:
 
 def trained(device: torch.device) -> Denoiser:
     """Train the preset's network on the device."""
-    shape = config.MNIST_FAST.network.image_shape
+    shape = common.MNIST_ADAMW_V.network.image_shape
     coarse = rng.normal((2000, shape[0], 4, 4), rng.generator(0))
     images = data.to_uint8(F.interpolate(coarse, shape[1:], mode="bicubic").clamp(-1, 1))
-    train = replace(config.MNIST_FAST.train, num_steps=TRAINING_STEPS, warmup_steps=30)
-    trainer = replace(config.MNIST_FAST, train=train).trainer(device)
+    train = replace(common.MNIST_ADAMW_V.train, num_steps=TRAINING_STEPS, warmup_steps=30)
+    trainer = replace(common.MNIST_ADAMW_V, train=train).trainer(device)
     for _ in viz.progress(trainer.run(images), TRAINING_STEPS, "training"):
         pass
     return trainer.ema

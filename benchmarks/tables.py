@@ -185,8 +185,8 @@ def digits(record: Mapping[str, Any]) -> Rows:
     for name, least in (
         ("a plain loop with diffusers: eps, linear", 0.0),
         ("the experiment of ddpm.ipynb with AdamW: eps, linear", 0.7),
-        ("the preset mnist_fast: v, cosine", 0.95),
-        ("the preset mnist_labels, guided: v, cosine", 0.95),
+        ("v, cosine, AdamW", 0.95),
+        ("v, cosine, AdamW, labels, guided", 0.95),
     ):
         for seed, run in record["ways"][name].items():
             share, low, high = run["confident"]
@@ -257,6 +257,33 @@ def in_bfloat16(records: Records) -> tuple[Rows, str]:
     return speed_vs_diffusers(records, "-bfloat16"), limit(records, "-bfloat16")
 
 
+def growth(record: Mapping[str, Any]) -> tuple[Rows, str]:
+    """Compare the speed of training at each width, resolution and batch.
+
+    Args:
+        record: record of `benchmarks.growth`.
+    """
+    rows = []
+    for point in record["points"]:
+        peers = {name: way for name, way in point["ways"].items() if name != "diffusion_lib"}
+        best = max(peers, key=lambda name: peers[name]["images a second"])
+        rows.append(
+            {
+                "width": str(point["width"]),
+                "pixels": f"{point['pixels']} × {point['pixels']}",
+                "images in a batch": str(point["images"]),
+                "images a second": f"{point['ways']['diffusion_lib']['images a second']:.3g}",
+                "diffusers": f"{peers[best]['images a second']:.3g} ({best.split(', ', 1)[1]})",
+                "times": f"{Interval(*peers[best]['ours is faster by']):.2f}",
+            }
+        )
+    return rows, (
+        f"Images a second in training, beside the best of diffusers' modes at each point; means of "
+        f"{record['rounds']} ratios of turns and their 95 % interval. {record['device']}, "
+        f"{record['processor']} (`python -m benchmarks.growth`)."
+    )
+
+
 def evaluation_time(records: Records) -> str:
     """Say how long the metrics of many samples take.
 
@@ -292,7 +319,7 @@ def processes(records: Records) -> tuple[Rows, str]:
             }
         )
     return rows, (
-        f"The preset `mnist_labels`, {record['steps']} steps of "
+        f"A U-Net of digits with labels, {record['steps']} steps of "
         f"{record['batch size']} images, one thread for each process, on {record['cores']} cores "
         f"({record['processor']}); speeds are means of {len(alone)} trainings in turn "
         "(`python -m benchmarks.processes`)."

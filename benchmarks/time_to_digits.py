@@ -4,10 +4,10 @@
 
 Four ways, one after the other, on all of MNIST: diffusers' network and scheduler in a plain loop
 (AdamW with a constant rate of 1e-4); the experiment of ddpm.ipynb with AdamW and the network of the
-quick budget, and the presets mnist_fast and mnist_labels, with as many steps as fit in the time.
-The last draws 50 of each digit, guided, with a seed with which nothing was chosen.  A digit counts
-where the released classifier gives it more than 0.9.  What else: seconds for a grid of 64 in few
-steps.
+quick budget, and the same predicting v, without and with labels, with as many steps as fit in the
+time.  The last draws 50 of each digit, guided, with a seed with which nothing was chosen.  A digit
+counts where the released classifier gives it more than 0.9.  What else: seconds for a grid of 64 in
+few steps.
 Writes time_to_digits.json beside itself and the runs under runs/; goes on where it was stopped.
 """
 
@@ -58,8 +58,8 @@ def main() -> None:
             0,
             partial(ours, common.MNIST_ADAMW),
         ),
-        "the preset mnist_fast: v, cosine": (0, partial(ours, config.MNIST_FAST)),
-        "the preset mnist_labels, guided: v, cosine": (1, partial(ours, config.MNIST_LABELS)),
+        "v, cosine, AdamW": (0, partial(ours, common.MNIST_ADAMW_V)),
+        "v, cosine, AdamW, labels, guided": (1, partial(ours, common.MNIST_ADAMW_LABELS)),
     }
     for n in range(options.seeds):
         for name, (first, way) in ways.items():

@@ -2,8 +2,9 @@
 
     python -m other_tests.release runs/labels mnist_labels
 
-Copies what sampling and measuring need into diffusion_lib/assets/released/NAME, and writes how it
-was trained and what 1,000 of its samples are like into release.json beside it.
+Copies what sampling and measuring need into diffusion_lib/assets/released/NAME, its weights in half
+precision, and writes how it was trained and what 1,000 of its samples are like into release.json
+beside it.
 """
 
 import shutil
@@ -17,7 +18,6 @@ from diffusion_lib.runs.run import RELEASED
 from diffusion_lib.system import files
 from other_tests import common
 
-FILES = ("experiment.json", "ema.safetensors", "log.jsonl")
 CONDITIONS = evaluation.Conditions()  # 1,000 samples of ddpm in 100 steps
 LIMIT = 5  # MB of a file
 GUIDANCE = 1.5  # nearly every digit is the right one, and they are more diverse than at 2
@@ -52,20 +52,23 @@ def release(run: Run, name: str, root: str) -> Path:
     folder = RELEASED / name
     if folder.exists():
         raise FileExistsError(f"{folder} exists: remove it first, or give another name")
-    for path in (run.folder / file for file in FILES):
-        if (size := path.stat().st_size / 1e6) > LIMIT:
-            raise ValueError(
-                f"{path} has {size:.1f} MB, and a file of a release at most {LIMIT} MB: train a "
-                "smaller network"
-            )
     steps = common.load((run.folder / "experiment.json").resolve())["train"]["num_steps"]
     if (step := (run.series("loss")[0] or [0])[-1]) != steps:
         raise ValueError(f"{run.folder} is at step {step} of {steps}: finish its training first")
     features.released(evaluation.dataset_name(run))  # raises
-    record = describe(run, evaluation.evaluate(run, CONDITIONS, root))
     with files.atomic_folder(folder) as temporary:
-        for file in FILES:
+        for file in ("experiment.json", "log.jsonl"):
             shutil.copy(run.folder / file, temporary)
+        run.denoiser.network.half()  # what is measured below is what was saved: rounded
+        run.denoiser.save(temporary / "ema.safetensors", step)
+        run.denoiser.network.float()
+        for path in temporary.iterdir():
+            if (size := path.stat().st_size / 1e6) > LIMIT:
+                raise ValueError(
+                    f"{path.name} has {size:.1f} MB, and a file of a release at most {LIMIT} MB: "
+                    "train a smaller network"
+                )
+        record = describe(run, evaluation.evaluate(run, CONDITIONS, root))
         files.write_json(temporary / "release.json", record)
     return folder
 

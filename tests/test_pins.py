@@ -108,8 +108,6 @@ def assert_near(found, expected, tolerance=1e-3):
     ("preset", "name"),
     [
         ("mnist", "mnist-linear-eps-10000-352f8d8d"),
-        ("mnist_fast", "mnist-cosine-v-uniform-3000-56207d9d"),
-        ("mnist_labels", "mnist-cosine-v-uniform-3000-3100e84a"),
         ("mnist_diffusers", "mnist-linear-eps-10000-19d13b40"),
         ("fashion_mnist", "fashion_mnist-linear-eps-10000-60c1b3c1"),
         ("cifar10", "cifar10-linear-eps-800000-1e298f00"),

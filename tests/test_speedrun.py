@@ -49,7 +49,7 @@ def test_a_recipe_says_what_it_is(path):
     if isinstance(module.RECIPE, speedrun.Recipe):
         recipe = module.RECIPE
         assert recipe.experiment.network.image_shape == (1, 28, 28)
-        assert recipe.guidance is None or recipe.experiment.network.classes == 10
+        assert recipe.guidance is None or recipe.experiment.network.classes
         recipe.experiment.schedule(recipe.experiment.T).timesteps(recipe.num_steps)
 
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,19 +70,21 @@ class Recipe:
     guidance: float | None = None
 
     def train(self, images: Images, seed: int) -> Trained:
+        classes = 0 if self.guidance is None else self.experiment.network.classes
+        return self._train(images, seed, range(classes))._replace(classes=classes)
+
+    def _train(self, images: Images, seed: int, asked: Tensor | Sequence[int]) -> Trained:
+        """Train, and sample with these labels in turn, if any."""
         experiment = self.experiment
         trainer = replace(experiment, train=replace(experiment.train, seed=seed)).trainer()
         for _ in trainer.run(images):
             pass
-        run, classes = Run(Path(), trainer.ema, []), 0
+        run = Run(Path(), trainer.ema, [])
         if self.guidance is not None:
-            classes = experiment.network.classes
-            run = run.guided(range(classes), self.guidance)
+            run = run.guided(asked, self.guidance)
         settings = {"sampler": self.sampler, "num_steps": self.num_steps, "batch_size": 125}
         sample = partial(runs.sample, run, seed=seed, **settings)
-        return Trained(
-            trainer.step, sum(p.numel() for p in trainer.ema.parameters()), sample, classes
-        )
+        return Trained(trainer.step, sum(p.numel() for p in trainer.ema.parameters()), sample)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lib import config, data, editing, metrics, rng, runs, schedules, viz
+from benchmarks.common import MNIST_ADAMW_LABELS
+from diffusion_lib import data, editing, metrics, rng, runs, schedules, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.guidance import guided
@@ -58,14 +59,14 @@ Edit = Callable[[Denoiser, Tensor, Tensor, Generators], Iterator[Tensor]]
 
 
 def experiment(schedule: Schedule, seed: int) -> Experiment:
-    """Make the experiment: the preset of MNIST with labels, of which half are left out.
+    """Make the experiment: a U-Net that knows labels, of which half are left out.
 
     Args:
         schedule: function from T to a noise schedule.
         seed: seed of the training.
     """
-    settings = replace(config.MNIST_LABELS.train, num_steps=4000, label_dropout=0.5, seed=seed)
-    return replace(config.MNIST_LABELS, schedule=schedule, train=settings)
+    settings = replace(MNIST_ADAMW_LABELS.train, num_steps=4000, label_dropout=0.5, seed=seed)
+    return replace(MNIST_ADAMW_LABELS, schedule=schedule, train=settings)
 
 
 # ---- edits --------------------------------------------------------------------------------------
