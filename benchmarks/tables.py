@@ -21,7 +21,7 @@ def records() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in common.FOLDER.glob("*.json")}
 
 
-def goal_row(question: str, goal: str, measured: str, met: bool, command: str) -> dict[str, str]:
+def goal_row(question: str, goal: str, measured: str, met: bool, benchmark: str) -> dict[str, str]:
     """Make the row of one measurement.
 
     Args:
@@ -29,14 +29,14 @@ def goal_row(question: str, goal: str, measured: str, met: bool, command: str) -
         goal: value to be reached, or "" where there is none.
         measured: value with its interval.
         met: whether the goal is met.
-        command: benchmark that measured it.
+        benchmark: module of `benchmarks` that measured it.
     """
     return {
         "question": question,
         "goal": goal,
         "measured": measured,
         "met": ("yes" if met else "no") if goal else "",
-        "command": f"`python -m benchmarks.{command}`",
+        "benchmark": f"`{benchmark}`",
     }
 
 

@@ -1,7 +1,7 @@
 """What adding something costs: an example of each kind, with its file and its lines."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,20 @@ EXAMPLES: dict[str, tuple[str, Callable[..., Any] | Any]] = {
     "an optimizer": ("a function (parameters, settings)", optimizers.adamw),
     "a data set": ("a function (root, train) -> images and labels", sets.fashion_mnist),
 }
+# Those on the front page.
+SEVEN = ["a schedule", "a prediction", "a loss weight", "a density of t"]
+SEVEN += ["a network", "a sampler", "an optimizer"]
 
 
-def rows(_: None = None) -> list[dict[str, str]]:
-    """Return rows for `viz.table`: what to write, an example, its file and lines with docstring."""
+def rows(_: None = None, names: Iterable[str] = EXAMPLES) -> list[dict[str, str]]:
+    """Return rows for `viz.table`: what to write, an example, its file and lines with docstring.
+
+    Args:
+        names: some of EXAMPLES, in the order of the rows.
+    """
     table = []
-    for name, (what, example) in EXAMPLES.items():
+    for name in names:
+        what, example = EXAMPLES[name]
         file = Path(inspect.getsourcefile(example) or "").resolve().relative_to(ROOT.resolve())
         label = f"`{example.__name__.rpartition('.')[2]}`"
         lines = str(len(inspect.getsource(example).splitlines()))

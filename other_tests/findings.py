@@ -8,7 +8,7 @@ where it does not say otherwise, and "undecided" wherever it holds 0, or for a s
 the question names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,12 +207,6 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
             answers = complexity.answers(record, complexity.bits())
         elif name == "editing":
             answers = curves.answers(record)
-        if name in STUDIES:
-            devices: Sequence[str] = record["devices"]
-            command = f"diffusion_lib compare {STUDIES[name].relative_to(common.ROOT)}"
-        else:
-            devices = [run["device"] for run in record["runs"]]
-            command = "other_tests.editing.measure"
         table += [
             {
                 "question": given.question,
@@ -220,12 +214,25 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
                 "measured": given.measured,
                 "effect": f"{given.effect:.3g}",
                 "seeds": f"{given.effect.n}{given.more}",
-                "device": ", ".join(dict.fromkeys(devices)),
-                "command": f"`python -m {command}`",
             }
             for given in answers
         ]
     return table
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, str]], str]:
+    """Answer all questions, and say which commands made the records, and where.
+
+    Args:
+        records: those of `records`.
+    """
+    commands = [f"diffusion_lib compare {p.relative_to(common.ROOT)}" for p in STUDIES.values()]
+    devices = [device for study in STUDIES for device in records[study]["devices"]]
+    devices += [run["device"] for run in records["editing"]["runs"]]
+    return rows(records), (
+        f"The records are of {', '.join(dict.fromkeys(devices))}, and made by\n\n"
+        + "\n".join(f"- `python -m {c}`" for c in [*commands, "other_tests.editing.measure"])
+    )
 
 
 def budget(records: Mapping[str, Mapping[str, Any]], study: str) -> str:

@@ -22,14 +22,22 @@ from other_tests.mnist import few_steps, flow, full_budget, guidance
 
 READMES = [
     path
-    for folder in (".", "benchmarks/*", "diffusion_lib", "other_tests", "other_tests/*")
+    for folder in (
+        ".",
+        "benchmarks",
+        "benchmarks/*",
+        "diffusion_lib",
+        "other_tests",
+        "other_tests/*",
+    )
     for path in sorted(ROOT.glob(f"{folder}/README.md"))
 ]
 
 # Name of a table -> (function from records to rows, text or a tuple of these; reader of records).
 TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
+    "seven functions": (partial(extensions.rows, names=extensions.SEVEN), lambda: None),
     "extensions": (extensions.rows, lambda: None),
-    "what we found": (findings.rows, findings.records),
+    "what we found": (findings.summary, findings.records),
     "mnist budget": (partial(findings.budget, study="mnist"), findings.records),
     "cifar10 budget": (partial(findings.budget, study="cifar10"), findings.records),
     "same hand": (curves.same_hand, partial(load, curves.RECORD)),

@@ -26,7 +26,8 @@ from diffusion_lib.networks.base import attention
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import files
-from tests.helpers import ROOT, STATE_FORMAT, assert_same, random_images, tiny
+from other_tests import report
+from tests.helpers import STATE_FORMAT, assert_same, random_images, tiny
 
 pytestmark = pytest.mark.usefixtures("small_convolutions")
 SHAPE = (1, 28, 28)
@@ -349,8 +350,8 @@ def test_fields_are_replaced_at_once_and_words_stand_for_none_and_flags():
         config.lookup("mnist(T=100)", config.PRESETS, "preset")
 
 
-def test_the_trainings_of_the_readme_can_be_shown(capsys, monkeypatch, tmp_path):
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_the_trainings_of_the_readmes_can_be_shown(capsys, monkeypatch, tmp_path):
+    lines = [line for readme in report.READMES for line in readme.read_text().splitlines()]
     trainings = [shlex.split(line)[3:] for line in lines if "-m diffusion_lib train " in line]
     trainings = [words for words in trainings if words[1] in config.PRESETS]
     assert len(trainings) > 8

@@ -1,24 +1,31 @@
-"""The README's figures are those of the committed records, and its commands are kept."""
+"""The figures of the READMEs are those of the committed records; commands and links hold."""
 
+import importlib.util
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from diffusion_lib import compare, evaluation
+from diffusion_lib import compare, config, evaluation
 from diffusion_lib.metrics import features
 from other_tests import common, findings, report
 from other_tests.mnist import flow, full_budget
+from tests.helpers import random_images
 
 ROOT = Path(__file__).parent.parent
-README = " ".join((ROOT / "README.md").read_text().split())
+FRONT_PAGE = (ROOT / "README.md").read_text()
+LIBRARY = (ROOT / "diffusion_lib" / "README.md").read_text()
+every_readme = pytest.mark.parametrize(
+    "readme", report.READMES, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
-@pytest.mark.parametrize("readme", report.READMES, ids=lambda path: str(path.relative_to(ROOT)))
+@every_readme
 def test_its_tables_are_those_that_the_records_give(readme):
     text = readme.read_text()
     assert report.fill(text) == text
@@ -75,19 +82,50 @@ def test_a_run_takes_the_place_of_the_record_of_its_experiment(tmp_path, monkeyp
 
 
 def test_two_commands_set_everything_up():
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = FRONT_PAGE.splitlines()
     commands = [line for line in lines if line.startswith("pip install -r requirements.txt && ")]
     assert len(commands) == 2
-    assert "ddpm.ipynb" in commands[0]
+    assert commands[0].endswith(" --output ddpm.run.ipynb ddpm.ipynb")  # the committed one stays
+    assert "*.run.ipynb" in (ROOT / ".gitignore").read_text().splitlines()
     assert "pytest" in commands[1]
+
+
+def test_the_front_page_is_one():
+    assert len(FRONT_PAGE.splitlines()) <= 150
+    sizes = {path: path.stat().st_size for path in (ROOT / "assets" / "thumbnails").iterdir()}
+    assert not {path: size for path, size in sizes.items() if size > 25_000}
+    assert all(path.name in FRONT_PAGE for path in sizes)
+
+
+def test_the_lines_of_the_front_page_are_the_experiment_whose_samples_it_shows(
+    tmp_path, monkeypatch
+):
+    """As they stand there, but for fewer steps."""
+    code = re.search(r"## The library\n\n```python\n(.*?)```", FRONT_PAGE, re.DOTALL)[1]
+    for there, here in (
+        ("TrainConfig(10_000, 64,", "TrainConfig(2, 2,"),
+        ("timesteps(1000)", "timesteps(2)"),
+        ("(64, 1, 28, 28)", "(4, 1, 28, 28)"),
+        ('data.mnist("data").images', "digits"),
+    ):
+        assert there in code
+        code = code.replace(there, here)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"digits": random_images(8, 1, 28, 28)}
+    exec(code, names)
+    experiment = config.MNIST
+    assert names["network"] == experiment.network
+    assert replace(names["settings"], num_steps=10_000, batch_size=64) == experiment.train
+    denoiser = names["denoiser"]
+    assert denoiser.prediction is experiment.prediction
+    assert torch.equal(denoiser.schedule.signal, experiment.schedule(experiment.T).signal)
+    assert (tmp_path / "digits.png").exists()
 
 
 @pytest.mark.slow
 def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
     """As they stand there, but for fewer and smaller steps."""
-    code = re.search(
-        r"## Your own pictures.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    ).group(1)
+    code = re.search(r"## Your own pictures.*?```python\n(.*?)```", LIBRARY, re.DOTALL)[1]
     for there, here in (("5_000, batch_size=64", "2, batch_size=4"), ("width=64", "width=8")):
         assert there in code
         code = code.replace(there, here)
@@ -105,15 +143,37 @@ def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
     assert list((tmp_path / "runs").glob("photos-linear-eps-2-*"))
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@every_readme
+def test_every_link_leads_somewhere(readme):
+    text = readme.read_text()
+    for target in re.findall(r"(?<!\[)\]\(([^)]+)\)|src=\"([^\"]+)\"", text):
+        file, _, section = "".join(target).partition("#")
+        if file.startswith("https:"):
+            continue
+        path = readme.parent / file if file else readme
+        assert path.exists(), file
+        assert not section or section in sections(path.read_text()), f"{file}#{section}"
+
+
+def sections(text):
+    """Name the sections of a page as links do."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@every_readme
+def test_every_command_is_of_a_module_and_of_files_that_are_there(readme):
+    text = readme.read_text()
+    modules = set(re.findall(r"python -m ([a-z][\w.]*\w)", text)) - {"benchmarks.NAME"}
+    assert all(importlib.util.find_spec(module) for module in modules), modules
+    files = re.findall(r"-m \S+ (?:\w+ )?((?:other_tests|tests|benchmarks)/\S+\.\w+)", text)
+    assert all((ROOT / file).exists() for file in files), files
 
 
 def test_every_requirement_earns_its_line():
     text = (ROOT / "requirements.txt").read_text()
     packages = re.findall(r"^([a-z-]+)==", text, re.MULTILINE)
     assert len(packages) == 20
-    section = README.split("## Requirements")[1].split("##")[0]
+    section = LIBRARY.split("## Requirements")[1].split("\n## ")[0]
     missing = [package for package in packages if not re.search(rf"\b{package}\b", section)]
     assert missing == []
