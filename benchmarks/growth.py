@@ -48,8 +48,9 @@ def measure(point: tuple[int, int, int], rounds: int, device: torch.device) -> d
         device: device to measure.
     """
     timings = common.interleaved_timings([diffusers_ways, our_ways], rounds, *point, device)
-    record = dict(zip(("width", "pixels", "images"), point, strict=True))
-    record["ways"] = common.speeds(timings, OURS, point[2])
+    width, pixels, images = point
+    record = {"width": width, "pixels": pixels, "images": images}
+    record |= {"ways": common.speeds(timings, OURS, images)}
     print(record, flush=True)
     return record
 

@@ -73,7 +73,7 @@ class Recipe:
         classes = 0 if self.guidance is None else self.experiment.network.classes
         return self._train(images, seed, range(classes))._replace(classes=classes)
 
-    def _train(self, images: Images, seed: int, asked: Tensor | Sequence[int]) -> Trained:
+    def _train(self, images: Images, seed: int, labels: Tensor | Sequence[int]) -> Trained:
         """Train, and sample with these labels in turn, if any."""
         experiment = self.experiment
         trainer = replace(experiment, train=replace(experiment.train, seed=seed)).trainer()
@@ -81,7 +81,7 @@ class Recipe:
             pass
         run = Run(Path(), trainer.ema, [])
         if self.guidance is not None:
-            run = run.guided(asked, self.guidance)
+            run = run.guided(labels, self.guidance)
         settings = {"sampler": self.sampler, "num_steps": self.num_steps, "batch_size": 125}
         sample = partial(runs.sample, run, seed=seed, **settings)
         return Trained(trainer.step, sum(p.numel() for p in trainer.ema.parameters()), sample)
