@@ -226,6 +226,16 @@ def test_it_names_no_machine(notebook):
     assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages|[A-Z]:\\\\", text)
 
 
+@every
+def test_links_lead_to_files_and_the_last_cell_names_the_next_notebook(notebook):
+    cells = [c.source for c in nbformat.reads(committed(notebook), as_version=4).cells]
+    links = re.findall(r"\]\((?!http)([^)#]+)", "\n".join(cells))
+    assert not [link for link in links if not (notebook.parent / link).exists()]
+    last = cells[-1].split("\n")[-1]
+    assert last.startswith("**Next:** ")
+    assert re.search(r"\]\([^)]*(\.ipynb|README\.md#)", last)
+
+
 def test_no_text_holds_a_control_character():
     """A writer of JSON that is given \\bar or \\alpha leaves a backspace or a bell in a formula."""
     folders = [ROOT / name for name in ("benchmarks", "diffusion_lib", "other_tests", "tests")]
