@@ -65,13 +65,16 @@ def small_preset():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_waiting():
-    """No preview for TensorBoard, which takes longer than a training of a few steps; no disk that
-    is waited for, as nothing here has to survive a power cut."""
+    """No previews and no TensorBoard, which take longer than a training of a few steps; no disk
+    that is waited for, as nothing here has to survive a power cut."""
+    from diffusion_lib.runs import driver
 
+    draw = driver._draw_preview
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion_lib.runs.driver.find_spec", lambda name: None)
+        patch.setattr(driver, "find_spec", lambda name: None)
+        patch.setattr(driver, "_draw_preview", lambda denoiser, path: None)
         patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+        yield draw
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,13 @@ def bars_are_drawn():
 
 
 @pytest.fixture
-def tensorboard(monkeypatch):
+def previews(monkeypatch, no_waiting):
+    """Samples during a training, as users have them."""
+    monkeypatch.setattr("diffusion_lib.runs.driver._draw_preview", no_waiting)
+
+
+@pytest.fixture
+def tensorboard(monkeypatch, previews):
     """TensorBoard as users have it."""
 
     monkeypatch.setattr("diffusion_lib.runs.driver.find_spec", importlib.util.find_spec)

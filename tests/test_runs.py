@@ -893,6 +893,17 @@ def test_tensorboard_gets_losses_and_samples_where_it_is_installed(tmp_path):
     ).size[::-1]
 
 
+@pytest.mark.usefixtures("previews")
+def test_samples_are_drawn_during_a_training(tmp_path):
+    """Often at first, always from the same noise, of the averaged weights."""
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, num_steps=100))
+    run = train(tmp_path / "run", longer)
+    assert [*run.previews()] == [30, 60, 100]
+    samples = runs.sample(run, 16, 0, samplers.dpm_solver, min(20, longer.T))
+    assert torch.equal(run.previews()[100], samples)
+    assert not torch.equal(run.previews()[30], samples)
+
+
 @pytest.mark.slow
 def test_without_tensorboard_there_is_only_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "find_spec", lambda name: None)

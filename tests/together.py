@@ -74,7 +74,8 @@ def work(folder: Path, root: str, lost: bool) -> int:
 def join(folder: str, root: str, lost: bool = False) -> None:
     """One process of a group."""
     torch.set_num_threads(1)
-    driver.find_spec = lambda name: None  # no preview for TensorBoard, as in tests/conftest.py
+    driver.find_spec = lambda name: None  # neither TensorBoard nor previews, as in conftest.py
+    driver._draw_preview = lambda denoiser, path: None
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
     os.environ["DIFFUSION_PRECISION"] = "float32"
     network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)

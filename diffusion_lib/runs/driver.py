@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import __version__, checkpoints, config, data, losses, samplers
@@ -45,7 +46,6 @@ SECONDS_BETWEEN_SAVES = 30.0
 _LOG_EVERY = 10  # steps
 _NUM_VALIDATIONS = 40  # evenly spaced over a run, at least 30 steps apart
 _NUM_HELD_OUT_IMAGES = 256
-_VALIDATIONS_PER_PREVIEW = 4  # a grid of samples for TensorBoard
 
 
 def train(
@@ -180,6 +180,7 @@ class _Training:
         self.clock = time.monotonic() - (seconds[-1] if seconds else 0.0)
         self.writes = parallel.rank() == 0
         self.validate, self.draw = Guard("the held-out loss"), Guard("TensorBoard")
+        self.preview = Guard("the preview of samples")
         self.board = self.draw(_open_board, folder, trainer.step) if self.writes else None
 
     def run(self, images: Tensor | Images) -> None:
@@ -218,7 +219,8 @@ class _Training:
     def log(self, step: TrainStep) -> None:
         """Record the losses of a step, if it is due, for the log and TensorBoard."""
         last = step.step == self.num_steps
-        validates = step.step % self.interval == 0 or last
+        validations, remainder = divmod(step.step, self.interval)
+        validates = remainder == 0 or last
         if not self.writes or (step.step % _LOG_EVERY and not validates):
             return
         record: dict[str, Any] = {"step": step.step, "loss": step.loss}
@@ -233,8 +235,13 @@ class _Training:
         if self.board is not None:
             for name in record.keys() & {"loss", "held_out"}:
                 self.draw(self.board.add_scalar, name, record[name], step.step)
-            if step.step % (_VALIDATIONS_PER_PREVIEW * self.interval) == 0 or last:
-                self.draw(_add_preview, self.board, ema, step.step)
+        # Most changes early: after 1, 2, 4, 8, ... validations, and in the end.
+        if last or (validates and validations.bit_count() == 1):
+            path = self.folder / "previews" / f"{step.step:07}.png"
+            picture = self.preview(_draw_preview, ema, path)
+            if picture is not None and self.board is not None:
+                pixels = np.array(picture.convert("RGB"))
+                self.draw(self.board.add_image, "samples", pixels, step.step, dataformats="HWC")
 
     def save(self) -> None:
         """Write the log, the training state and the averaged weights."""
@@ -254,8 +261,8 @@ def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
     return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
 
-def _add_preview(board: "SummaryWriter", denoiser: Denoiser, step: int) -> None:
-    """Draw a grid of samples in few steps, always from the same noise; labels cycle.
+def _draw_preview(denoiser: Denoiser, path: Path) -> Image.Image:
+    """Draw a row of samples in few steps, always from the same noise; labels cycle.
 
     Of images that are neither gray nor RGB the first channels are shown.
     """
@@ -266,8 +273,10 @@ def _add_preview(board: "SummaryWriter", denoiser: Denoiser, step: int) -> None:
     with autocast(denoiser):
         steps = samplers.dpm_solver(denoiser, x_T, timesteps, generator=generators)
         x_0 = samplers.final(steps)
-    from diffusion_lib import viz  # matplotlib, which a training alone does not need
-
-    visible = x_0[:, : 3 if x_0.shape[1] >= 3 else 1]
-    picture = np.array(viz.grid(data.to_uint8(visible).cpu()).convert("RGB"))
-    board.add_image("samples", picture, step, dataformats="HWC")
+    visible = data.to_uint8(x_0[:, : 3 if x_0.shape[1] >= 3 else 1]).cpu()
+    row = torch.cat([*visible], dim=2).permute(1, 2, 0)  # [H, 16 W, C]
+    picture = Image.fromarray(row.squeeze(-1).numpy())
+    path.parent.mkdir(exist_ok=True)
+    with files.atomic_write(path) as temporary:
+        picture.save(temporary, "PNG")
+    return picture

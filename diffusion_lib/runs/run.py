@@ -4,7 +4,8 @@ experiment.json        the experiment and a fingerprint of its images
 training.safetensors   everything that training needs to resume exactly
 ema.safetensors        the denoiser with averaged weights; `Denoiser.load` takes nothing else
 log.jsonl              one JSON object a line: a "device" line for each start, then losses by step
-tensorboard            the same losses, and samples, where the package tensorboard is installed
+previews               samples during the training, a row of pictures for each step
+tensorboard            losses and previews again, where the package tensorboard is installed
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffusion_lib import config, data, guidance
@@ -55,6 +58,17 @@ class Run:
         """Return steps and values of "loss" or "held_out" in the log, for `viz.curve`."""
         points = [(record["step"], record[name]) for record in self.log if name in record]
         return [step for step, _ in points], [value for _, value in points]
+
+    def previews(self) -> dict[int, Tensor]:
+        """Read the samples drawn during the training, by step: uint8 [16, C, H, W], C = 1 or 3.
+
+        Each step has samples from the same noise.  A release or a former run may have none.
+        """
+        previews, (_, height, width) = {}, self.image_shape
+        for path in sorted((self.folder / "previews").glob("*.png")):
+            row = torch.from_numpy(np.array(Image.open(path))).view(height, 16, width, -1)
+            previews[int(path.stem)] = row.permute(1, 3, 0, 2)
+        return previews
 
     def describe(self) -> dict[str, Any]:
         """Return device, precision, images, steps, minutes and held-out loss, for `viz.table`."""
