@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib.denoiser import Denoised, Denoiser
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.predictions import Prediction, v
 from diffusion_lib.schedules import NoiseSchedule
 
@@ -74,40 +74,3 @@ def gaussian_flow(schedule: NoiseSchedule, mean: float, std: float, x_0: Tensor,
     """
     signal, noise = schedule.scales(t)
     return signal * mean + math.hypot(signal * std, noise) / std * (x_0 - mean)
-
-
-class CorrelatedGaussian:
-    """The exact denoiser of images whose D = C H W pixels are jointly normal; it does not clip.
-
-    E[x_0 | x_t] = mean + signal K (signal^2 K + noise^2 I)^-1 (x_t - signal mean)
-
-    Args:
-        schedule: the forward process.
-        mean: mean of the pixels, float64 [D].
-        covariance: K, float64 [D, D].
-    """
-
-    def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor) -> None:
-        self.schedule, self.mean, self.covariance = schedule, mean, covariance
-
-    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
-        """Denoise images [B, C, H, W] that are all of one time, t [B]."""
-        signal, noise = self.schedule.scales(int(t[0]))
-        x = x_t.flatten(1).double()
-        total = signal**2 * self.covariance + noise**2 * torch.eye(len(self.mean)).double()
-        gain = signal * torch.linalg.solve(total, self.covariance)  # both symmetric: transposed
-        x_0 = self.mean + (x - signal * self.mean) @ gain
-        eps = (x - signal * x_0) / noise
-        return Denoised(x_0.view_as(x_t).to(x_t.dtype), eps.view_as(x_t).to(x_t.dtype))
-
-    def conditional(self, known: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean and covariance of the other pixels given `values` where `known` is True.
-
-        Args:
-            known: mask of the given pixels, bool [D].
-            values: values of these pixels, float64, as many as `known` has True.
-        """
-        K, unknown = self.covariance, ~known
-        gain = torch.linalg.solve(K[known][:, known], K[known][:, unknown]).T
-        mean = self.mean[unknown] + gain @ (values - self.mean[known])
-        return mean, K[unknown][:, unknown] - gain @ K[known][:, unknown]

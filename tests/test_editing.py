@@ -5,12 +5,15 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 
 from diffusion_lib import data, rng, samplers, schedules
+from diffusion_lib.denoiser import Denoised
 from diffusion_lib.editing import edit, inpaint, interpolate, invert, reconstruct, slerp
 from diffusion_lib.guidance import guided
-from diffusion_lib.oracles import CorrelatedGaussian, gaussian, gaussian_flow, mixture
+from diffusion_lib.oracles import gaussian, gaussian_flow, mixture
 from diffusion_lib.samplers import final
+from diffusion_lib.schedules import NoiseSchedule
 from tests.helpers import FOUR_LABELS, random_denoiser
 
 SAMPLERS = [getattr(samplers, name) for name in samplers.__all__]
@@ -225,6 +228,43 @@ def test_each_pair_of_ends_has_its_own_share():
 
 COVARIANCE = torch.tensor([[0.04, 0.03, 0.0], [0.03, 0.05, 0.02], [0.0, 0.02, 0.03]]).double()
 MEANS = torch.tensor([0.1, -0.2, 0.3]).double()
+
+
+class CorrelatedGaussian:
+    """The exact denoiser of images whose D = C H W pixels are jointly normal; it does not clip.
+
+    E[x_0 | x_t] = mean + signal K (signal^2 K + noise^2 I)^-1 (x_t - signal mean)
+
+    Args:
+        schedule: the forward process.
+        mean: mean of the pixels, float64 [D].
+        covariance: K, float64 [D, D].
+    """
+
+    def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor) -> None:
+        self.schedule, self.mean, self.covariance = schedule, mean, covariance
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
+        """Denoise images [B, C, H, W] that are all of one time, t [B]."""
+        signal, noise = self.schedule.scales(int(t[0]))
+        x = x_t.flatten(1).double()
+        total = signal**2 * self.covariance + noise**2 * torch.eye(len(self.mean)).double()
+        gain = signal * torch.linalg.solve(total, self.covariance)  # both symmetric: transposed
+        x_0 = self.mean + (x - signal * self.mean) @ gain
+        eps = (x - signal * x_0) / noise
+        return Denoised(x_0.view_as(x_t).to(x_t.dtype), eps.view_as(x_t).to(x_t.dtype))
+
+    def conditional(self, known: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute mean and covariance of the other pixels given `values` where `known` is True.
+
+        Args:
+            known: mask of the given pixels, bool [D].
+            values: values of these pixels, float64, as many as `known` has True.
+        """
+        K, unknown = self.covariance, ~known
+        gain = torch.linalg.solve(K[known][:, known], K[known][:, unknown]).T
+        mean = self.mean[unknown] + gain @ (values - self.mean[known])
+        return mean, K[unknown][:, unknown] - gain @ K[known][:, unknown]
 
 
 @pytest.mark.slow
