@@ -256,6 +256,8 @@ def test_describe_says_what_is_trained():
     assert words["schedule"] == "linear, T = 1000"
     assert words["network predicts"] == "eps"
     assert words["data"] == "mnist, 28 x 28, 1 channel"
+    assert "learns nothing" in config.smoke(config.MNIST).describe()["training"]
+    assert "learns nothing" not in config.quick(config.MNIST).describe()["training"]
 
 
 @pytest.mark.slow

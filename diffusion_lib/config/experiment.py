@@ -225,13 +225,14 @@ class Experiment:
         density = label(self.density)
         times = "" if density == "uniform" else f", times {density}"
         optimizer = "" if label(self.optimizer) == "adamw" else f", {label(self.optimizer)}"
+        few = " (learns nothing)" if self.train.num_steps < 100 else ""
         return {
             "data": f"{label(self.dataset)}, {h} x {w}, {c} channel{'s' if c > 1 else ''}",
             "schedule": f"{label(self.schedule)}, T = {self.T}",
             "network predicts": label(self.prediction),
             "loss": f"{label(self.loss)}, weight {label(self.weight)}{times}",
             "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
-            "training": f"{self.train.num_steps:,} steps of {self.train.batch_size} images, "
+            "training": f"{self.train.num_steps:,} steps{few} of {self.train.batch_size} images, "
             f"learning rate {self.train.learning_rate:g}{optimizer}, seed {self.train.seed}",
             "sampling": f"{self.sample_steps or self.T} steps",
         }
