@@ -4,6 +4,7 @@ import errno
 import gc
 import io
 import os
+import re
 import sys
 import warnings
 
@@ -23,7 +24,7 @@ class Handle:
         self.texts, self.n = texts, len(texts)
 
     def update(self, content, raw):
-        self.texts[self.n] = content["text/plain"]
+        self.texts[self.n] = content["text/html"]
 
 
 @pytest.fixture
@@ -33,16 +34,34 @@ def outputs(monkeypatch):
 
     def display(content, raw, display_id):
         handle = Handle(texts)
-        texts.append(content["text/plain"])
+        texts.append(content["text/html"])
         return handle
 
     monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(Bar, "outputs", (0, [], []))
     in_cell(monkeypatch, 1)
     return texts
 
 
-def in_cell(monkeypatch, number):
-    monkeypatch.setattr(progress, "_cell", lambda: number)
+class Shell:
+    """A notebook's shell, which knows who runs the cell: a person can answer questions."""
+
+    kernel = object()
+
+    def __init__(self, number, person=True):
+        self.execution_count, self.person = number, person
+
+    def get_parent(self):
+        return {"content": {"allow_stdin": self.person}}
+
+
+def in_cell(monkeypatch, number, person=True):
+    monkeypatch.setattr("IPython.get_ipython", lambda: Shell(number, person))
+
+
+def lines(output):
+    """The texts of an output's lines, without tags."""
+    return [re.sub("<.*?>", " ", line).strip() for line in output.split("</div>")[:-1]]
 
 
 @pytest.fixture
@@ -95,15 +114,27 @@ def test_a_note_is_shown_at_once(capsys):
 # ---- a notebook ------------------------------------------------------------------------------
 
 
-def test_a_bar_of_a_notebook_is_one_output_however_often_it_is_drawn(outputs, clock, capsys):
-    for _ in Bar(range(1000), "one"):
+def test_a_bar_of_a_notebook_has_the_time_left_and_is_a_gray_line_in_the_end(
+    outputs, clock, capsys
+):
+    for _ in Bar(range(1000), "<one>"):
         clock[0] += 1
-    for _ in Bar(range(5), "two"):
-        pass
-    assert [text.split("|")[0] for text in outputs] == ["one: 100%", "two: 100%"]
-    assert "1000/1000" in outputs[0]
-    assert "█" in outputs[0]
+        assert len(outputs) == 1
+        if clock[0] == 1201:
+            assert '<progress value="0.2000"' in outputs[0]
+            assert re.fullmatch("&lt;one&gt; +200 / 1000 +13:20 left", *lines(outputs[0]))
+    assert lines(outputs[0]) == ["&lt;one&gt;: 1000 / 1000 in 16:40"]
+    assert "<progress" not in outputs[0]
+    assert "#888" in outputs[0]
     assert capsys.readouterr() == ("", "")
+
+
+def test_one_bar_after_another_takes_its_place(outputs):
+    for name in "ab":
+        for _ in Bar(range(5), name):
+            pass
+    assert len(outputs) == 1
+    assert lines(outputs[0]) == ["b: 5 / 5 in 00:00"]
 
 
 def test_a_bar_inside_of_another_has_a_line_below_it_as_long_as_it_is_open(outputs):
@@ -111,11 +142,19 @@ def test_a_bar_inside_of_another_has_a_line_below_it_as_long_as_it_is_open(outpu
         for name in "ab":
             with Bar(description=name, total=3) as inner:
                 inner.note("now")
-                assert [line.split(":")[0] for line in outputs[0].split("\n")] == ["outer", name]
+                assert [line.split()[0] for line in lines(outputs[0])] == ["outer", name]
+                assert lines(outputs[0])[1].endswith("now")
             outer.update()
     assert len(outputs) == 1
-    assert outputs[0].startswith("outer: 100%")
-    assert "\n" not in outputs[0]
+    assert lines(outputs[0]) == ["outer: 2 / 2 in 00:00"]
+
+
+def test_a_bar_without_a_known_end_moves(outputs):
+    with Bar(description="one") as bar:
+        bar.update(7)
+        bar.note("now")
+        assert "<progress  style" in outputs[0]
+    assert lines(outputs[0]) == ["one: 7 / ? in 00:00 now"]
 
 
 def test_bars_of_different_cells_have_different_outputs(outputs, monkeypatch):
@@ -124,21 +163,27 @@ def test_bars_of_different_cells_have_different_outputs(outputs, monkeypatch):
     with Bar(description="two", total=2):
         bar.update()
     bar.close()
-    assert [text.split(":")[0] for text in outputs] == ["one", "two"]
-    assert "1/2" in outputs[0]
+    assert [lines(output) for output in outputs] == [
+        ["one: 1 / 2 in 00:00"],
+        ["two: 0 / 2 in 00:00"],
+    ]
 
 
-def test_a_notebook_is_known_by_its_shell(monkeypatch):
-    class Shell:
-        execution_count = 7
+def test_a_notebook_that_a_program_runs_keeps_no_bars(outputs, monkeypatch, capsys):
+    in_cell(monkeypatch, 1, person=False)
+    assert list(Bar(range(3), "one")) == [0, 1, 2]
+    assert outputs == []
+    assert capsys.readouterr() == ("", "")
 
-    assert progress._cell() is None
-    monkeypatch.setattr("IPython.get_ipython", Shell)
-    assert progress._cell() is None
-    Shell.kernel = object()
-    assert progress._cell() == 7
+
+def test_a_notebook_is_known_by_its_kernel(monkeypatch):
+    assert progress._notebook() is None
+    in_cell(monkeypatch, 7)
+    assert progress._notebook().execution_count == 7
+    monkeypatch.delattr(Shell, "kernel")  # IPython in a terminal
+    assert progress._notebook() is None
     monkeypatch.delitem(sys.modules, "IPython")
-    assert progress._cell() is None
+    assert progress._notebook() is None
 
 
 # ---- work that ends early --------------------------------------------------------------------

@@ -20,7 +20,7 @@ from diffusion_lib.evaluation import record as records
 from diffusion_lib.metrics import features
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
-from diffusion_lib.system import files
+from diffusion_lib.system import files, interrupts
 from diffusion_lib.system.progress import Bar
 
 _POLL_SECONDS = 1.0  # seconds between looks at what other processes have done
@@ -29,6 +29,7 @@ ERRORS = ("x_0 error", "eps error", "v error")
 """Held-out mean squared errors a pixel, averaged over t: those of every arm on one yardstick."""
 
 
+@interrupts.explain_stop("The study is saved as far as it is. Run this again to go on.")
 def compare(
     arms: Mapping[str, Experiment],
     seeds: Sequence[int],

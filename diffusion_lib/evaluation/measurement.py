@@ -21,7 +21,7 @@ from diffusion_lib.metrics import features
 from diffusion_lib.runs import GuidedRun, Run
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
-from diffusion_lib.system import parallel
+from diffusion_lib.system import interrupts, parallel
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def measure_likelihood(run: Run, conditions: Conditions, test: Tensor) -> dict[s
     return {"likelihood": likelihood, "errors": errors._asdict()}
 
 
+@interrupts.explain_stop("The measurements are not saved. Run this again to measure anew.")
 def evaluate(
     run: Run,
     conditions: Conditions,

@@ -16,11 +16,12 @@ from diffusion_lib.guidance import guided
 from diffusion_lib.networks import config_of, operations
 from diffusion_lib.runs.run import GuidedRun, Run
 from diffusion_lib.samplers import SampleStep
-from diffusion_lib.system import parallel
+from diffusion_lib.system import interrupts, parallel
 from diffusion_lib.system.device import autocast, should_compile_calls
-from diffusion_lib.system.progress import progress
+from diffusion_lib.system.progress import Bar
 
 
+@interrupts.explain_stop("The images are not saved. Run this again to sample anew.")
 def sample(
     source: Denoiser | Run,
     n: int,
@@ -41,7 +42,7 @@ def sample_batches(
     num_steps: int | None = None,
     batch_size: int = 64,
 ) -> Iterator[Tensor]:
-    """Sample n images in batches, uint8 [B, C, H, W] on the CPU, each with a progress bar.
+    """Sample n images in batches, uint8 [B, C, H, W] on the CPU, with one progress bar.
 
     Needs the memory of one batch, whatever n is.  Image i depends on (seed, i) alone, not on n or
     on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
@@ -73,34 +74,26 @@ def sample_batches(
     if should_compile_calls(schedule.signal.device, len(range(0, n, batch_size)) * steps, work):
         denoiser.network.compile()
 
-    def sample_images(images: range) -> Tensor:
-        with_labels = denoiser
-        if isinstance(source, GuidedRun):
-            index = torch.tensor(images, device="cpu") % len(source.labels)
-            with_labels = guided(denoiser, source.labels[index], source.scale)
-        x_T, generators = initial_noise(denoiser, images, seed)
-        steps = sampler(with_labels, x_T, timesteps, generator=generators)
-        name = f"images {images.start + 1} to {images.stop} of {n}"
-        with autocast(denoiser):
-            return samplers.final(progress(steps, len(timesteps) - 1, name))
+    def batches() -> Iterator[Tensor]:  # each of several processes samples one of them at a time
+        own, stride = batch_size * parallel.rank(), batch_size * parallel.size()
+        with Bar(None, f"sampling {n:,} images", len(range(own, n, stride)) * steps) as bar:
+            for start in range(own, n + own, stride):
+                images = range(n)[start : start + batch_size]  # none for some in the last round
+                x_0 = torch.empty(0, *denoiser.config.image_shape, device=schedule.signal.device)
+                if images:
+                    with_labels = denoiser
+                    if isinstance(source, GuidedRun):
+                        index = torch.tensor(images, device="cpu") % len(source.labels)
+                        with_labels = guided(denoiser, source.labels[index], source.scale)
+                    x_T, generators = initial_noise(denoiser, images, seed)
+                    with autocast(denoiser):
+                        states = sampler(with_labels, x_T, timesteps, generator=generators)
+                        x_0 = samplers.final(bar.count(states))
+                for batch in parallel.gather(data.to_uint8(x_0), batch_size):
+                    if len(batch):
+                        yield batch.cpu()
 
-    return _gather_batches(sample_images, denoiser, n, batch_size)
-
-
-def _gather_batches(
-    sample_images: Callable[[range], Tensor], denoiser: Denoiser, n: int, batch_size: int
-) -> Iterator[Tensor]:
-    """Yield the batches in order; each of several processes samples one of them at a time."""
-    for start in range(0, n, batch_size * parallel.size()):
-        first = min(start + batch_size * parallel.rank(), n)
-        images = range(first, min(first + batch_size, n))
-        nothing = torch.empty(
-            0, *denoiser.config.image_shape, device=denoiser.schedule.signal.device
-        )
-        x_0 = sample_images(images) if images else nothing
-        for batch in parallel.gather(data.to_uint8(x_0), batch_size):
-            if len(batch):
-                yield batch.cpu()
+    return batches()
 
 
 def initial_noise(

@@ -1,9 +1,25 @@
-"""Interrupts deferred to the end of a block."""
+"""Interrupts: deferred to the end of a block, and shown as one sentence."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+class Stopped(KeyboardInterrupt):
+    """A Ctrl-C whose message says what is saved: notebooks show that in place of a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+@contextmanager
+def explain_stop(state: str) -> Iterator[None]:
+    """Say what is saved where Ctrl-C ends the block; the outermost of nested blocks does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"Stopped. {state}") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Progress bars: a line of a terminal, or one output of a notebook.
+"""Progress bars: a line of a terminal, or one output of a notebook's cell.
 
     for name in Bar(names, "decoding"):
         ...
@@ -6,6 +6,7 @@
 A bar only observes: an error while one is drawn costs the bars, never the work.
 """
 
+import html
 import io
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -18,14 +19,21 @@ from diffusion_lib.system.guard import Guard
 
 Item = TypeVar("Item")
 _observe = Guard("the progress bar")
+_RUNNING = (
+    '<div style="display: flex; gap: 1.5em; align-items: center">{name}'
+    '<progress {value} style="width: 18em; accent-color: #0072b2"></progress>'
+    "<span>{n_fmt} / {total_fmt}</span><span>{remaining} left</span>{note}</div>"
+)
+_DONE = '<div style="color: #888">{name}: {n_fmt} / {total_fmt} in {elapsed} {note}</div>'
 
 
 class Bar(tqdm, Generic[Item]):
     """A progress bar, around the items of a loop or as a context that is updated.
 
-    It is tqdm without a thread and with one output in a cell of a notebook, which open bars share:
-    a line each.  The rate leaves out the `initial` earlier steps; `smoothing` is the weight of the
-    latest step in it, from 0 for the mean rate to 1.
+    It is tqdm without a thread and with one output in a cell of a notebook: a line for each open
+    bar, and a gray one for what was done last.  A notebook that a program runs shows none.  The
+    rate leaves out the `initial` earlier steps; `smoothing` is the weight of the latest step in it,
+    from 0 for the mean rate to 1.
     """
 
     _instances: ClassVar[Any]  # tqdm's: the bars that are open
@@ -45,27 +53,34 @@ class Bar(tqdm, Generic[Item]):
         self.iterable = items
         self.error = getattr(sys, "last_value", None)
         settings = {"iterable": items, "desc": description, "total": total, "initial": initial}
-        _observe(self._open, settings | {"unit": unit, "smoothing": smoothing})
+        _observe(self._open, settings | {"unit": unit, "smoothing": smoothing, "leave": None})
 
     def _open(self, settings: dict[str, Any]) -> None:
         for bar in list(self._instances):  # of work that ended in an error
             if isinstance(bar, Bar) and bar.error is not self.error:
                 bar.close()
         self.output = None
-        settings["leave"] = None  # below another bar it leaves nothing
-        if (cell := _cell()) is not None:
-            if cell != Bar.outputs[0] or all(bar.disable for bar in Bar.outputs[1]):
-                Bar.outputs = cell, [], []
-            self.output, is_first = Bar.outputs, not Bar.outputs[1]
-            self.output[1].append(self)
-            settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": is_first}
+        if (shell := _notebook()) is not None:
+            if shell.execution_count != Bar.outputs[0]:
+                Bar.outputs = shell.execution_count, [], []
+            self.output = _, bars, _ = Bar.outputs
+            if all(bar.disable for bar in bars):
+                bars.clear()
+            settings |= {"file": io.StringIO(), "ascii": False, "position": 0, "leave": not bars}
+            # A program that runs a notebook, such as nbconvert, answers no questions.
+            settings["disable"] = not shell.get_parent()["content"].get("allow_stdin", True)
+            bars.append(self)
         super().__init__(**settings, mininterval=0.5, miniters=1)
 
     def __iter__(self) -> Iterator[Item]:
         with self:
-            for item in () if self.iterable is None else self.iterable:
-                yield item
-                self.update()
+            yield from self.count(() if self.iterable is None else self.iterable)
+
+    def count(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, and count each after its turn."""
+        for item in items:
+            yield item
+            self.update()
 
     def update(self, n: float | None = 1) -> None:
         """Count n more steps."""
@@ -90,13 +105,21 @@ class Bar(tqdm, Generic[Item]):
         _, bars, handle = self.output
         if msg == "":  # closed, and not the first
             bars[:] = [bar for bar in bars if bar is not self]
-        content = {"text/plain": "\n".join(map(str, bars))}
+        content = {"text/html": "".join(bar.to_html() for bar in bars)}
         if handle:
             handle[0].update(content, raw=True)
         else:
             from IPython.display import display  # there in a notebook
 
             handle.append(display(content, raw=True, display_id=True))
+
+    def to_html(self) -> str:
+        """Draw the bar and the time left; of a closed one, a gray line with the time it took."""
+        style = _DONE if self.disable else _RUNNING
+        value = f'value="{self.n / self.total:.4f}"' if self.total else ""
+        name, note = (html.escape(text or "") for text in (self.desc, self.postfix))
+        fields = {"bar_format": style, "ncols": None, "name": name, "note": note, "value": value}
+        return self.format_meter(**{**self.format_dict, **fields})
 
 
 def progress(
@@ -119,8 +142,8 @@ def progress(
             yield step
 
 
-def _cell() -> int | None:
-    """Return the number of the notebook's cell that runs; None outside of notebooks."""
+def _notebook() -> Any:
+    """Return the shell of the notebook that runs; None outside of notebooks."""
     ipython = sys.modules.get("IPython")  # imported where there is a notebook
     shell = ipython.get_ipython() if ipython is not None else None
-    return getattr(shell, "execution_count", 0) if hasattr(shell, "kernel") else None
+    return shell if hasattr(shell, "kernel") else None
