@@ -59,8 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters stops no command
         sys.stdout.reconfigure(errors="backslashreplace")
 
+    status = 130
+
     def end(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(128 + number)
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
 
     format_warning = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -70,11 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.command(options)
         print(end="", flush=True)  # while an error of that can still be told
     except KeyboardInterrupt as interrupt:
-        notes = [
-            f"{note} The same command goes on." for note in getattr(interrupt, "__notes__", [])
-        ]
-        print("\ninterrupted.", *notes, file=sys.stderr)
-        return interrupt.args[0] if interrupt.args else 130
+        print(f"\n{interrupt or 'Stopped.'}", file=sys.stderr)
+        return status
     except BrokenPipeError:  # such as `| head`; Python would complain of it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # what a shell shows of a command that SIGPIPE has ended
@@ -119,9 +120,8 @@ def sample(options: argparse.Namespace) -> None:
     """Sample images from a run into an .npz or .png file."""
     sampler = config.lookup(options.sampler, samplers, "--sampler")
     folder = _run_folder(options.run)
-    usual = (
-        Path() if folder in runs.releases().values() else folder
-    )  # not among the library's files
+    # Not among the library's files.
+    usual = Path() if folder in runs.releases().values() else folder
     out = options.out or usual / "samples.png"
     out = out / "samples.png" if out.is_dir() else out
     kind = out.suffix.lower()

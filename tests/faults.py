@@ -547,14 +547,23 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
             time.sleep(draw.random() * 0.1)
             manager.interrupt_kernel()
             reply = _reply(client, asked)
-            demand(reply.get("ename") == "KeyboardInterrupt", f"the cell ended with {reply}")
-            told = "\n".join(reply["traceback"])
+            demand(reply.get("ename") == "Stopped", f"the cell ended with {reply}")
             step = saved_step(folder)
-            demand(f"is saved at step {step} of 60" in told, told)
+            sentence = f"Stopped. {folder} is saved at step {step} of 60. Run this again to go on."
+            demand(reply["traceback"] == [sentence], f"the cell shows {reply['traceback']}")
             demand(0 < step < 60, f"interrupted at step {step}")
+            first, _ = _bars(client, asked)
             fault.add(0, 0)
-            reply = _reply(client, client.execute(cell))
+            asked = client.execute(cell)
+            reply = _reply(client, asked)
             demand(reply["status"] == "ok", f"the second cell ended with {reply}")
+            second, others = _bars(client, asked)
+            for states, last in ((first, step), (second, 60)):
+                demand(len(states) > 1, f"one bar a call, not {states}")
+                demand(f"training: {last} / 60 in" in states[-1], f"the bar ends with {states[-1]}")
+                demand(all("<progress" in state for state in states[:-1]), f"bars: {states}")
+            demand(f">{step + 1} / 60<" in second[1], f"the second bar begins with {second[1]}")
+            demand(others == ["whole\n"], f"the second cell also shows {others}")
             demand(saved_step(folder) == 60, "the second cell did not go on to the end")
             demand_same_end(folder, undisturbed)
     finally:
@@ -569,6 +578,23 @@ def _reply(client: Any, asked: str) -> dict[str, Any]:
         message = client.get_shell_msg(timeout=60)
         if message["parent_header"].get("msg_id") == asked:
             return message["content"]
+
+
+def _bars(client: Any, asked: str) -> tuple[list[str], list[str]]:
+    """The states of the one bar of a cell that has ended, and what else it printed."""
+    states, others = [], []
+    while True:
+        message = client.get_iopub_msg(timeout=60)
+        kind, content = message["msg_type"], message["content"]
+        if message["parent_header"].get("msg_id") != asked:
+            continue
+        if kind in ("display_data", "update_display_data"):
+            demand((kind == "display_data") == (not states), "a second bar is shown")
+            states.append(content["data"]["text/html"])
+        if kind == "stream":
+            others.append(content["text"])
+        if kind == "status" and content["execution_state"] == "idle":
+            return states, others
 
 
 def _read(path: Path) -> str:

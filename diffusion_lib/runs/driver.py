@@ -35,7 +35,7 @@ from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, parallel
 from diffusion_lib.system.device import autocast
 from diffusion_lib.system.guard import Guard
-from diffusion_lib.system.interrupts import defer_interrupts
+from diffusion_lib.system.interrupts import defer_interrupts, explain_stop
 from diffusion_lib.system.progress import progress
 from diffusion_lib.training import Trainer, TrainStep
 
@@ -110,13 +110,15 @@ def train(
             trainer.load(source, *digests)
         position = f"{images_digest}, step {trainer.step}"
         parallel.assert_same_on_all_ranks("training images and step", position)
-        if source != average and trainer.step < experiment.train.num_steps:
+        is_new = source != average and trainer.step < experiment.train.num_steps
+        if is_new:
             former = folder if source is None else source.parent
             parallel.on_rank_zero(lambda: _begin_log(folder, former, trainer, len(images)))
             _Training(trainer, experiment, held_out, folder, digests[0]).run(training_data)
         elif source != average:
             parallel.on_rank_zero(lambda: _complete(average, trainer))
-        return Run(folder, trainer.ema, parallel.on_rank_zero(lambda: read_log(folder)))
+        log = parallel.on_rank_zero(lambda: read_log(folder))
+        return Run(folder, trainer.ema, log, is_new=is_new)
 
 
 def _source(folder: Path, start: str | Path | None, num_steps: int) -> Path | None:
@@ -147,6 +149,7 @@ def _begin_log(folder: Path, former: Path, trainer: Trainer, num_images: int) ->
     start = {
         "device": name if processes == 1 else f"{processes} processes, each {name}",
         **hardware.conditions(trainer.device),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
         "torch": torch.__version__,
         "diffusion_lib": __version__,
         "images": num_images,
@@ -207,10 +210,12 @@ class _Training:
             with defer_interrupts():
                 try:
                     self.save()
-                    error.add_note(f"{self.folder} is saved at step {trainer.step} of {total}.")
+                    state = f"{self.folder} is saved at step {trainer.step} of {total}."
                 except Exception as failure:  # the error that ended the training is the one to read
-                    error.add_note(f"Step {trainer.step} of {total} is not saved: {failure}")
-            raise
+                    state = f"Step {trainer.step} of {total} is not saved: {failure}"
+            error.add_note(state)
+            with explain_stop(f"{state} Run this again to go on."):
+                raise
         finally:
             if self.board is not None:
                 self.draw(self.board.close)

@@ -9,7 +9,7 @@ tensorboard            losses and previews again, where the package tensorboard 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Run:
         folder: folder of its files.
         denoiser: denoiser with the averaged weights, in evaluation mode.
         log: records of log.jsonl.
+        is_new: whether it was trained now rather than loaded.
     """
 
     folder: Path
     denoiser: Denoiser
     log: list[dict[str, Any]]
+    is_new: bool = field(default=False, kw_only=True)
 
     def guided(self, labels: Tensor | Sequence[int], scale: float = 1.0) -> "GuidedRun":
         """Return the run with labels [K] for its samples: image i shows labels[i % K].
@@ -47,7 +49,7 @@ class Run:
         """
         guidance.guided(self.denoiser, labels, scale)  # raises
         labels = data.check_labels(labels, self.denoiser.config.classes).cpu()
-        return GuidedRun(self.folder, self.denoiser, self.log, labels, scale)
+        return GuidedRun(**vars(self) | {"labels": labels, "scale": scale})
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -71,16 +73,18 @@ class Run:
         return previews
 
     def describe(self) -> dict[str, Any]:
-        """Return device, precision, images, steps, minutes and held-out loss, for `viz.table`."""
+        """Return when and on what it was trained, its steps and its loss, for `viz.table`."""
         starts = [record for record in self.log if "device" in record]
         steps = [record for record in self.log if "seconds" in record]
         held_out = self.series("held_out")[1]
+        origin = "trained now," if self.is_new else "loaded, trained"
 
         def over_starts(name: str) -> str:  # without repeats
             return ", then ".join(dict.fromkeys(s.get(name, "not recorded") for s in starts))
 
         return {
             "run": self.folder.name,
+            "weights": f"{origin} {starts[-1].get('date', 'earlier') if starts else 'earlier'}",
             "device": over_starts("device"),
             "precision": over_starts("precision"),
             "memory layout": over_starts("layout"),
