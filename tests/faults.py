@@ -561,7 +561,7 @@ def notebook(place: Path, undisturbed: Path, tries: int) -> Fault:
             for states, last in ((first, step), (second, 60)):
                 demand(len(states) > 1, f"one bar a call, not {states}")
                 demand(f"training: {last} / 60 in" in states[-1], f"the bar ends with {states[-1]}")
-                demand(all("<progress" in state for state in states[:-1]), f"bars: {states}")
+                demand(all("progressbar" in state for state in states[:-1]), f"bars: {states}")
             demand(f">{step + 1} / 60<" in second[1], f"the second bar begins with {second[1]}")
             demand(others == ["whole\n"], f"the second cell also shows {others}")
             demand(saved_step(folder) == 60, "the second cell did not go on to the end")

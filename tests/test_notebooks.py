@@ -148,7 +148,7 @@ def test_an_executed_notebook_holds_no_bars(notebook, executed):
     outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.get("name") == "stderr"]
     assert not [
-        output for output in outputs if "<progress" in str(output) or " in 00:" in str(output)
+        output for output in outputs if "progressbar" in str(output) or " in 00:" in str(output)
     ]
 
 

@@ -20,8 +20,9 @@ from diffusion_lib.system.guard import Guard
 Item = TypeVar("Item")
 _observe = Guard("the progress bar")
 _RUNNING = (
-    '<div style="display: flex; gap: 1.5em; align-items: center">{name}'
-    '<progress {value} style="width: 18em; accent-color: #0072b2"></progress>'
+    '<div style="display: flex; gap: 1.5em; align-items: center"><span style="min-width: 10em">'
+    '{name}</span><span role="progressbar" style="width: 18em; background: #8884"><span style="'
+    'display: block; width: {share:.2%}; border-top: 0.5em solid #0072b2"></span></span>'
     "<span>{n_fmt} / {total_fmt}</span><span>{remaining} left</span>{note}</div>"
 )
 _DONE = '<div style="color: #888">{name}: {n_fmt} / {total_fmt} in {elapsed} {note}</div>'
@@ -30,10 +31,9 @@ _DONE = '<div style="color: #888">{name}: {n_fmt} / {total_fmt} in {elapsed} {no
 class Bar(tqdm, Generic[Item]):
     """A progress bar, around the items of a loop or as a context that is updated.
 
-    It is tqdm without a thread and with one output in a cell of a notebook: a line for each open
-    bar, and a gray one for what was done last.  A notebook that a program runs shows none.  The
-    rate leaves out the `initial` earlier steps; `smoothing` is the weight of the latest step in it,
-    from 0 for the mean rate to 1.
+    It is tqdm without a thread.  A cell of a notebook has one output: a line for each open bar, and
+    a gray one for what was done last; none if a program runs it.  The rate leaves out the `initial`
+    earlier steps; `smoothing` is the weight of the latest step in it, 0 for the mean rate.
     """
 
     _instances: ClassVar[Any]  # tqdm's: the bars that are open
@@ -116,9 +116,9 @@ class Bar(tqdm, Generic[Item]):
     def to_html(self) -> str:
         """Draw the bar and the time left; of a closed one, a gray line with the time it took."""
         style = _DONE if self.disable else _RUNNING
-        value = f'value="{self.n / self.total:.4f}"' if self.total else ""
+        share = min(1, self.n / self.total) if self.total else 0
         name, note = (html.escape(text or "") for text in (self.desc, self.postfix))
-        fields = {"bar_format": style, "ncols": None, "name": name, "note": note, "value": value}
+        fields = {"bar_format": style, "ncols": None, "name": name, "note": note, "share": share}
         return self.format_meter(**{**self.format_dict, **fields})
 
 
