@@ -262,7 +262,7 @@ def test_a_start_that_does_not_fit_is_one_line(place, arguments, words, capsys):
 def no_work(monkeypatch):
     """Fails where anything is sampled, measured, trained or decoded."""
     for module, name in (
-        (sampling, "_gather_batches"),
+        (sampling, "initial_noise"),
         (runs, "train"),
         (data, "load_splits"),
         (evaluation, "evaluate"),
