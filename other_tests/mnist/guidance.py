@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusion_lib import data, metrics, runs, samplers, viz
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
+from diffusion_lib.system.progress import Bar
 from other_tests import common
 
 RECORD = Path(__file__).with_name("guidance.json")
@@ -51,7 +52,7 @@ def sweep(
         ValueError: too few images for either.
     """
     rows = []
-    for scale in scales:
+    for scale in Bar(scales, "scales"):
         seen = network.extract_features(sample(scale))
         intervals = metrics.label_accuracy_and_diversity(seen, labels, reference)
         intervals |= metrics.quality(seen, reference)
