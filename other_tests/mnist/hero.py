@@ -1,4 +1,4 @@
-"""Draw the README's first picture: ten digits, three of each, that come out of noise as asked for.
+"""Draw the README's first picture: ten digits, two of each, that come out of noise as asked for.
 
     python -m other_tests.mnist.hero
 
@@ -12,7 +12,7 @@ from diffusion_lib.guidance import guided
 from other_tests import common
 
 OUT = common.ASSETS / "hero.png"
-ROWS, STEPS, GUIDANCE = 3, 100, 1.5
+ROWS, STEPS, GUIDANCE = 2, 100, 1.5
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     denoiser = guided(run.denoiser, labels, GUIDANCE)
     times = denoiser.schedule.timesteps(STEPS)
     steps = samplers.ddpm(denoiser, x_T, times, generator=generators)
-    picture = viz.animate([*steps], frames=30, columns=10, scale=3).data
+    picture = viz.animate([*steps], frames=24, columns=10, scale=3).data
     assert isinstance(picture, bytes)
     OUT.write_bytes(picture)
     print(OUT)
