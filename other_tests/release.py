@@ -8,11 +8,12 @@ beside it.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusion_lib import evaluation, runs
-from diffusion_lib.metrics import features
+from diffusion_lib.metrics import Interval, features
 from diffusion_lib.runs import Run
 from diffusion_lib.runs.run import RELEASED
 from diffusion_lib.system import files
@@ -20,6 +21,7 @@ from other_tests import common
 
 CONDITIONS = evaluation.Conditions()  # 1,000 samples of ddpm in 100 steps
 LIMIT = 5  # MB of a file
+MEASURES = ("confidence > 0.9", "Frechet distance", "precision", "recall")
 LONG = {"likelihood", "errors", "seconds"}  # parts of a measurement that are left out
 
 
@@ -85,6 +87,36 @@ def describe(run: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "training": training,
         "measured": short | {"bits per dim": measured["likelihood"]["bits per dim"]},
     }
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """Read the records of the releases, by name."""
+    return {name: common.load(path / "release.json") for name, path in runs.releases().items()}
+
+
+def rows(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, str]], str]:
+    """Compare the samples of each release with as many real images.
+
+    Args:
+        records: records of the releases, by name.
+    """
+    table = []
+    for name, record in records.items():
+        for what, part in ((f"`{name}`", "samples"), ("real images", "floor")):
+            measured = record["measured"][part]
+            intervals = {measure: Interval(**measured[measure]) for measure in MEASURES}
+            table.append({"": what} | {m: f"{x:.2f}" for m, x in intervals.items()})
+    trainings = "; ".join(
+        f"`{name}` {record['training']['steps']} steps, "
+        f"{record['training']['minutes of training']:.0f} minutes"
+        for name, record in records.items()
+    )
+    conditions = next(iter(records.values()))["measured"]["conditions"]
+    return table, (
+        f"{conditions['n']:,} samples of `{conditions['sampler']}` in {conditions['steps']} steps; "
+        "labels, where there are any, without guidance. One training each, beside other work on "
+        f"two CPU cores: {trainings}."
+    )
 
 
 if __name__ == "__main__":

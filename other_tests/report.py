@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import tables as benchmarks
 from benchmarks.speedrun import board
 from diffusion_lib import viz
-from other_tests import extensions, findings
+from other_tests import extensions, findings, release
 from other_tests.common import ROOT, load
 from other_tests.editing import curves
 from other_tests.mnist import few_steps, flow, full_budget, guidance
@@ -56,6 +56,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
     "speedrun": (board.text, board.records),
+    "releases": (release.rows, release.records),
 }
 
 

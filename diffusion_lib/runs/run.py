@@ -130,7 +130,9 @@ def load(folder: str | Path, device: torch.device | None = None) -> Run:
 
 def releases() -> dict[str, Path]:
     """Return the folders of the runs that come with the library, by name."""
-    return {path.parent.name: path.parent for path in sorted(RELEASED.glob("*/ema.safetensors"))}
+    return {
+        path.parent.name: path.parent for path in sorted(RELEASED.glob("[!.]*/ema.safetensors"))
+    }
 
 
 def released(name: str, device: torch.device | None = None) -> Run:
