@@ -65,8 +65,8 @@ MNIST_BEST = replace(MNIST_LABELS, network=replace(MNIST_LABELS.network, classes
 CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
 
 
-# With eps and the linear schedule, 1,500 steps like this give 77 to 79 % of digits that a classifier
-# is sure of, and 2,200 of uniform times 76 % (benchmarks/speedrun/trials.json).
+# With eps and the linear schedule a classifier is sure of 77 to 79 % of the digits after 1,500 of
+# such steps, and of 76 % after 2,200 of uniform times (benchmarks/speedrun/trials.json).
 _MIDDLE = lookup("logit_normal(location=-0.4, scale=1.2)", densities, "density")
 
 
