@@ -183,7 +183,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if records and parallel.rank() == 0:
             from diffusion_lib import viz
 
-            print(viz.table(evaluation.table(records)).data)
+            print(viz.markdown(evaluation.table(records)))
 
 
 def _pictures(folder: Path, run: Run) -> Dataset:
@@ -241,9 +241,9 @@ def _print_study(record: dict[str, Any]) -> None:
         for steps in record["steps"]:
             for dataset, baseline in baselines.items():
                 print(f"\n{measure} on {dataset} after {steps} steps, {seeds} seeds")
-                print(viz.table(compare.differences(record, measure, steps, baseline)).data)
+                print(viz.markdown(compare.differences(record, measure, steps, baseline)))
     print(f"\nWhat sharing seeds was worth, after {record['steps'][-1]} steps")
-    print(viz.table(compare.variance_reduction(record, record["steps"][-1])).data)
+    print(viz.markdown(compare.variance_reduction(record, record["steps"][-1])))
 
 
 def export(options: argparse.Namespace) -> None:

@@ -1,19 +1,19 @@
-"""Pictures, plots, tables and progress bars of results."""
+"""Pictures, plots, tables and progress bars of results; `style` has how plots look."""
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import Image as InlineImage
 from IPython.display import Markdown
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diffusion_lib import data
+from diffusion_lib import data, style
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system.progress import progress as progress
@@ -37,10 +37,13 @@ def grid(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
     if images.shape[1] == 1:
         tiles = tiles[:1]  # make_grid repeats gray three times
     picture = Image.fromarray(tiles.permute(1, 2, 0).squeeze(-1).numpy())
-    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+    size = (scale * picture.width, scale * picture.height)
+    picture = picture.resize(size, Image.Resampling.NEAREST)
+    picture.__dict__["_repr_jpeg_"] = None  # else a notebook would store it twice
+    return picture
 
 
-def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
+def strip(steps: Sequence[SampleStep], columns: int = 10) -> style.Plot:
     """Draw the first image of a sampler's states, `list(sampler(...))`, at evenly spaced times.
 
     x_t stands above, the prediction x_0_hat that led there below; the last state is included.
@@ -50,64 +53,76 @@ def strip(steps: Sequence[SampleStep], columns: int = 10) -> Figure:
     return table_of_images(rows, [f"t = {step.t}" for step in steps])
 
 
-def table_of_images(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]) -> Figure:
+@style.look
+def table_of_images(
+    rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str]
+) -> style.Plot:
     """Draw rows (name, images), images [C, H, W] as in `grid`, below the names of the columns."""
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(len(columns), 1.05 * len(rows) + 0.2), squeeze=False
-    )
+    figure = style.figure(len(rows), len(columns), (len(columns) + 1, 1.02 * len(rows) + 0.2))
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    axes = np.array(figure.axes).reshape(len(rows), len(columns))
     for row, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(row, images, strict=True):
             pixels = _to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name.replace(", ", ",\n"))  # a long name would run into its neighbors
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(style.words(name), rotation=0, ha="right", va="center")
     for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title, fontsize=8)
-    figure.tight_layout(pad=0.3)
-    plt.close(figure)  # else a notebook would show it twice
+        axis.set_title(title, fontsize=8, weight="normal", loc="center")
     return figure
 
 
 def forward_process(
     schedule: NoiseSchedule, x_0: Tensor, times: Sequence[int], generator: torch.Generator
-) -> Figure:
+) -> style.Plot:
     """Draw one image x_0, [C, H, W] in [-1, 1], at several times with the same noise."""
     eps = torch.randn(x_0.shape, generator=generator, device=generator.device)
     x_t = schedule.add_noise(x_0.cpu()[None], torch.tensor(times, device="cpu"), eps[None])
     return table_of_images([("$x_t$", list(x_t))], [f"t = {time}" for time in times])
 
 
+@style.look
 def curve(
-    lines: Mapping[str, tuple[Sequence[float], ...]],
-    x_label: str,
-    y_label: str,
-    smooth: int = 1,
-    y_scale: str = "linear",
-) -> Figure:
-    """Plot lines name -> (x, y), or (x, y, margin) for a band of y - margin to y + margin.
+    lines: Mapping[str, Any], x_label: str, y_label: str, smooth: int = 1, y_scale: str = "linear"
+) -> style.Plot:
+    """Plot lines name -> (x, y), or (x, y, margin) with bars; or panels title -> lines in a row.
 
     A moving average of `smooth` points is drawn over the raw points of a line that has ten times as
     many.  `y_scale` is matplotlib's name, such as "log".
     """
-    figure, axis = plt.subplots(figsize=(7, 3))
-    for name, line in lines.items():
-        x, y, *margin = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in line)
-        if 1 < smooth <= len(y) // 10:  # a few points would lose their beginning
-            (pale,) = axis.plot(x, y, linewidth=0.5, alpha=0.3)
-            means = y.unfold(0, smooth, 1).mean(1)
-            axis.plot(x[smooth - 1 :], means, color=pale.get_color(), label=name)
-        else:
-            (curve,) = axis.plot(x, y, marker="." if len(y) < 40 else None, label=name)
-            for m in margin:
-                axis.fill_between(x, y - m, y + m, color=curve.get_color(), alpha=0.15)
-    axis.set(xlabel=x_label, ylabel=y_label, yscale=y_scale)
-    axis.grid(alpha=0.3)
-    if len(lines) > 5:  # a box of so many names would hide the lines
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    else:
-        axis.legend()
-    figure.tight_layout()
-    plt.close(figure)
+    panels = lines if isinstance(next(iter(lines.values())), Mapping) else {"": lines}
+    figure = style.figure(1, len(panels), (min(10, 5 + 2 * len(panels)), 3))
+    for axis, (title, own) in zip(figure.axes, panels.items(), strict=True):
+        axis.set(xlabel=style.words(x_label), yscale=y_scale, title=style.words(title))
+        style.draw(axis, own, smooth)
+    figure.axes[0].set_ylabel(style.words(y_label))
+    for axis, own in zip(figure.axes, panels.values(), strict=True):  # their y axis is known now
+        if axis is figure.axes[-1] or own.keys() != [*panels.values()][-1].keys():
+            style.name_ends(axis)
+    return figure
+
+
+@style.look
+def forest(rows: Sequence[tuple[str, Any, str]], x_label: str, title: str = "") -> style.Plot:
+    """Draw differences with intervals, (name, `Interval`, verdict): below 0 green, above orange."""
+    figure = style.figure(size=(8, 0.7 + 0.26 * len(rows)))
+    (axis,) = figure.axes
+    for place, (_, interval, verdict) in enumerate(rows):
+        side = style.GREEN if interval.value < 0 else style.VERMILLION
+        color = style.GRAY if 0 in interval else side
+        axis.plot([interval.low, interval.high], [place] * 2, color=color, linewidth=2.5)
+        axis.plot(interval.value, place, "o", color=color)
+        where = axis.get_yaxis_transform()  # beside the panel, at the height of the row
+        axis.text(1.02, place, verdict, color=color, va="center", weight="bold", transform=where)
+    axis.axvline(0, color=style.GRAY, linewidth=1)
+    axis.set(xlabel=style.words(x_label), title=title, ylim=(len(rows) - 0.5, -0.5))
+    style.plain_ticks(axis)
+    axis.set_yticks(range(len(rows)), [style.words(name) for name, *_ in rows])
+    axis.tick_params("y", length=0)
+    axis.grid(False, axis="y")
+    axis.spines["left"].set_visible(False)
     return figure
 
 
@@ -139,18 +154,25 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
     return InlineImage(data=file.getvalue(), format="png")
 
 
-def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
-    """Make a table that notebooks render: one record as rows of name and value, several as rows.
+def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
+    """Write a table: one record as rows of name and value, several as rows.
 
-    Floats have four significant digits.
+    Floats have four significant digits; columns of numbers are aligned on the right.
     """
     if isinstance(records, Mapping):
         rows = [("", ""), *records.items()]
     else:
         rows = [[*records[0]], *([record[name] for name in records[0]] for record in records)]
-    rows.insert(1, ["---"] * len(rows[0]))
-    cells = ([f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows)
-    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    cells = [[f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in row] for row in rows]
+    numbers = re.compile(r"[-+*±\d.,e%\[\]\s]*")
+    columns = zip(*cells[1:], strict=True)
+    cells.insert(1, ["---:" if all(map(numbers.fullmatch, c)) else "---" for c in columns])
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
+    """Make the table of `markdown` for a notebook, with words and formulas as texts have them."""
+    return Markdown(style.words(markdown(records)))
 
 
 def _to_uint8(images: Any) -> Tensor:

@@ -13,13 +13,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_lib import compare
+from diffusion_lib import compare, style, viz
 from other_tests import common
 from other_tests.cifar10 import complexity
 from other_tests.common import Answer
 from other_tests.editing import curves
 
 FOLDER = Path(__file__).parent
+PLOT = common.ASSETS / "findings.png"
 STUDIES = {
     "mnist": FOLDER / "mnist" / "small_backbone.json",
     "learning rate": FOLDER / "mnist" / "learning_rate.json",
@@ -47,6 +48,7 @@ class Finding(NamedTuple):
     lower: str  # the answer where the difference is below 0
     higher: str
     measure: str = MEASURE
+    short: str = ""  # in the plot; empty: not in it
 
 
 FINDINGS = [
@@ -58,6 +60,7 @@ FINDINGS = [
         FIRST,
         "yes",
         "no: it is behind",
+        short="naive $x_0$ less DDPM, 8,000 images",
     ),
     Finding(
         "What share of that is the prediction, with DDPM's weight kept?",
@@ -67,6 +70,7 @@ FINDINGS = [
         FIRST,
         "this: $x_0$ is ahead by itself",
         "none: $x_0$ is behind by itself",
+        short="… the prediction's share",
     ),
     Finding(
         "And what share the weight, with $x_0$ kept? (The two add up to the first row.)",
@@ -76,6 +80,7 @@ FINDINGS = [
         FIRST,
         "this: no weight is ahead",
         "none: no weight is behind",
+        short="… the weight's share",
     ),
     Finding(
         "Does unweighted $x_0$ also end with better samples?",
@@ -85,6 +90,7 @@ FINDINGS = [
         LAST,
         "yes",
         "no: it is worse",
+        short="naive $x_0$ less DDPM, 32,000 images",
     ),
     Finding(
         "And with a better likelihood?",
@@ -104,6 +110,7 @@ FINDINGS = [
         LAST,
         "yes",
         "no: it is worse",
+        short="cosine less linear, DDPM",
     ),
     Finding(
         "Is it better in general?",
@@ -113,6 +120,7 @@ FINDINGS = [
         LAST,
         "yes",
         "no: it is worse",
+        short="cosine less linear, 9 pairs of arms",
     ),
     Finding(
         "The same without the arms that no one would train (`eps, uniform`)",
@@ -122,6 +130,7 @@ FINDINGS = [
         LAST,
         "yes",
         "no: it is worse",
+        short="cosine less linear, 8 usual pairs",
     ),
     Finding(
         "Does $x_0$ still converge first with 0.3 times the learning rate?",
@@ -131,6 +140,7 @@ FINDINGS = [
         FIRST,
         "yes",
         "no: it is behind",
+        short="naive $x_0$ less DDPM, learning rate × 0.3",
     ),
     Finding(
         "Does $x_0$ still converge first with 3 times the learning rate?",
@@ -140,6 +150,7 @@ FINDINGS = [
         FIRST,
         "yes",
         "no: it is behind",
+        short="naive $x_0$ less DDPM, learning rate × 3",
     ),
     Finding(
         "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, unweighted?",
@@ -149,6 +160,7 @@ FINDINGS = [
         LAST,
         "no: $x_0$ is better",
         "yes",
+        short="CIFAR-10: $x_0$, unweighted, less DDPM",
     ),
     Finding(
         "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, weight snr?",
@@ -158,6 +170,7 @@ FINDINGS = [
         LAST,
         "no: $x_0$ is better",
         "yes",
+        short="CIFAR-10: $x_0$ with DDPM's weight less DDPM",
     ),
 ]
 
@@ -194,13 +207,13 @@ def answer(finding: Finding, record: Mapping[str, Any]) -> Answer:
     )
 
 
-def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Answer all questions about some records, as rows of a table.
 
     Args:
         records: records by the names of their studies, or "editing".
     """
-    table: list[dict[str, str]] = []
+    table: list[dict[str, Any]] = []
     for name, record in records.items():
         answers = [answer(finding, record) for finding in FINDINGS if finding.study == name]
         if name == "complexity":
@@ -212,7 +225,7 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
                 "question": given.question,
                 "answer": given.answer,
                 "measured": given.measured,
-                "effect": f"{given.effect:.3g}",
+                "effect": given.effect,
                 "seeds": f"{given.effect.n}{given.more}",
             }
             for given in answers
@@ -220,7 +233,24 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     return table
 
 
-def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, str]], str]:
+def draw(records: Mapping[str, Mapping[str, Any]]) -> style.Plot:
+    """Draw the differences of Fréchet distances that the studies of arms found.
+
+    Args:
+        records: those of `records`.
+    """
+    rows = []
+    for finding in FINDINGS:
+        if finding.short:
+            effect = answer(finding, records[finding.study]).effect
+            rows.append(
+                (finding.short, effect, common.decide(effect, "better", "worse", "undecided"))
+            )
+    about = "difference of Fréchet distances with its 95 % interval over 3 seeds; lower is better"
+    return viz.forest(rows, about, "What we found, at a glance")
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """Answer all questions, and say which commands made the records, and where.
 
     Args:

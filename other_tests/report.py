@@ -1,4 +1,4 @@
-"""Write the generated tables of all READMEs from the committed records.
+"""Write the generated tables of all READMEs and the plot of findings from committed records.
 
     python -m other_tests.report
 
@@ -88,6 +88,7 @@ def fill(text: str) -> str:
 def main() -> None:
     for readme in READMES:
         readme.write_text(fill(readme.read_text()))
+    findings.PLOT.write_bytes(findings.draw(findings.records()).png())
 
 
 if __name__ == "__main__":

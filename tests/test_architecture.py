@@ -60,6 +60,7 @@ ORDER = [
     "train_config",
     "optimizers",
     "training",
+    "style",
     "viz",
     "config.registry",
     "config.experiment",

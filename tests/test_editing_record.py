@@ -189,9 +189,9 @@ def test_levels_are_crossed_between_times(record):
     assert curves.format_onset([5.0, None]) == "never in 1 of 2"
     assert curves.format_onset([None, None]) == "never"
     assert curves.format_onset([0.0, 0.0]) == "from 0"
-    assert curves.format_onset([8.0, 8.0]) == "from 8 [8, 8]"
-    assert curves.format_onset([1.0, 40.0]) == "from 20 [0, 268]"
-    assert curves.format_time([990.0, 1000.0]) == "995 [931, 1000]"
+    assert curves.format_onset([8.0, 8.0]) == "from 8\xa0[8,\xa08]"
+    assert curves.format_onset([1.0, 40.0]) == "from 20\xa0[0,\xa0268]"
+    assert curves.format_time([990.0, 1000.0]) == "995\xa0[931,\xa01000]"
     assert curves.falls(run, "label", 0.95) == pytest.approx(125)
 
 

@@ -107,9 +107,9 @@ def test_a_difference_has_a_verdict(trained, root):
     near = json.loads(json.dumps(one))
     near["samples"]["recall"] = {"value": 0.4, "low": 0.37, "high": 0.43}
     rows = {row[""]: row for row in evaluation.verdicts(far, near)}
-    assert rows["recall"]["difference"] == "0.1 [0.05, 0.15]"
+    assert f"{rows['recall']['difference']:.2f}" == "0.10\xa0[0.05,\xa00.15]"
     assert rows["recall"]["verdict"] == "different"
-    assert rows["bits per dim"]["difference"] == "0.01 [0.01, 0.01]"
+    assert f"{rows['bits per dim']['difference']:.2f}" == "0.01\xa0[0.01,\xa00.01]"
     assert rows["bits per dim"]["verdict"] == "different"
 
 

@@ -1,11 +1,14 @@
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
-from diffusion_lib import schedules, viz
+from diffusion_lib import schedules, style, viz
+from diffusion_lib.metrics import Interval
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.training import TrainStep
 
@@ -62,14 +65,65 @@ def test_animate_plays_and_falls_back_to_the_last_state():
     assert (np.asarray(picture.convert("L")) == np.asarray(last)).all()
 
 
-def test_curve_smooths_by_averaging():
-    x, y = list(range(1, 21)), [2.0 * i for i in range(20)]
+def test_curve_smooths_by_averaging_around_each_point():
+    x, y = list(range(1, 31)), [2.0 * i for i in range(30)]
     lines = {"long": (x, y), "short": ([1, 2, 3], [1.0, 2.0, 3.0])}
-    raw, smooth, short = viz.curve(lines, "step", "loss", smooth=2).axes[0].lines
+    raw, smooth, short = viz.curve(lines, "step", "loss", smooth=3).axes[0].lines
     assert raw.get_ydata().tolist() == y
-    assert smooth.get_xdata().tolist() == x[1:]
-    assert smooth.get_ydata().tolist() == [2 * i + 1 for i in range(19)]
+    assert smooth.get_xdata().tolist() == x  # from the first step on
+    assert smooth.get_ydata().tolist() == [1.0, *y[1:-1], 57.0]
     assert short.get_ydata().tolist() == [1, 2, 3]
+
+
+def test_lines_have_the_color_of_their_prediction_and_the_style_of_their_schedule():
+    styles = style.of_lines(["eps, linear", "x_0, cosine", "x_0, snr, cosine", "v", "real"])
+    assert [s["color"] for s in styles.values()][:4] == [
+        style.BLUE,
+        style.VERMILLION,
+        style.VERMILLION,
+        style.GREEN,
+    ]
+    assert styles["real"]["color"] not in (style.BLUE, style.VERMILLION, style.GREEN)
+    assert [s["linestyle"] for s in styles.values()] == ["-", "--", "--", "-", "-"]
+    assert styles["x_0, cosine"]["marker"] != styles["x_0, snr, cosine"]["marker"]
+
+
+def test_names_at_line_ends_do_not_overlap():
+    lines = {f"line {k}": ([1, 2], [0.0, 0.001 * k]) for k in range(5)}
+    (axis,) = viz.curve(lines, "x", "y").axes
+    heights = sorted(text.xyann[1] for text in axis.texts)
+    assert len(heights) == 5
+    assert min(b - a for a, b in pairwise(heights)) > 0.05
+
+
+def test_ticks_are_plain_numbers():
+    (axis,) = viz.curve({"loss": ([1, 1000], [0.03, 0.9])}, "x", "y", y_scale="log").axes
+    axis.figure.draw_without_rendering()
+    shown = [text.get_text() for text in axis.get_yticklabels()]
+    assert {"0.05", "0.1", "0.2", "0.3", "0.5"} <= {*shown}
+    assert "1,000" in [text.get_text() for text in axis.get_xticklabels()]
+
+
+def test_panels_share_their_names():
+    lines = {"eps": ([1, 2], [1.0, 2.0], [0.1, 0.1])}
+    left, right = viz.curve({"linear": lines, "cosine": lines}, "x", "y").axes
+    assert (len(left.texts), len(right.texts)) == (0, 1)
+
+
+def test_forest_has_a_row_for_each_difference():
+    rows = [("x_0", Interval(-2, -3, -1), "better"), ("v", Interval(0, -1, 1), "undecided")]
+    figure = viz.forest(rows, "Frechet distance")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["$x_0$", "$v$"]
+    assert [text.get_color() for text in axis.texts] == [style.GREEN, style.GRAY]
+    assert axis.get_xlabel() == "Fréchet distance"
+    picture = Image.open(io.BytesIO(figure.png())).convert("RGBA")
+    assert picture.getpixel((0, 0))[3] == 0  # nothing behind it, on white and on dark pages
+
+
+def test_grid_is_stored_once():
+    shown, _ = DisplayFormatter().format(viz.grid(torch.zeros(1, 1, 2, 2)))
+    assert {*shown} == {"text/plain", "image/png"}
 
 
 def test_forward_process_shows_the_given_times():
@@ -109,4 +163,11 @@ def test_table_renders_one_record_and_several():
         == "|  |  |\n| --- | --- |\n| a | 0.1235 |\n| b | x |"
     )
     several = viz.table([{"a": 1, "b": 2.0}, {"a": 3, "b": 4e-7}]).data
-    assert several == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4e-07 |"
+    assert several == "| a | b |\n| ---: | ---: |\n| 1 | 2 |\n| 3 | 4e-07 |"
+    row = {"prediction": "x_0", "Frechet distance": Interval(0.4237, 0.2194, 0.7272)}
+    assert viz.table([row]).data.splitlines()[1:] == [
+        "| --- | ---: |",
+        "| $x_0$ | 0.42\xa0[0.22,\xa00.73] |",
+    ]
+    assert "Fréchet distance" in viz.table([row]).data
+    assert "| x_0 |" in viz.markdown([row])  # a terminal has no formulas

@@ -27,10 +27,10 @@ class Difference(Interval):
             return "not distinguishable"
         return "lower" if self.value < 0 else "higher"
 
-    def cells(self) -> dict[str, str]:
-        """Format the difference for a table's row."""
+    def cells(self) -> dict[str, Any]:
+        """Return the cells of a table's row."""
         return {
-            "difference": f"{self:.3g}",
+            "difference": self,
             "verdict": self.verdict,
             "standard error": f"{self.standard_error:.2g}",
             "if unpaired": f"{self.unpaired_standard_error:.2g}",
@@ -85,7 +85,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
 
 def differences(
     record: Mapping[str, Any], measure: str, steps: int, baseline: str | None = None
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Return rows for `viz.table`: arms of a data set against one of them, by default the first."""
     baseline = baseline or next(iter(record["arms"]))
     config.lookup(baseline, record["arms"], "arm")
@@ -106,7 +106,7 @@ def differences(
 
 def pairwise_differences(
     record: Mapping[str, Any], measure: str, steps: int, pairs: Sequence[tuple[str, str]]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Return rows for `viz.table`: the difference of each pair of arms."""
     rows = []
     for arm, other in pairs:

@@ -14,7 +14,7 @@ EXPERIMENT_FIELDS = ("dataset", "schedule", "T", "prediction", "weight", "loss")
 _COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "confidence > 0.9")
 
 
-def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return rows for `viz.table`: each measurement of each run, and the floor.
 
     Records without samples have rows of the likelihood and the errors alone; records made under
@@ -31,21 +31,21 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
     likelihood, errors = record["likelihood"], record["errors"]
     cells = _intervals(record.get("samples", {}))
     cells |= _intervals({"bits per dim (bound)": likelihood["bits per dim"]})
-    cells |= {part: f"{likelihood[part]:.4g}" for part in ("bits per image", "L_0", "L_T")}
+    cells |= {part: likelihood[part] for part in ("bits per image", "L_0", "L_T")}
     for part in ("x_0", "eps", "v"):
-        cells[f"mean squared error of {part}"] = f"{fmean(errors[part]):.4g}"
+        cells[f"mean squared error of {part}"] = fmean(errors[part])
     return cells | {"seconds to evaluate": f"{sum(record['seconds'].values()):.0f}"}
 
 
-def _intervals(measured: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    return {metric: f"{Interval(**interval):.4g}" for metric, interval in measured.items()}
+def _intervals(measured: Mapping[str, Mapping[str, float]]) -> dict[str, Interval]:
+    return {metric: Interval(**interval) for metric, interval in measured.items()}
 
 
-def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, str]]:
+def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return rows for `viz.table`: differences of two runs, and whether they may be noise.
 
     A difference of sample metrics adds the two intervals in quadrature; that of the bits per dim
@@ -64,7 +64,7 @@ def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     one, two = (torch.tensor(r["per image"]).double() for r in (likelihood, other_likelihood))
     triples["bits per dim"] = a, b, Bits(one - two, 1).interval
     return [
-        {"": metric, here: f"{a:.4g}", there: f"{b:.4g}", "difference": f"{difference:.4g}"}
+        {"": metric, here: a, there: b, "difference": difference}
         | {"verdict": "not distinguishable" if 0 in difference else "different"}
         for metric, (a, b, difference) in triples.items()
     ]

@@ -16,8 +16,9 @@ _Z = 1.96  # 97.5 % quantile of the normal distribution
 class Interval:
     """A measured number and its 95 % interval.
 
-    It formats itself: `f"{Interval(0.123, 0.1, 0.15):.2g}"` is "0.12 [0.1, 0.15]".  `0 in interval`
-    says whether a difference may be noise, and `value, low, high = interval` takes it apart.
+    It formats itself: `f"{Interval(0.123, 0.1, 0.15)}"` is "0.123 [0.100, 0.150]", with as many
+    decimals as give its width two digits, and `:.2g` asks for others.  `0 in interval` says whether
+    a difference may be noise, and `value, low, high = interval` takes it apart.
     """
 
     value: float
@@ -25,9 +26,12 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Format as "value [low, high]"."""
-        value, low, high = (format(number, spec) for number in self)
-        return f"{value} [{low}, {high}]"
+        """Format as "value [low, high]", with spaces at which no line breaks."""
+        width = self.high - self.low
+        if not spec and 0 < width < math.inf:
+            spec = f"z,.{max(0, 1 - math.floor(math.log10(width)))}f"
+        value, low, high = (format(number, spec or ".4g") for number in self)
+        return f"{value}\N{NO-BREAK SPACE}[{low},\N{NO-BREAK SPACE}{high}]"
 
     def __iter__(self) -> Iterator[float]:
         """Iterate over value, low and high."""

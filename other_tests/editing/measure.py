@@ -408,7 +408,7 @@ def draw(root: str) -> None:
     inputs, _ = split(test)
     three = int((inputs.labels == 3).nonzero()[0])
     rows = [(way, list(edits(run, way, inputs)[::2, three])) for way in EDITS]
-    viz.table_of_images(rows, [f"t = {t}" for t in TIMES[::2]]).savefig(PICTURE, dpi=80)
+    PICTURE.write_bytes(viz.table_of_images(rows, [f"t = {t}" for t in TIMES[::2]]).png())
 
 
 def main() -> None:

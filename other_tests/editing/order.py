@@ -6,11 +6,9 @@ On normal pixels, whose best denoiser and probability flow are known in closed f
 left is the error of the steps alone.  `tests/test_editing.py` asserts the slopes.
 """
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 
-from diffusion_lib import editing, rng, samplers, schedules
+from diffusion_lib import editing, rng, samplers, schedules, style
 from diffusion_lib.oracles import gaussian, gaussian_flow
 from diffusion_lib.samplers import final
 from other_tests import common
@@ -51,25 +49,21 @@ def errors() -> dict[str, list[float]]:
     return result
 
 
-def plot() -> Figure:
+@style.look
+def plot() -> style.Plot:
     """Draw the errors against the number of steps."""
-    figure, axis = plt.subplots(figsize=(7, 3.6))
-    lines = errors()
-    for name, values in lines.items():
-        axis.loglog(STEPS, values, marker=".", label=name)
+    figure, lines = style.figure(size=(8, 3.4)), errors()
+    (axis,) = figure.axes
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean error of a pixel")
+    style.draw(axis, {name: (STEPS, values) for name, values in lines.items()})
     for slope, name in ((1, "invert, reconstruct"), (2, "reconstruct by heun")):
         falling = [1.6 * lines[name][0] * (STEPS[0] / n) ** slope for n in STEPS]
-        axis.loglog(STEPS, falling, "k:", linewidth=1)
-        axis.annotate(f"slope -{slope}", (STEPS[-2], falling[-2]))
-    axis.minorticks_off()
-    axis.set_xticks(STEPS, [str(n) for n in STEPS])
-    axis.set(xlabel="steps", ylabel="mean error of a pixel")
-    axis.grid(alpha=0.3)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    figure.tight_layout()
-    plt.close(figure)
+        axis.plot(STEPS, falling, ":", color=style.GRAY, linewidth=1)
+        axis.annotate(f"slope −{slope}", (STEPS[1], falling[1]), (6, 2), textcoords="offset points")
+    axis.set_xticks(STEPS)
+    style.name_ends(axis)
     return figure
 
 
 if __name__ == "__main__":
-    plot().savefig(PLOT, dpi=100)
+    PLOT.write_bytes(plot().png())

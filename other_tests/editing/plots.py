@@ -5,19 +5,20 @@ python -m other_tests.editing.plots        draws the plot of the README again
 
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-from diffusion_lib import viz
+from diffusion_lib import style, viz
 from other_tests import common
 from other_tests.editing import curves, measure
 from other_tests.editing.curves import SCHEDULES, Record, Run
 
 PLOT = common.ASSETS / "editing-mnist.png"
-COLORS = dict(zip(SCHEDULES, ("tab:blue", "tab:orange"), strict=True))
+SCALES: dict[str, Callable[[Run, float], float]] = {
+    "in steps": curves.identity,
+    "in signal-to-noise ratio": curves.log2_snr,
+}
 
 
-def preservation(record: Record) -> Figure:
+@style.look
+def preservation(record: Record) -> style.Plot:
     """Draw the label and the slant kept, against t and against the SNR: a line for each seed.
 
     The dots are where 5 % of the labels are lost, mean of the seeds.
@@ -25,69 +26,59 @@ def preservation(record: Record) -> Figure:
     Args:
         record: record of editing.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    scales: tuple[Callable[[Run, float], float], ...] = (curves.identity, curves.log2_snr)
-    for axis, of in zip(axes, scales, strict=True):
-        for schedule, color in COLORS.items():
-            runs = curves.runs_of(record, schedule)
-            for n, run in enumerate(runs):
-                for name, style, title in (
-                    ("label", "-", "label kept"),
-                    ("slant", "--", "slant, correlation"),
-                ):
-                    times, values, _ = curves.curve(run, "noise", name)
-                    x = [of(run, t) for t in times[1:]]
-                    label = f"{schedule}: {title}" if n == 0 else None
-                    axis.plot(x, values[1:], style, color=color, linewidth=1, label=label)
-            limits = [of(run, curves.label_until(run, "noise")) for run in runs]
-            place = (curves.over_seeds(limits).value, measure.LABEL)
-            axis.plot(*place, "o", color=color)
-            if axis is axes[0]:  # beside each other in the other one
-                axis.annotate(f"{place[0]:.0f}", place, (4, 4), textcoords="offset points")
-        axis.axhline(measure.LABEL, color="gray", linewidth=0.8, linestyle=":")
-        axis.grid(alpha=0.3)
-    axes[0].axvline(curves.STEPS, color="gray", linewidth=0.8, linestyle=":")
-    axes[0].set(xlabel="t", ylabel="kept")
-    axes[1].set(xlabel="log2 of the signal-to-noise ratio", xlim=(7, -9))
-    axes[1].legend(fontsize=8)
-    figure.tight_layout()
-    plt.close(figure)
+    figure = style.figure(1, 2, (10, 3.4))
+    names = [f"{name}, {schedule}" for name in ("label", "slant") for schedule in SCHEDULES]
+    styles = style.of_lines(names)
+    for axis, (title, of) in zip(figure.axes, SCALES.items(), strict=True):
+        axis.set_title(title)
+        for name in names:
+            measured, schedule = name.split(", ")
+            look = styles[name] | {"marker": None, "linewidth": 1}
+            for n, run in enumerate(runs := curves.runs_of(record, schedule)):
+                times, values, _ = curves.curve(run, "noise", measured)
+                x = [of(run, t) for t in times[1:]]
+                axis.plot(x, values[1:], **look, label=None if n else name)
+            if measured == "label":
+                limits = [of(run, curves.label_until(run, "noise")) for run in runs]
+                place = (curves.over_seeds(limits).value, measure.LABEL)
+                axis.plot(*place, "o", color=look["color"])
+        axis.axhline(measure.LABEL, color=style.GRAY, linewidth=0.8, linestyle=":")
+    steps, ratio = figure.axes
+    steps.axvline(curves.STEPS, color=style.GRAY, linewidth=0.8, linestyle=":")
+    steps.set(xlabel="t", ylabel="kept")
+    ratio.set(xlabel="log2 SNR", xlim=(7, -9))
+    for axis in figure.axes:
+        style.plain_ticks(axis)
+    style.name_ends(ratio)
     return figure
 
 
-def distances(record: Record) -> Figure:
+@style.look
+def distances(record: Record) -> style.Plot:
     """Draw mean squared distances from the input, as shares of those of unrelated pairs.
 
     Args:
         record: record of editing.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-    for axis, name in zip(axes, ("pixel distance", "feature distance"), strict=True):
-        for schedule, color in COLORS.items():
+    panels: dict[str, dict[str, tuple[list[float], ...]]] = {}
+    for name in ("pixel distance", "feature distance"):
+        lines = panels[name] = {}
+        for schedule in SCHEDULES:
             run = curves.runs_of(record, schedule)[0]
             unrelated = run["ways"]["noise"]["strangers"][name][0]
-            for way, style, title in (("noise", "-", "noised"), ("invert", "--", "inverted")):
-                times, values, margins = curves.curve(run, way, name)
-                axis.errorbar(
-                    times,
-                    [value / unrelated for value in values],
-                    [margin / unrelated for margin in margins],
-                    color=color,
-                    linestyle=style,
-                    label=f"{schedule}: {title}",
-                )
-        axis.axhline(1, color="gray", linewidth=0.8, linestyle=":")
-        axis.grid(alpha=0.3)
-        axis.set(xlabel="t", title=name)
-    axes[0].set_ylabel("share of that of strangers")
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    plt.close(figure)
+            for way, title in (("noise", "noised"), ("invert", "inverted")):
+                times, *parts = curves.curve(run, way, name)
+                shares = ([value / unrelated for value in part] for part in parts)
+                lines[f"{title}, {schedule}"] = (list(times), *shares)
+    figure = viz.curve(panels, "t", "share of that of unrelated digits")
+    for axis in figure.axes:
+        axis.axhline(1, color=style.GRAY, linewidth=0.8, linestyle=":")
     return figure
 
 
-def realism(record: Record) -> Figure:
-    """Draw the Frechet distance from real digits against t, for digits and sketches of them.
+@style.look
+def realism(record: Record) -> style.Plot:
+    """Draw the Fréchet distance from real digits against t, for digits and sketches of them.
 
     Args:
         record: record of editing.
@@ -99,16 +90,17 @@ def realism(record: Record) -> Figure:
         for name, way in (("digits", "noise"), ("sketches", "noise, sketch"))
         for schedule in SCHEDULES
     }
-    figure = viz.curve(lines, "t", "Frechet distance", y_scale="log")
-    low, high = min(record["floors"]), curves.ceiling(record)
-    axis = figure.axes[0]
-    axis.axhspan(low, high, color="gray", alpha=0.2)
-    axis.text(20, low, "sets of real digits", fontsize=8, va="bottom")
+    figure = style.figure(size=(8, 3.4))
+    (axis,) = figure.axes
+    axis.set(xlabel="t", ylabel="Fréchet distance", yscale="log")
     axis.set_ylim(0.25, 4)  # the intervals of digits near the floor go further down
-    axis.minorticks_off()
-    axis.set_yticks(ticks := [0.3, 0.6, 1, 2, 3], [str(tick) for tick in ticks])
+    style.draw(axis, lines)
+    low, high = min(record["floors"]), curves.ceiling(record)
+    axis.axhspan(low, high, color=style.GRAY, alpha=0.2, linewidth=0)
+    axis.text(20, low, "sets of real digits", size=8, va="bottom")
+    style.name_ends(axis)
     return figure
 
 
 if __name__ == "__main__":
-    preservation(common.load(curves.RECORD)).savefig(PLOT, dpi=100)
+    PLOT.write_bytes(preservation(common.load(curves.RECORD)).png())

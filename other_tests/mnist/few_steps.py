@@ -12,10 +12,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion_lib import data, metrics, rng, runs, samplers, viz
+from diffusion_lib import data, metrics, rng, runs, samplers, style
 from diffusion_lib.denoiser import Denoised
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
@@ -134,19 +133,19 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     for row in record["rows"]:
         distance, sure = (Interval(*row[name]) for name in (MEASURE, "confidence > 0.9"))
         evaluations = f"{row['evaluations']:.4g}"
-        cell = f"{distance:.3g}"
+        cell = f"{distance}"
         if row["steps"] < 1000 and distance.value <= high:
             cell = f"**{cell}**"
             if fewest[row["sampler"]] == "none of these":  # steps grow from row to row
                 fewest[row["sampler"]] = evaluations
         rows.append(
             {
-                "sampler": row["sampler"],
+                "sampler": f"`{row['sampler']}`",
                 "steps": str(row["steps"]),
                 "evaluations": evaluations,
                 "seconds an image": f"{row['seconds']:.2g}",
                 MEASURE: cell,
-                "confidence > 0.9": f"{sure:.3f}",
+                "confidence > 0.9": f"{sure}",
             }
         )
     return rows, (
@@ -156,27 +155,34 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     )
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
-    """Draw the distances against the evaluations.
+@style.look
+def draw(record: Mapping[str, Any]) -> style.Plot:
+    """Draw the distances against the evaluations, above those of 1000 steps.
 
     Args:
         record: record of `measure`.
     """
     full, *rows = record["rows"]
+    distance = Interval(*full[MEASURE])
+    names = {"ddpm": "DDPM", "ddim": "DDIM", "dpm_solver": "DPM-Solver++", "heun": "Heun"}
     lines: dict[str, tuple[list[float], ...]] = {}
     for name in SAMPLERS:
         own = [row for row in rows if row["sampler"] == name]
         x, y = [row["evaluations"] for row in own], [row[MEASURE][0] for row in own]
-        lines[name] = (x, y, [Interval(*row[MEASURE]).margin for row in own])
-    evaluations = [row["evaluations"] for row in rows]
-    ends = [min(evaluations), max(evaluations)]
-    distance = Interval(*full[MEASURE])
-    lines["ddpm, 1000"] = (ends, [distance.value] * 2, [distance.margin] * 2)
-    figure = viz.curve(lines, "network evaluations of an image", MEASURE, y_scale="log")
-    figure.axes[0].set_xscale("log")
+        lines[names[name]] = (x, y, [Interval(*row[MEASURE]).margin for row in own])
+    figure = style.figure(size=(7, 3.4))
+    (axis,) = figure.axes
+    axis.set(xscale="log", yscale="log", title="20 evaluations are no worse than 1,000 steps")
+    axis.set(xlabel="network evaluations of an image", ylabel="Fréchet distance, lower is better")
+    style.draw(axis, lines)
+    axis.set_xticks([5, 10, 20, 50, 100])
+    axis.axhspan(distance.low, distance.high, color=style.GRAY, alpha=0.12, linewidth=0)
+    axis.axhline(distance.value, color=style.GRAY, linewidth=1, linestyle="--")
+    axis.text(4.8, distance.value, "DDPM, 1,000 steps", size=8, va="bottom")
+    style.name_ends(axis)
     return figure
 
 
 if __name__ == "__main__":
     common.measure_run(__doc__, measure, RECORD)
-    draw(common.load(RECORD)).savefig(PLOT, dpi=100)
+    PLOT.write_bytes(draw(common.load(RECORD)).png())

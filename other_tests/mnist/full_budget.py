@@ -87,9 +87,7 @@ def comparison(records: Records) -> Rows:
     floors = common.load(FLOORS)["floors"]
     for row in rows:
         values = floors.get(row[""], [])
-        row["20 floors"] = (
-            f"{Interval(fmean(values), min(values), max(values)):.4g}" if values else ""
-        )
+        row["20 floors"] = Interval(fmean(values), min(values), max(values)) if values else ""
     return rows
 
 
@@ -133,7 +131,7 @@ def learned_variance(records: Records) -> Rows:
                 {
                     "schedule": schedule,
                     "loss": name,
-                    "bits per dim": f"{Interval(**bits['bits per dim']):.4g}",
+                    "bits per dim": Interval(**bits["bits per dim"]),
                     "bits per image": f"{bits['bits per image']:.4g}",
                     "L_0": f"{bits['L_0']:.3g}",
                     "less its twin": effect,

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion_lib import data, metrics, runs, samplers, viz
+from diffusion_lib import data, metrics, runs, samplers, style, viz
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.system.progress import Bar
@@ -87,7 +86,7 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     """
     rows = {
         row["scale"]: {"scale": f"{row['scale']:g}"}
-        | {name: f"{Interval(*row[name]):.3f}" for name in MEASURES}
+        | {name: f"{Interval(*row[name])}" for name in MEASURES}
         for row in record["rows"]
     }
     accuracy = {row["scale"]: row["accuracy"] for row in record["rows"]}
@@ -106,21 +105,33 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     )
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
-    """Draw accuracy and diversity against the scale.
+@style.look
+def draw(record: Mapping[str, Any]) -> style.Plot:
+    """Draw what guidance brings beside what it costs: precision against recall, by scale.
 
     Args:
         record: record of `measure`.
     """
     rows = [row for row in record["rows"] if row["scale"] > 0]
-    x = [row["scale"] for row in rows]
-    lines = {
-        name: (x, [r[name][0] for r in rows], [Interval(*r[name]).margin for r in rows])
-        for name in ("accuracy", "spread", "recall", "precision")
-    }
-    return viz.curve(lines, "scale of the guidance", "share")
+    figure = style.figure(1, 2, (8, 3))
+    left, right = figure.axes
+    scales = [row["scale"] for row in rows]
+    accuracy, recall, precision = (
+        [row[name][0] for row in rows] for name in ("accuracy", "recall", "precision")
+    )
+    margins = [Interval(*row["accuracy"]).margin for row in rows]
+    style.draw(left, {"accuracy": (scales, accuracy, margins)})
+    left.set(xlabel="scale of the guidance", ylabel="accuracy", ylim=(0.7, 1.01))
+    left.set_title("More digits are the asked-for one")
+    right.set(xlabel="recall", ylabel="precision", title="and more look real, but fewer kinds")
+    style.draw(right, {"precision": (recall, precision)})
+    for scale, x, y in zip(scales, recall, precision, strict=True):
+        right.annotate(
+            f"scale {scale:g}", (x, y), (0, 6), textcoords="offset points", size=8, ha="center"
+        )
+    return figure
 
 
 if __name__ == "__main__":
     common.measure_run(__doc__, measure, RECORD)
-    draw(common.load(RECORD)).savefig(PLOT, dpi=100)
+    PLOT.write_bytes(draw(common.load(RECORD)).png())
