@@ -26,7 +26,7 @@ _WORDS |= {"x_0_hat": r"$\hat x_0$", "eps_hat": r"$\hat\epsilon$", "v_hat": r"$\
 _WORDS |= {"alpha_bar_T": r"$\bar\alpha_T$", "eps": r"$\epsilon$", "Frechet": "Fréchet"}
 _WORD = re.compile(rf"(?<![^\s(])({'|'.join(_WORDS)})(?![^\s),:;])|`[^`]*`|\$[^$]*\$")
 
-_RC: dict[str, Any] = {f"{part}.color": GRAY for part in ("text", "grid", "xtick", "ytick")}
+_RC: Any = {f"{part}.color": GRAY for part in ("text", "grid", "xtick", "ytick")}
 _RC |= {f"axes.{part}color": GRAY for part in ("edge", "label", "title")}
 _RC |= {f"{part}.facecolor": "none" for part in ("figure", "axes", "savefig")}
 _RC |= {"axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left"}
