@@ -106,8 +106,8 @@ def name_ends(axis: Axes) -> None:
     to_panel, ends = axis.transData - axis.transAxes, []
     for line in (line for line in axis.lines if not str(line.get_label()).startswith("_")):
         points: Any = line.get_xydata()
-        end = next(end for end in points[::-1] if axis.viewLim.contains(*end))
-        ends.append((to_panel.transform(end)[1], line, end))
+        seen = [point for point in points if axis.viewLim.contains(*point)]  # none of NaN
+        ends += [(to_panel.transform(end)[1], line, end) for end in seen[-1:]]
     ends.sort(key=lambda end: end[0])
     gap = 12 / 72 * axis.figure.dpi / axis.get_window_extent().height
     up = accumulate((end[0] for end in ends), lambda below, y: max(y, below + gap))

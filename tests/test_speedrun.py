@@ -143,7 +143,7 @@ def test_the_board_has_the_fastest_recipe_first_and_pools_the_shares():
         return RECORD | {"seeds": dict(zip("123", results, strict=True))}
 
     rows = board.text({"slow": record(30, 31, 32), "fast": record(10, 11, 12)}).splitlines()
-    cells = [cell.strip() for cell in rows[2].split("|")]
+    cells = [cell.strip().replace("\N{NO-BREAK SPACE}", " ") for cell in rows[2].split("|")]
     assert cells[1:4] == ["[slow](recipes/slow.py)", "31.0 (30.0 to 32.0)", ""]
     assert cells[4] == "90.0% [88.9%, 91.0%] (80.0% to 100.0%)"  # Wilson's of 2,700 of 3,000
     assert [board.seconds(record(*x)) for x in ((30, 31, 32), (1, 2, 6))] == [31, 3]

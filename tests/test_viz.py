@@ -65,6 +65,12 @@ def test_animate_plays_and_falls_back_to_the_last_state():
     assert (np.asarray(picture.convert("L")) == np.asarray(last)).all()
 
 
+def test_a_line_without_a_number_is_drawn_without_its_name():
+    nan = float("nan")
+    (axis,) = viz.curve({"none": ([1, 2], [nan, nan]), "one": ([1, 2], [1, 2])}, "x", "y").axes
+    assert [text.get_text() for text in axis.texts] == ["one"]
+
+
 def test_curve_smooths_by_averaging_around_each_point():
     x, y = list(range(1, 31)), [2.0 * i for i in range(30)]
     lines = {"long": (x, y), "short": ([1, 2, 3], [1.0, 2.0, 3.0])}

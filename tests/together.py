@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from diffusion_lib import config, runs, training
+from diffusion_lib import config, optimizers, runs, training
 from diffusion_lib.cli import main
 from diffusion_lib.runs import driver
 from diffusion_lib.system import parallel
@@ -79,7 +79,12 @@ def join(folder: str, root: str, lost: bool = False) -> None:
     # float32 on every processor: what is compared must agree to more digits than bfloat16 has.
     os.environ["DIFFUSION_PRECISION"] = "float32"
     network = replace(config.MNIST_LABELS.network, width=16, multipliers=(1, 1), num_blocks=1)
-    config.PRESETS["mnist_labels"] = replace(config.MNIST_LABELS, network=network)
+    config.PRESETS["mnist_labels"] = replace(
+        # Muon's steps have bfloat16's rounding.
+        config.MNIST_LABELS,
+        network=network,
+        optimizer=optimizers.adamw,
+    )
     with parallel.process_group():
         status = work(Path(folder), root, lost)
     if status:
