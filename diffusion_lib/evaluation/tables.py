@@ -33,7 +33,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
     likelihood, errors = record["likelihood"], record["errors"]
-    cells = _intervals(record.get("samples", {}))
+    cells: dict[str, Any] = {**_intervals(record.get("samples", {}))}
     cells |= _intervals({"bits per dim (bound)": likelihood["bits per dim"]})
     cells |= {part: likelihood[part] for part in ("bits per image", "L_0", "L_T")}
     for part in ("x_0", "eps", "v"):
