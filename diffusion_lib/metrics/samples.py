@@ -89,7 +89,9 @@ def label_accuracy_and_diversity(
         drawn = _draws(samples.features[own].double(), counts)
         variance = torch.stack([features.var(0).sum() for features in drawn])
         variance[1:] *= size / (size - 1)  # drawn from `size` images, not from all that may be
-        spread += variance / reference.features[classes == label].double().var(0).sum()
+        real = reference.features[classes == label].double()
+        # As `var`, which warns where a reference of random pictures has no second one: NaN.
+        spread += variance * (len(real) - 1) / (real - real.mean(0)).square().sum()
     spread /= len(labels.unique())
     return {"accuracy": _proportion(accuracy, n), "spread": Interval.bootstrap(spread)}
 
