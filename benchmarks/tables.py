@@ -257,13 +257,13 @@ def in_bfloat16(records: Records) -> tuple[Rows, str]:
     return speed_vs_diffusers(records, "-bfloat16"), limit(records, "-bfloat16")
 
 
-def growth(record: Mapping[str, Any]) -> tuple[Rows, str]:
+def growth(records: Records) -> tuple[Rows, str]:
     """Compare the speed of training at each width, resolution and batch.
 
     Args:
-        record: record of `benchmarks.growth`.
+        records: all records.
     """
-    rows = []
+    record, rows = records["growth-bfloat16"], []
     for point in record["points"]:
         peers = {name: way for name, way in point["ways"].items() if name != "diffusion_lib"}
         best = max(peers, key=lambda name: peers[name]["images a second"])

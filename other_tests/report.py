@@ -55,6 +55,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "eight gpus": (benchmarks.eight_gpus, benchmarks.records),
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
+    "growth": (benchmarks.growth, benchmarks.records),
     "speedrun": (board.text, board.records),
     "releases": (release.rows, release.records),
 }
