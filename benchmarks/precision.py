@@ -2,8 +2,8 @@
 
     python -m benchmarks.precision
 
-A small U-Net that predicts eps, with three seeds, each in float32 and in bfloat16 from
-the same weights, on the same batches, times and noise.  Writes precision.json beside itself.
+A small U-Net that predicts eps, with three seeds, each in float32 and in bfloat16 from the same
+weights, on the same batches, times and noise.  Writes precision.json beside itself.
 """
 
 from dataclasses import replace

@@ -40,6 +40,16 @@ def goal_row(question: str, goal: str, measured: str, met: bool, benchmark: str)
     }
 
 
+def fastest_peer(ways: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of the fastest way that is not ours.
+
+    Args:
+        ways: result of `common.speeds`.
+    """
+    peers = [name for name in ways if not name.startswith("diffusion_lib")]
+    return max(peers, key=lambda name: ways[name]["images a second"])
+
+
 def speed_vs_diffusers(records: Records, suffix: str = "") -> Rows:
     """Compare training, network and sampling with diffusers.
 
@@ -54,13 +64,11 @@ def speed_vs_diffusers(records: Records, suffix: str = "") -> Rows:
         ("sampling", "sampling, DDIM", 2.0),
     ):
         ways = records[command + suffix]["ways"]
-        peers = {name: way for name, way in ways.items() if not name.startswith("diffusion_lib")}
-        best = max(peers, key=lambda name: peers[name]["images a second"])
         for name, least, note in (
             (DEFAULT, goal, "as it comes"),
-            (best, 1.25, "the fastest peer here"),
+            (fastest_peer(ways), 1.25, "the fastest peer here"),
         ):
-            speedup = Interval(*peers[name]["ours is faster by"])
+            speedup = Interval(*ways[name]["ours is faster by"])
             rows.append(
                 goal_row(
                     f"{what}: images a second beside {name}, {note}",
@@ -265,16 +273,16 @@ def growth(records: Records) -> tuple[Rows, str]:
     """
     record, rows = records["growth-bfloat16"], []
     for point in record["points"]:
-        peers = {name: way for name, way in point["ways"].items() if name != "diffusion_lib"}
-        best = max(peers, key=lambda name: peers[name]["images a second"])
+        ways = point["ways"]
+        best = fastest_peer(ways)
         rows.append(
             {
                 "width": str(point["width"]),
                 "pixels": f"{point['pixels']} × {point['pixels']}",
                 "images in a batch": str(point["images"]),
-                "images a second": f"{point['ways']['diffusion_lib']['images a second']:.3g}",
-                "diffusers": f"{peers[best]['images a second']:.3g} ({best.split(', ', 1)[1]})",
-                "times": f"{Interval(*peers[best]['ours is faster by']):.2f}",
+                "images a second": f"{ways['diffusion_lib']['images a second']:.3g}",
+                "diffusers": f"{ways[best]['images a second']:.3g} ({best.split(', ', 1)[1]})",
+                "times": f"{Interval(*ways[best]['ours is faster by']):.2f}",
             }
         )
     return rows, (

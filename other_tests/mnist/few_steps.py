@@ -120,6 +120,21 @@ def measure(folder: str, root: str) -> dict[str, Any]:
     return {"n": N, **common.provenance(run), "rows": rows}
 
 
+def fewest_evaluations(record: Mapping[str, Any]) -> dict[str, float]:
+    """Find the fewest evaluations of each sampler that are no worse than DDPM's 1000 steps.
+
+    No worse: a distance not above their interval.  Samplers that are worse in all are left out.
+
+    Args:
+        record: record of `measure`.
+    """
+    (_, _, high), fewest = record["rows"][0][MEASURE], {}
+    for row in record["rows"][1:]:
+        if row[MEASURE][0] <= high:
+            fewest.setdefault(row["sampler"], row["evaluations"])  # steps grow from row to row
+    return fewest
+
+
 def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     """Make the table, and name the fewest evaluations that reach the 1000 steps' interval.
 
@@ -129,28 +144,29 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
         record: record of `measure`.
     """
     _, low, high = record["rows"][0][MEASURE]
-    rows, fewest = [], dict.fromkeys(SAMPLERS, "none of these")
+    rows, fewest = [], fewest_evaluations(record)
     for row in record["rows"]:
         distance, sure = (Interval(*row[name]) for name in (MEASURE, "confidence > 0.9"))
-        evaluations = f"{row['evaluations']:.4g}"
         cell = f"{distance}"
         if row["steps"] < 1000 and distance.value <= high:
             cell = f"**{cell}**"
-            if fewest[row["sampler"]] == "none of these":  # steps grow from row to row
-                fewest[row["sampler"]] = evaluations
         rows.append(
             {
                 "sampler": f"`{row['sampler']}`",
                 "steps": str(row["steps"]),
-                "evaluations": evaluations,
+                "evaluations": f"{row['evaluations']:.4g}",
                 "seconds an image": f"{row['seconds']:.2g}",
                 MEASURE: cell,
                 "confidence > 0.9": f"{sure}",
             }
         )
+    evaluations = [
+        f"`{name}` " + (f"{fewest[name]:.4g}" if name in fewest else "none of these")
+        for name in SAMPLERS
+    ]
     return rows, (
         f"Network evaluations needed to be no worse than DDPM's 1000 steps, [{low:.3g}, "
-        f"{high:.3g}]: {', '.join(f'`{name}` {n}' for name, n in fewest.items())}. "
+        f"{high:.3g}]: {', '.join(evaluations)}. "
         f"{record['n']} samples each; {record['device']}."
     )
 
@@ -170,13 +186,7 @@ def draw(record: Mapping[str, Any]) -> style.Plot:
         own = [row for row in rows if row["sampler"] == name]
         x, y = [row["evaluations"] for row in own], [row[MEASURE][0] for row in own]
         lines[names[name]] = (x, y, [Interval(*row[MEASURE]).margin for row in own])
-    good = [
-        name
-        for name, (x, y, _) in lines.items()
-        if any(
-            n <= 20 and distance_of <= distance.high for n, distance_of in zip(x, y, strict=True)
-        )
-    ]
+    good = [names[name] for name, n in fewest_evaluations(record).items() if n <= 20]
     title = f"No worse in 20 evaluations than DDPM in 1,000: {', '.join(good)}"
     figure = style.figure(size=(7, 3.4))
     (axis,) = figure.axes

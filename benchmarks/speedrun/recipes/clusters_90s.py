@@ -9,16 +9,14 @@ Times mostly noisy, Muon and the network: as in labels_20s, but more steps and a
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.speedrun import Recipe, Trained
-from diffusion_lib import config, densities, losses, optimizers, predictions, rng, schedules
+from benchmarks.speedrun.recipes import labels_20s
+from diffusion_lib import rng
 from diffusion_lib.data import Images
-from diffusion_lib.networks import UNetConfig
-from diffusion_lib.training import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -51,25 +49,13 @@ def k_means(images: Tensor, k: int, generator: torch.Generator, num_steps: int =
     return clusters
 
 
+LABELS = labels_20s.RECIPE.experiment
+
 RECIPE = Clusters(
     experiment=replace(
-        config.MNIST,
-        network=UNetConfig(
-            (1, 28, 28), 32, (1, 2), num_blocks=1, attention=(), dropout=0.0, patch=2, classes=100
-        ),
-        schedule=schedules.cosine,
-        prediction=predictions.x_0,
-        weight=losses.uniform,
-        density=partial(densities.logit_normal, location=0.3, scale=1.5),
-        optimizer=partial(optimizers.muon, momentum=0.9),
-        train=TrainConfig(
-            num_steps=900,
-            batch_size=32,
-            learning_rate=4e-3,
-            warmup_steps=90,
-            cooldown=0.9,
-            ema_decay=0.99,
-        ),
+        LABELS,
+        network=replace(LABELS.network, classes=100),
+        train=replace(LABELS.train, num_steps=900, warmup_steps=90, ema_decay=0.99),
     ),
     guidance=2.0,
 )
