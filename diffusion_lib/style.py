@@ -24,6 +24,8 @@ SCHEDULES = {"linear": ("-", SKY), "cosine": ("--", ORANGE), "sigmoid": ("-.", P
 _WORDS = {name: f"${name}$" for name in ("x_0", "x_t", "x_T", "v", "L_0", "L_t", "L_T")}
 _WORDS |= {"x_0_hat": r"$\hat x_0$", "eps_hat": r"$\hat\epsilon$", "v_hat": r"$\hat v$"}
 _WORDS |= {"alpha_bar_T": r"$\bar\alpha_T$", "eps": r"$\epsilon$", "Frechet": "Fréchet"}
+_WORDS |= {"snr_1": r"$\mathrm{SNR}_1$", "share_snr_below_0.01": "share with SNR < 0.01"}
+_WORDS |= {"amplification_T": "amplification at $T$", "L_T_bits_per_dim": "$L_T$, bits per dim"}
 _WORD = re.compile(rf"(?<![^\s(])({'|'.join(_WORDS)})(?![^\s),:;])|`[^`]*`|\$[^$]*\$")
 
 _RC: Any = {f"{part}.color": GRAY for part in ("text", "grid", "xtick", "ytick")}
@@ -42,9 +44,12 @@ class Plot(Figure):
     def png(self) -> bytes:
         """Draw it; lines in 255 colors, which no eye tells from all, are a fifth of the bytes."""
         self.savefig(file := io.BytesIO(), format="png")
-        if not any(axis.images for axis in self.axes):
-            picture = Image.open(file).quantize(255, Image.Quantize.FASTOCTREE)
-            picture.save(file := io.BytesIO(), "PNG", optimize=True)
+        picture, pixels = Image.open(file), [i.get_array() for a in self.axes for i in a.images]
+        if not pixels:
+            picture = picture.quantize(255, Image.Quantize.FASTOCTREE)
+        elif all(p is not None and p.ndim == 2 for p in pixels):  # gray, as are all texts
+            picture = picture.convert("LA")
+        picture.save(file := io.BytesIO(), "PNG", optimize=True)
         return file.getvalue()
 
     def _ipython_display_(self) -> None:

@@ -171,8 +171,12 @@ def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
-    """Make the table of `markdown` for a notebook, with words and formulas as texts have them."""
-    return Markdown(style.words(markdown(records)))
+    """Make the table of `markdown` for a notebook, with words and formulas as texts have them.
+
+    A SHA-256 is cut to its first 8 digits.
+    """
+    text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", markdown(records))
+    return Markdown(style.words(text))
 
 
 def _to_uint8(images: Any) -> Tensor:

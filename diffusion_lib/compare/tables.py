@@ -29,12 +29,7 @@ class Difference(Interval):
 
     def cells(self) -> dict[str, Any]:
         """Return the cells of a table's row."""
-        return {
-            "difference": self,
-            "verdict": self.verdict,
-            "standard error": f"{self.standard_error:.2g}",
-            "if unpaired": f"{self.unpaired_standard_error:.2g}",
-        }
+        return {"difference": self, "verdict": self.verdict}
 
 
 def values(record: Mapping[str, Any], measure: str, arm: str, steps: int) -> list[float]:
@@ -130,15 +125,10 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
         estimates = [difference(record, measure, steps, *pair) for pair in pairs]
         paired_error = math.sqrt(fmean(d.standard_error**2 for d in estimates))
         unpaired_error = math.sqrt(fmean(d.unpaired_standard_error**2 for d in estimates))
-        rows.append(
-            {
-                "measure": measure,
-                "pairs of arms": str(len(pairs)),
-                "standard error": f"{paired_error:.3g}",
-                "if unpaired": f"{unpaired_error:.3g}",
-                "ratio": f"{paired_error / unpaired_error:.2f}" if unpaired_error else "",
-            }
-        )
+        row = {"measure": measure, "pairs of arms": str(len(pairs))}
+        row |= {"standard error": f"{paired_error:.3g}", "if unpaired": f"{unpaired_error:.3g}"}
+        ratio = f"{paired_error / unpaired_error:.2f}" if unpaired_error else ""
+        rows.append(row | {"ratio": ratio})
     return rows
 
 

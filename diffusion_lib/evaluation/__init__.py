@@ -20,7 +20,8 @@ from diffusion_lib.evaluation.npz import read_samples
 from diffusion_lib.evaluation.record import load
 from diffusion_lib.evaluation.tables import (
     check_same_conditions,
+    differences,
     distinguishing_labels,
+    effects,
     table,
-    verdicts,
 )

@@ -11,7 +11,8 @@ from diffusion_lib.metrics import Bits, Interval
 EXPERIMENT_FIELDS = ("dataset", "schedule", "T", "prediction", "weight", "loss")
 """Fields of an experiment that a record repeats."""
 
-_COMPARED = ("Frechet distance", "kernel distance", "precision", "recall", "confidence > 0.9")
+_COMPARED = {"Frechet distance": 1, "kernel distance": 1}  # smaller is better
+_COMPARED |= {"precision": -1, "recall": -1, "confidence > 0.9": -1}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -21,19 +22,18 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     different conditions are refused.
     """
     check_same_conditions(records)
-    columns = {
-        **dict(zip(distinguishing_labels(records), map(_cells, records), strict=True)),
-        "floor": _intervals(records[0].get("floor", {})),
-    }
+    columns = dict(zip(distinguishing_labels(records), map(_cells, records), strict=True))
+    columns["floor"] = _intervals(records[0].get("floor", {}))
     return [
-        {"": metric, **{label: cells.get(metric, "") for label, cells in columns.items()}}
+        {"": metric} | {label: cells.get(metric, "") for label, cells in columns.items()}
         for metric in _cells(records[0])
     ]
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
     likelihood, errors = record["likelihood"], record["errors"]
-    cells: dict[str, Any] = {**_intervals(record.get("samples", {}))}
+    cells: dict[str, Any] = _intervals(record.get("samples", {}))
+    cells = {metric: cells[metric] for metric in cells if not metric.startswith("class ")}
     cells |= _intervals({"bits per dim (bound)": likelihood["bits per dim"]})
     cells |= {part: likelihood[part] for part in ("bits per image", "L_0", "L_T")}
     for part in ("x_0", "eps", "v"):
@@ -45,29 +45,32 @@ def _intervals(measured: Mapping[str, Mapping[str, float]]) -> dict[str, Interva
     return {metric: Interval(**interval) for metric, interval in measured.items()}
 
 
-def verdicts(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return rows for `viz.table`: differences of two runs, and whether they may be noise.
+def differences(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Interval]:
+    """Subtract the measurements of another run.
 
     A difference of sample metrics adds the two intervals in quadrature; that of the bits per dim
     is taken image by image.  The intervals cover the spread over samples and test images, not that
     over trainings: another seed is another run.
     """
     check_same_conditions([record, other])
-    here, there = distinguishing_labels([record, other])
-    likelihood, other_likelihood = record["likelihood"], other["likelihood"]
-    triples = {}  # a measure of both, and its difference
-    if "samples" in record and "samples" in other:
-        for metric in _COMPARED:
-            a, b = (Interval(**r["samples"][metric]) for r in (record, other))
-            triples[metric] = a, b, a - b  # they share a reference, so it is wider than need be
-    a, b = (Interval(**r["bits per dim"]) for r in (likelihood, other_likelihood))
-    one, two = (torch.tensor(r["per image"]).double() for r in (likelihood, other_likelihood))
-    triples["bits per dim"] = a, b, Bits(one - two, 1).interval
-    return [
-        {"": metric, here: a, there: b, "difference": difference}
-        | {"verdict": "not distinguishable" if 0 in difference else "different"}
-        for metric, (a, b, difference) in triples.items()
-    ]
+    a, b = (_intervals(r.get("samples", {})) for r in (record, other))
+    gaps = {m: a[m] - b[m] for m in _COMPARED if m in a and m in b}  # one reference: a bit wide
+    one, two = (torch.tensor(r["likelihood"]["per image"]).double() for r in (record, other))
+    return gaps | {"bits per dim": Bits(one - two, 1).interval}
+
+
+def effects(differences: Mapping[str, Mapping[str, Interval]]) -> list[tuple[str, Interval, str]]:
+    """Return rows for `viz.forest`: `differences` of samples, by name of the run.
+
+    Half of an interval's width is 1, and what is better lies below 0, so that one axis holds all.
+    """
+    rows = []
+    for metric, sign in _COMPARED.items():
+        for name, gaps in differences.items():
+            if gap := gaps.get(metric):  # without samples there is none
+                value, *ends = (sign * x / (gap.margin or 1) for x in gap)
+                rows.append((f"{metric}, {name}", Interval(value, *sorted(ends)), f"{gap}"))
+    return rows
 
 
 def check_same_conditions(records: Sequence[Mapping[str, Any]]) -> None:
