@@ -102,6 +102,11 @@ def test_names_at_line_ends_do_not_overlap():
     assert min(b - a for a, b in pairwise(heights)) > 0.05
 
 
+def test_names_stand_at_the_right_ends_of_lines():
+    (axis,) = viz.curve({"falling": ([3, 2, 1], [0.1, 0.2, 0.3])}, "log2 SNR", "y").axes
+    assert [text.xy[0] for text in axis.texts] == [3]
+
+
 def test_ticks_are_plain_numbers():
     (axis,) = viz.curve({"loss": ([1, 1000], [0.03, 0.9])}, "x", "y", y_scale="log").axes
     axis.figure.draw_without_rendering()
@@ -176,4 +181,5 @@ def test_table_renders_one_record_and_several():
         "| $x_0$ | 0.42\xa0[0.22,\xa00.73] |",
     ]
     assert "Fréchet distance" in viz.table([row]).data
+    assert "| 01234567 |" in viz.table({"sha256": "0123456789abcdef" * 4}).data
     assert "| x_0 |" in viz.markdown([row])  # a terminal has no formulas
