@@ -112,7 +112,7 @@ def name_ends(axis: Axes) -> None:
     for line in (line for line in axis.lines if not str(line.get_label()).startswith("_")):
         points: Any = line.get_xydata()
         seen = [point for point in points if axis.viewLim.contains(*point)]  # none of NaN
-        seen.sort(key=lambda point: point[0], reverse=axis.xaxis_inverted())
+        seen.sort(key=lambda point: point[0], reverse=bool(axis.xaxis_inverted()))
         ends += [(to_panel.transform(end)[1], line, end) for end in seen[-1:]]
     ends.sort(key=lambda end: end[0])
     gap = 12 / 72 * axis.figure.dpi / axis.get_window_extent().height
