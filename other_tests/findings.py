@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_lib import compare, style, viz
+from diffusion_lib import compare, config, style, viz
 from other_tests import common
 from other_tests.cifar10 import complexity
 from other_tests.common import Answer
@@ -187,6 +187,31 @@ def record(study: str) -> dict[str, Any]:
 def records() -> dict[str, dict[str, Any]]:
     """Read the records of all studies and of editing, by name."""
     return {study: record(study) for study in STUDIES} | {"editing": common.load(curves.RECORD)}
+
+
+def conditions(record: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """Describe what all arms of a study share, in words, for `viz.table`.
+
+    Args:
+        record: record of the study.
+        arm: any of its arms.
+    """
+    fields = record["arms"][arm]
+    experiment, train = config.MNIST.changed(fields).describe(), fields["train"]
+    measured = record["conditions"][fields["dataset"]]
+    images = f"{measured['n_likelihood']} test images, {measured['num_times']} times"
+    return {
+        "data": experiment["data"],
+        "network": experiment["network"],
+        "training": f"{train['batch_size']} images a step, learning rate {train['learning_rate']}",
+        "measured after": f"{', '.join(f'{steps:,}' for steps in record['steps'])} steps",
+        "seeds": ", ".join(map(str, record["seeds"])),
+        "samples": f"{measured['n']} by {measured['sampler']} in {measured['steps']} steps",
+        "likelihood and errors": images,
+        "test images": measured["test images"],
+        "features sha256": measured["features sha256"],
+        "device": ", ".join(record["devices"]),
+    }
 
 
 def answer(finding: Finding, record: Mapping[str, Any]) -> Answer:
