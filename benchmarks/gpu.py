@@ -56,8 +56,8 @@ TESTS = ["-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", "--continue-on-col
 PAPER = ("--paper", "--batch-size", "128", "--rounds", "4")
 PARTS = [
     Part("tests", [*TESTS, "tests"], 60),
-    benchmark("train_step", 270, *PAPER),
-    benchmark("forward", 150, *PAPER),
+    benchmark("train_step", 330, *PAPER),
+    benchmark("forward", 180, *PAPER),
     benchmark("sampling", 120, *PAPER),
     benchmark("memory", 120, *PAPER),
     benchmark("same_images", 60),

@@ -265,6 +265,45 @@ def in_bfloat16(records: Records) -> tuple[Rows, str]:
     return speed_vs_diffusers(records, "-bfloat16"), limit(records, "-bfloat16")
 
 
+def on_a_gpu(records: Records) -> tuple[Rows, str]:
+    """List the speed of every way on a GPU at the paper's size, and what was not measured.
+
+    Args:
+        records: all records.
+    """
+    training, calls = records["train_step-gpu"], records["forward-gpu"]
+    names = {"training": "diffusion_lib, as its trainer runs it", "calls": "diffusion_lib"}
+
+    def cells(record: Mapping[str, Any], ours: str, way: str) -> tuple[str, str]:
+        way = way.replace("diffusion_lib", ours, 1)
+        if way not in record["ways"]:
+            return "", ""
+        measured = record["ways"][way]
+        faster = measured.get("ours is faster by")
+        times = f"{Interval(*faster):.2f}" if faster else ""
+        return f"{measured['images a second']:,.0f}", times
+
+    ways = [name for name in calls["ways"] if not name.startswith("diffusion_lib")]
+    rows = []
+    for way in [*ways, "diffusion_lib, not compiled", "diffusion_lib"]:
+        row = {"": way + ", compiled" * (way == "diffusion_lib")}
+        for what, record in (("training", training), ("calls", calls)):
+            speed, times = cells(record, names[what], way)
+            row |= {f"{what}: images a second": speed, f"{what}: ours is faster by": times}
+        rows.append(row)
+    share = training["share of the speed of a product (model FLOP utilisation)"]
+    profile = ", ".join(f"{name} {100 * s:.0f} %" for name, s in training["profile"].items() if s)
+    bare = training["ways"]["diffusion_lib, the bare step"]["images a second"]
+    return rows, (
+        f"{training['device']}, torch {training['torch']}, {training['parameters'] / 1e6:.1f} "
+        f"million parameters, batches of {training['batch size']}, means of {training['rounds']} "
+        f"ratios of turns and their 95 % interval. The compiled bare step, without data, moving "
+        f"average and clipping, does {bare:,.0f} images a second. Training reaches "
+        f"{100 * share:.0f} % of the {training['GFLOP/s, bfloat16'] / 1000:.0f} TFLOP/s of a "
+        f"product in bfloat16. Where the time of the GPU goes: {profile}."
+    )
+
+
 def growth(records: Records) -> tuple[Rows, str]:
     """Compare the speed of training at each width, resolution and batch.
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from diffusion_lib import config, data, rng
 from diffusion_lib.data import sets
-from diffusion_lib.metrics.features import ASSETS, Classifier, ResidualClassifier
+from diffusion_lib.metrics.features import ASSETS, Classifier
 from diffusion_lib.system.progress import Bar
 from other_tests import common
 
@@ -33,7 +33,6 @@ class Recipe(NamedTuple):
     """Settings that differ between the networks."""
 
     dataset: data.Dataset
-    network: type[Classifier]
     widths: tuple[int, ...]
     epochs: int
     mirror: float
@@ -42,11 +41,9 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "mnist": Recipe(data.mnist, Classifier, (32, 64), 8, 0.0, 0, torch.float32),
-    "fashion_mnist": Recipe(data.fashion_mnist, Classifier, (32, 64), 12, 0.5, 0, torch.float32),
-    "cifar10_jpeg": Recipe(
-        data.cifar10_jpeg, ResidualClassifier, (32, 64, 128, 192), 30, 0.5, 4, torch.bfloat16
-    ),
+    "mnist": Recipe(data.mnist, (32, 64), 8, 0.0, 0, torch.float32),
+    "fashion_mnist": Recipe(data.fashion_mnist, (32, 64), 12, 0.5, 0, torch.float32),
+    "cifar10_jpeg": Recipe(data.cifar10_jpeg, (48, 96, 192, 192), 12, 0.5, 3, torch.bfloat16),
 }
 
 
@@ -58,8 +55,7 @@ def main() -> None:
     recipe = RECIPES.get(options.name)
     if recipe is None:
         dataset = config.lookup(options.name, sets, "data set")
-        widths = (48, 96, 192)
-        recipe = Recipe(dataset, ResidualClassifier, widths, 12, 0.5, 2, torch.float32)
+        recipe = Recipe(dataset, (48, 96, 192), 12, 0.5, 2, torch.float32)
         if options.out is None:
             raise SystemExit("give --out FILE.safetensors for a data set of your own")
     train, test = (recipe.dataset(options.data, part) for part in (True, False))
@@ -70,7 +66,7 @@ def main() -> None:
     shape, classes = (channels, height, width), int(train.labels.max()) + 1
     if classes < 2:
         raise SystemExit(f"{options.name} has {classes} class: put each class in its own folder")
-    network = recipe.network(shape, classes, widths=recipe.widths).to(device)
+    network = Classifier(shape, classes, widths=recipe.widths).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     steps = max(recipe.epochs * len(train.images) // BATCH, LEAST_STEPS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)

@@ -73,30 +73,23 @@ class Classifier(nn.Module):
         widths: Sequence[int] = (32, 64),
     ) -> None:
         super().__init__()
+        channels, height, width = image_shape
         self.image_shape = image_shape
         self.depth = len(widths)
-        for k, (c_in, c_out) in enumerate(pairwise((image_shape[0], *widths)), start=1):
+        for k, (c_in, c_out) in enumerate(pairwise((channels, *widths)), start=1):
             self.add_module(f"conv{k}", nn.Conv2d(c_in, c_out, 3, padding=1))
-        self.describe = nn.Linear(widths[-1] * self.positions(), features)
+            height, width = height // 2, width // 2
+        self.describe = nn.Linear(widths[-1] * height * width, features)
         self.classify = nn.Linear(features, classes)
         self.dropout = nn.Dropout(0.3)
         self.register_buffer("scale", torch.ones(()))
 
-    def positions(self) -> int:
-        """Return the number of positions that are left of an image for `describe`."""
-        _, height, width = self.image_shape
-        return (height >> self.depth) * (width >> self.depth)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Compute what `describe` sees of images, [B, widths[-1] * positions]."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
         h = x
         for k in range(1, self.depth + 1):
             h = F.max_pool2d(F.relu(self.get_submodule(f"conv{k}")(h)), 2)
-        return h.flatten(1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
-        features = self.describe(self.dropout(self.convolve(x)))
+        features = self.describe(self.dropout(h.flatten(1)))
         return features, self.classify(self.dropout(F.relu(features)))
 
     @torch.no_grad()
@@ -120,56 +113,8 @@ class Classifier(nn.Module):
     def save(self, path: str | Path, about: dict[str, str]) -> str:
         """Write the weights with a description; return the file's SHA-256."""
         shape = "x".join(map(str, self.image_shape))
-        metadata = {"format": _FORMAT, "shape": shape, "network": type(self).__name__}
-        files.write_tensors(path, self.state_dict(), metadata | about)
+        files.write_tensors(path, self.state_dict(), {"format": _FORMAT, "shape": shape, **about})
         return _sha256(path)
-
-
-class ResidualClassifier(Classifier):
-    """For photographs: batch normalization, and two more convolutions at every other width.
-
-    They are added to their input, as in the fast networks for CIFAR-10 [Page 2018, "How to train
-    your ResNet"].  The maximum over the positions that are left is described.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        classes: int = 10,
-        features: int = 64,
-        widths: Sequence[int] = (32, 64, 128, 192),
-    ) -> None:
-        super().__init__(image_shape, classes, features, widths)
-        for k, width in enumerate(widths, start=1):
-            self.add_module(f"norm{k}", nn.BatchNorm2d(width))
-            if k % 2 == 0:
-                layers = [
-                    layer
-                    for _ in range(2)
-                    for layer in (
-                        nn.Conv2d(width, width, 3, padding=1, bias=False),
-                        nn.BatchNorm2d(width),
-                        nn.ReLU(),
-                    )
-                ]
-                self.add_module(f"residual{k}", nn.Sequential(*layers))
-
-    def positions(self) -> int:
-        """Return 1: `convolve` takes the maximum over all that are left."""
-        return 1
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Compute what `describe` sees of images, [B, widths[-1]]."""
-        h = x
-        for k in range(1, self.depth + 1):
-            h = self.get_submodule(f"norm{k}")(self.get_submodule(f"conv{k}")(h))
-            h = F.relu(h if k == 1 else F.max_pool2d(h, 2))
-            if k % 2 == 0:
-                h = h + self.get_submodule(f"residual{k}")(h)
-        return h.amax((2, 3))
-
-
-_NETWORKS = {network.__name__: network for network in (Classifier, ResidualClassifier)}
 
 
 def released(dataset: str) -> tuple[str, str]:
@@ -206,14 +151,7 @@ def read(path: str | Path, sha256: str) -> Classifier:
     classes, features = tensors["classify.weight"].shape
     convolutions = sorted(name for name in tensors if re.fullmatch(r"conv\d\.bias", name))
     widths = [len(tensors[name]) for name in convolutions]
-    name = metadata.get("network", Classifier.__name__)
-    if name not in _NETWORKS:
-        raise ValueError(
-            f"{path} holds a network of the kind {name!r}, expected {', '.join(_NETWORKS)}: read "
-            "it with the version of diffusion_lib that wrote it"
-        )
-    network = _NETWORKS[name]
-    classifier = network((channels, height, width), classes, features, widths)
+    classifier = Classifier((channels, height, width), classes, features, widths)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 
