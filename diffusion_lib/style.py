@@ -20,6 +20,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"  # [Okabe & Ito 2008]
 VERMILLION, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 PREDICTIONS = {"eps": BLUE, "DDPM": BLUE, "x_0": VERMILLION, "v": GREEN, "velocity": PURPLE}
 SCHEDULES = {"linear": ("-", SKY), "cosine": ("--", ORANGE), "sigmoid": ("-.", PURPLE)}
+SCHEDULES |= {"flow": (":", GREEN)}
 
 _WORDS = {name: f"${name}$" for name in ("x_0", "x_t", "x_T", "v", "L_0", "L_t", "L_T")}
 _WORDS |= {"x_0_hat": r"$\hat x_0$", "eps_hat": r"$\hat\epsilon$", "v_hat": r"$\hat v$"}
