@@ -37,19 +37,22 @@ SEVEN = ["a schedule", "a prediction", "a loss weight", "a density of t"]
 SEVEN += ["a network", "a sampler", "an optimizer"]
 
 
-def rows(_: None = None, names: Iterable[str] = EXAMPLES) -> list[dict[str, str]]:
+def rows(
+    _: None = None, names: Iterable[str] = EXAMPLES, folder: Path = ROOT / "diffusion_lib"
+) -> list[dict[str, str]]:
     """Return rows for `viz.table`: what to write, an example, its file and lines with docstring.
 
     Args:
         names: some of EXAMPLES, in the order of the rows.
+        folder: where the README is that links to the files.
     """
     table = []
     for name in names:
         what, example = EXAMPLES[name]
-        file = Path(inspect.getsourcefile(example) or "").resolve().relative_to(ROOT.resolve())
+        file = Path(inspect.getsourcefile(example) or "").resolve()
         label = f"`{example.__name__.rpartition('.')[2]}`"
+        link = f"[{file.name}]({file.relative_to(folder.resolve())})"
         lines = str(len(inspect.getsource(example).splitlines()))
-        table.append(
-            {"to add": name, "write": what, "example": label, "in": f"`{file}`", "lines": lines}
-        )
+        row = {"to add": name, "write": what, "example": f"{label} in {link}", "lines": lines}
+        table.append(row)
     return table

@@ -35,7 +35,10 @@ READMES = [
 
 # Name of a table -> (function from records to rows, text or a tuple of these; reader of records).
 TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
-    "seven functions": (partial(extensions.rows, names=extensions.SEVEN), lambda: None),
+    "seven functions": (
+        partial(extensions.rows, names=extensions.SEVEN, folder=ROOT),
+        lambda: None,
+    ),
     "extensions": (extensions.rows, lambda: None),
     "what we found": (findings.summary, findings.records),
     "mnist budget": (partial(findings.budget, study="mnist"), findings.records),
@@ -71,7 +74,18 @@ def write(name: str) -> str:
     make, read = TABLES[name]
     view = make(read())
     parts = view if isinstance(view, tuple) else (view,)
-    return "\n\n".join(p if isinstance(p, str) else str(viz.table(p).data) for p in parts)
+    texts = (p if isinstance(p, str) else str(viz.table(p).data) for p in parts)
+    return "\n\n".join(narrow(text) for text in texts)
+
+
+def narrow(text: str) -> str:
+    """Let the intervals of a table break after the value where five do not fit into a page.
+
+    Args:
+        text: Markdown.
+    """
+    most = max(line.count("\xa0[") for line in text.splitlines())
+    return text.replace("\xa0[", " [") if text.startswith("|") and most >= 5 else text
 
 
 def fill(text: str) -> str:

@@ -162,6 +162,8 @@ class Browser:
 
     def take_pictures(self, stem: Path) -> list[str]:
         """Write all of the page, from top to bottom, to STEM-1.png, STEM-2.png and so on."""
+        for old in stem.parent.glob(f"{stem.name}-[0-9]*.png"):
+            old.unlink()
         self.resize(WIDTHS[0], PICTURE)
         self.facts()
         height, step = self.evaluate("[scroller.scrollHeight, scroller.clientHeight]")
@@ -210,6 +212,7 @@ def jupyterlab() -> Generator[Browser]:
         lab += [f"--LabApp.{name}_dir={folder}" for name in ("app_settings", "user_settings")]
         lab += [f"--KernelSpecManager.{name}" for name in NO_KERNEL]
         lab += [f"--LabApp.workspaces_dir={folder}/workspaces", "--expose-app-in-browser"]
+        lab += [f"--FileCheckpoints.checkpoint_dir={folder}/checkpoints"]
         browser = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
         browser += ["--disable-dev-shm-usage", f"--remote-debugging-port={port}"]
         browser += ["--remote-allow-origins=*", f"--user-data-dir={folder}/browser", "about:blank"]

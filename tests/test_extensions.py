@@ -351,7 +351,8 @@ def test_fields_are_replaced_at_once_and_words_stand_for_none_and_flags():
 
 
 def test_the_trainings_of_the_readmes_can_be_shown(capsys, monkeypatch, tmp_path):
-    lines = [line for readme in report.READMES for line in readme.read_text().splitlines()]
+    texts = [readme.read_text().replace("\\\n", "") for readme in report.READMES]
+    lines = [line for text in texts for line in text.splitlines()]
     trainings = [shlex.split(line)[3:] for line in lines if "-m diffusion_lib train " in line]
     trainings = [words for words in trainings if words[1] in config.PRESETS]
     assert len(trainings) > 8

@@ -1,7 +1,7 @@
 """The board, from the committed records."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -32,23 +32,32 @@ def text(records: Records) -> str:
     """
     if not records:
         return "No recipe is measured yet."
-    rows = [row(name, record) for name, record in records.items()]
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *([*cells.values()] for cells in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    machines = {
-        f"{record['device']}, {record['processor']}, {record['precision']}, torch "
-        f"{record['torch']}, {record['training images']:,} training images: {name}"
-        for name, record in records.items()
-    }
+    goals, details = zip(*(rows(*item) for item in records.items()), strict=True)
+    machines: dict[str, list[str]] = {}
+    for name, record in records.items():
+        machine = f"{record['device']}, {record['processor']}, {record['precision']}, torch "
+        machine += f"{record['torch']}, {record['training images']:,} training images"
+        machines.setdefault(machine, []).append(name)
     return (
-        f"{table}\n\nMeans over the seeds {', '.join(map(str, speedrun.SEEDS))}, with the lowest "
-        f"and the highest in parentheses; in brackets the 95 % interval (Wilson) of a share of all "
-        f"their samples, {speedrun.N:,} each.\n\n" + "\n".join(f"- {m}" for m in sorted(machines))
+        f"{table(goals)}\n\nMeans over the seeds {', '.join(map(str, speedrun.SEEDS))}, with the "
+        f"lowest and the highest in parentheses; in brackets the 95 % interval (Wilson) of a share "
+        f"of all their samples, {speedrun.N:,} each.\n\n{table(details)}\n\n"
+        + "\n".join(f"- {machine}: {', '.join(machines[machine])}" for machine in sorted(machines))
     )
 
 
-def row(name: str, record: Mapping[str, Any]) -> dict[str, str]:
-    """Make the row of a recipe.
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        rows: cells by the names of their columns.
+    """
+    lines = [[*rows[0]], ["---"] * len(rows[0]), *([*cells.values()] for cells in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rows(name: str, record: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Make the two rows of a recipe: what counts, and what else is of interest.
 
     Args:
         name: its name.
@@ -58,7 +67,7 @@ def row(name: str, record: Mapping[str, Any]) -> dict[str, str]:
 
     def spread(values: list[float], form: str) -> str:
         mean, low, high = (format(x, form) for x in (fmean(values), min(values), max(values)))
-        return f"{mean} ({low} to {high})"
+        return f"{mean} ({low}\xa0to\xa0{high})" if low != high else mean
 
     def share(measure: str) -> str:
         if measure not in results[0]:
@@ -66,22 +75,23 @@ def row(name: str, record: Mapping[str, Any]) -> dict[str, str]:
         values = [result[measure][0] for result in results]
         n = record["n"]
         whole = Interval.wilson(round(n * sum(values)), n * len(values))
-        return f"{whole:.1%} ({min(values):.1%} to {max(values):.1%})"
+        return f"{whole:.1%} ({min(values):.1%}\xa0to\xa0{max(values):.1%})"
 
-    return {
-        "recipe": f"[{name}](recipes/{name}.py)",
+    def quality(measure: str) -> str:
+        return spread([result[measure][0] for result in results], ".2f")
+
+    recipe = {"recipe": f"[{name}](recipes/{name}.py)"}
+    goals = {
         "seconds": spread([result["seconds"] for result in results], ".1f"),
         "as asked and sure": share("as asked and sure"),
         "sure": share("sure"),
-        **{
-            measure: spread([result[measure][0] for result in results], form)
-            for measure, form in (
-                ("Frechet distance", ".2f"),
-                ("precision", ".2f"),
-                ("recall", ".2f"),
-            )
-        },
-        "seconds of sampling": spread([r["seconds of sampling"] for r in results], ".1f"),
-        "steps": spread([r["steps"] for r in results], ".0f"),
-        "parameters": f"{results[0]['parameters']:,}",
+        "Fréchet distance": quality("Frechet distance"),
     }
+    details = {
+        "precision": quality("precision"),
+        "recall": quality("recall"),
+        "steps": spread([result["steps"] for result in results], ".0f"),
+        "parameters": f"{results[0]['parameters']:,}",
+        "seconds of sampling": spread([r["seconds of sampling"] for r in results], ".1f"),
+    }
+    return recipe | goals, recipe | details

@@ -84,9 +84,10 @@ def summary(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str]:
     Args:
         record: record of `measure`.
     """
+    forms = dict.fromkeys(MEASURES, ".3f") | {"spread": "", "Frechet distance": ""}
     rows = {
         row["scale"]: {"scale": f"{row['scale']:g}"}
-        | {name: f"{Interval(*row[name])}" for name in MEASURES}
+        | {name: f"{Interval(*row[name]):{form}}" for name, form in forms.items()}
         for row in record["rows"]
     }
     accuracy = {row["scale"]: row["accuracy"] for row in record["rows"]}
