@@ -158,13 +158,13 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
 def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Write a table: one record as rows of name and value, several as rows.
 
-    Floats have four significant digits; columns of numbers are aligned on the right.
+    Fractions have four significant digits; columns of numbers are aligned on the right.
     """
     if isinstance(records, Mapping):
         rows = [("", ""), *records.items()]
     else:
         rows = [[*records[0]], *([record[name] for name in records[0]] for record in records)]
-    cells = [[f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in row] for row in rows]
+    cells = [[_cell(x) if isinstance(x, int | float) else f"{x}" for x in row] for row in rows]
     numbers = re.compile(r"[-+*±\d.,e%\[\]\s]*")
     columns = zip(*cells[1:], strict=True)
     cells.insert(1, ["---:" if all(map(numbers.fullmatch, c)) else "---" for c in columns])
@@ -175,6 +175,10 @@ def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
     """Make the table of `markdown` for a notebook: formulas as texts have them, hashes short."""
     text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", markdown(records))
     return Markdown(style.words(text))
+
+
+def _cell(number: float) -> str:
+    return f"{number:{',.0f' if number % 1 == 0 or abs(number) >= 1000 else '.4g'}}"
 
 
 def _to_uint8(images: Any) -> Tensor:
