@@ -173,8 +173,7 @@ def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
 
 def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:
     """Make the table of `markdown` for a notebook: formulas as texts have them, hashes short."""
-    text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", markdown(records))
-    return Markdown(style.words(text))
+    return Markdown(style.words(re.sub(r"\b(\w{8})[0-9a-f]{56}\b", r"\1", markdown(records))))
 
 
 def _cell(number: float) -> str:

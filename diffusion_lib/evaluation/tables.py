@@ -36,8 +36,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
     cells = {metric: cells[metric] for metric in cells if not metric.startswith("class ")}
     cells |= _intervals({"bits per dim (bound)": likelihood["bits per dim"]})
     cells |= {part: likelihood[part] for part in ("bits per image", "L_0", "L_T")}
-    for part in ("x_0", "eps", "v"):
-        cells[f"mean squared error of {part}"] = fmean(errors[part])
+    cells |= {f"mean squared error of {p}": fmean(errors[p]) for p in ("x_0", "eps", "v")}
     return cells | {"seconds to evaluate": f"{sum(record['seconds'].values()):.0f}"}
 
 
