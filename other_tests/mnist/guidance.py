@@ -127,9 +127,8 @@ def draw(record: Mapping[str, Any]) -> style.Plot:
     right.set(xlabel="recall", ylabel="precision", title="and more look real, but fewer kinds")
     style.draw(right, {"precision": (recall, precision)})
     for scale, x, y in zip(scales, recall, precision, strict=True):
-        right.annotate(
-            f"scale {scale:g}", (x, y), (0, 6), textcoords="offset points", size=8, ha="center"
-        )
+        right.annotate(f"scale {scale:g}", (x, y), (0, 10), textcoords="offset points", size=8)
+    right.margins(x=0.15)
     return figure
 
 
