@@ -23,13 +23,18 @@ CELLS = ("eps, snr", "eps, min_snr", "v, snr_plus_1", "x_0, uniform")
 
 
 class WithSkip(nn.Module):
-    """A network that adds its input, times a number that it learns for each time, to its output."""
+    """A network that adds its input, times a number that it learns for each time, to its output.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: the network.
+        channels: size of its embedding of the time.
+    """
+
+    def __init__(self, network: Network, channels: int) -> None:
         super().__init__()
         self.network = network
         self.config = network.config
-        self.gain = nn.Linear(network.embed_time[-1].out_features, 1)
+        self.gain = nn.Linear(channels, 1)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         gain = self.gain(self.network.condition(x_t, t, label))
@@ -40,16 +45,16 @@ class WithSkip(nn.Module):
 class SkipMLPConfig(MLPConfig):
     """An `MLP` in a `WithSkip`."""
 
-    def build(self) -> nn.Module:
-        return WithSkip(super().build())
+    def build(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return WithSkip(super().build(), self.width)
 
 
 @dataclass(frozen=True)
 class SkipUNetConfig(UNetConfig):
     """A `UNet` in a `WithSkip`."""
 
-    def build(self) -> nn.Module:
-        return WithSkip(super().build())
+    def build(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return WithSkip(super().build(), 4 * self.width)
 
 
 WITH_SKIP = {MLPConfig: SkipMLPConfig, UNetConfig: SkipUNetConfig}

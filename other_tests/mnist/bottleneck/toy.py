@@ -112,7 +112,9 @@ def main() -> None:
     for name, values in (("dimensions", DIMENSIONS), ("widths", WIDTHS), ("seeds", SEEDS)):
         parser.add_argument(f"--{name}", type=int, nargs="+", default=values)
     options = parser.parse_args()
-    jobs = list(product(options.dimensions, options.widths, options.seeds, MIXES))
+    jobs: list[tuple[int, int, int, float]] = [
+        *product(options.dimensions, options.widths, options.seeds, MIXES)
+    ]
     rows: list[dict[str, Any]] = []
     if RECORD.exists():
         rows = json.loads(RECORD.read_text())["measured"]
