@@ -83,17 +83,19 @@ def page_problems(facts: Facts, window: int) -> list[str]:
         window: width in pixels.
     """
     at = f"in a window of {window} pixels"
+    is_narrow = window < WIDTHS[0]  # there code scrolls in its box and large pictures are shrunk
     problems = [
         f"{what} is {has} pixels wide where {at} there are {room}"
         for what, has, room in facts["wide"]
-        if window == WIDTHS[0] or not what.startswith("pre ")  # code scrolls in its box
+        if not (is_narrow and what.startswith("pre "))
     ]
-    if facts["overflow"]:
-        problems.append(f"the page is {facts['overflow']} pixels too wide {at}")
     problems += [
         f"the picture {name!r} is shrunk to {shown} of {width} pixels {at}"
         for name, shown, width in facts["small"]
+        if not is_narrow
     ]
+    if facts["overflow"]:
+        problems.append(f"the page is {facts['overflow']} pixels too wide {at}")
     problems += [f"a formula is an error: {text}" for text in facts["errors"]]
     problems += [f"a formula is not set: {text}" for text in facts["raw"]]
     problems += [f"a picture does not load: {name}" for name in facts["unloaded"]]
@@ -107,21 +109,16 @@ def front_page_problems(height: int, lines: int) -> list[str]:
         height: of the page, in pixels.
         lines: of its file.
     """
-    problems: list[str] = []
-    if height > MOST_SCREENS * SCREEN:
-        problems.append(f"{height / SCREEN:.1f} screens tall; at most {MOST_SCREENS}")
-    if lines > MOST_LINES:
-        problems.append(f"{lines} lines; at most {MOST_LINES}")
-    return problems
+    screens = height / SCREEN
+    tall = [f"{screens:.1f} screens tall; at most {MOST_SCREENS}"] * (screens > MOST_SCREENS)
+    return tall + [f"{lines} lines; at most {MOST_LINES}"] * (lines > MOST_LINES)
 
 
 class Browser:
     """A page of Chromium, driven by its DevTools protocol."""
 
     def __init__(self, address: str) -> None:
-        self.socket: Any = websocket.create_connection(
-            address, timeout=PATIENCE, http_no_proxy=["127.0.0.1"]
-        )
+        self.socket: Any = websocket.create_connection(address, PATIENCE, http_no_proxy=["*"])
         self.ids = itertools.count(1)
 
     def call(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,9 +169,8 @@ class Browser:
             self.evaluate(f"scroller.scrollTop = {number * step}")
             time.sleep(0.3)
             data = self.call("Page.captureScreenshot", {})["data"]
-            path = stem.with_name(f"{stem.name}-{number + 1}.png")
-            path.write_bytes(base64.b64decode(data))
-            names.append(path.name)
+            names.append(f"{stem.name}-{number + 1}.png")
+            stem.with_name(names[-1]).write_bytes(base64.b64decode(data))
         return names
 
 
@@ -217,10 +213,9 @@ def jupyterlab() -> Generator[Browser]:
         browser += ["--disable-dev-shm-usage", f"--remote-debugging-port={port}"]
         browser += ["--remote-allow-origins=*", f"--user-data-dir={folder}/browser", "about:blank"]
         null = subprocess.DEVNULL
-        processes: list[subprocess.Popen[bytes]] = []
+        commands = ([sys.executable, "-m", "jupyter", *lab], browser)
+        processes = [subprocess.Popen(command, stdout=null, stderr=null) for command in commands]
         try:
-            for command in ([sys.executable, "-m", "jupyter", *lab], browser):
-                processes.append(subprocess.Popen(command, stdout=null, stderr=null))
             fetch(f"http://127.0.0.1:{lab_port}/api")
             tabs = fetch(f"http://127.0.0.1:{port}/json")
             page = Browser(next(t["webSocketDebuggerUrl"] for t in tabs if t["type"] == "page"))
@@ -230,6 +225,8 @@ def jupyterlab() -> Generator[Browser]:
                 if page.evaluate("window.jupyterapp?.started.then(() => true) ?? false"):
                     break
                 time.sleep(0.25)
+            else:
+                raise TimeoutError(f"JupyterLab did not start within {PATIENCE} seconds")
             page.evaluate(SCRIPT)
             yield page
         finally:
@@ -277,8 +274,7 @@ def look_at_readme(browser: Browser, path: Path, stem: Path) -> Look:
 def main() -> int:
     command = ["git", "ls-files", "*.ipynb", "*README.md"]
     files = subprocess.check_output(command, cwd=ROOT, text=True)
-    style = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("paths", metavar="PATH", nargs="*", default=files.splitlines())
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "look")
     options = parser.parse_args()

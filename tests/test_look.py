@@ -45,8 +45,9 @@ def test_each_problem_of_a_page_is_named(name, value, problem):
     assert problem in text
 
 
-def test_code_may_scroll_in_a_narrow_window():
-    assert look.page_problems(FINE | {"wide": [["pre 'a'", 900, 574]]}, 1024) == []
+def test_in_a_narrow_window_code_scrolls_and_pictures_are_shrunk():
+    facts = FINE | {"wide": [["pre 'a'", 900, 574]], "small": [["plot", 577, 1000]]}
+    assert look.page_problems(facts, 1024) == []
 
 
 def test_a_long_front_page_is_named():
