@@ -116,6 +116,95 @@ def test_differences_have_intervals_and_one_axis(trained, root):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 64}, "64 samples, but the features have 64 dimensions"),
+        ({"n": 85}, "n is 85, but mnist has 90 images to train and 80 to test on: .* at most 80"),
+        ({"n_likelihood": 81}, "n_likelihood is 81, .* 80 to test on: .* at most 80"),
+        ({"sampler": "dim"}, "did you mean ddim"),
+        ({"steps": 0}, "steps must be a whole number, at least 1; got 0"),
+        ({"n": -5}, "n must be a whole number, at least 0; got -5"),
+        ({"n_likelihood": 1}, "n_likelihood must be a whole number, at least 2; got 1"),
+        ({"num_times": 1}, "num_times must be a whole number, at least 2; got 1"),
+        ({"steps": 1001}, "1001 sampling steps, but this schedule has T = 1000"),
+    ],
+)
+def test_impossible_conditions_are_refused(run, root, change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.evaluate(run, Conditions(**(vars(FEW) | change)), root)
+    assert not (run.folder / "metrics.json").exists()
+
+
+# ---- sample files --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_file_of_samples_is_measured_in_place_of_new_ones(run, root, tmp_path, capsys):
+    path = tmp_path / "x.npz"
+    images = np.random.default_rng(0).integers(0, 256, (75, 28, 28, 1), dtype=np.uint8)
+    np.savez(path, images)
+    arguments = ["evaluate", str(run.folder), "--samples", str(path), "--data", str(root)]
+    assert main([*arguments, *QUICK]) == 0
+    assert not (run.folder / "metrics.json").exists()
+    (found,) = run.folder.glob("metrics-*.json")
+    record = evaluation.load(found)
+    assert record["conditions"]["n"] == 75
+    assert record["conditions"]["sampler"] == "given"
+    assert found.stem == f"metrics-{record['samples sha256'][:8]}"
+    read = evaluation.read_samples(path, (1, 28, 28))
+    assert torch.equal(read, torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert main(["evaluate", *2 * [str(run.folder)], "--samples", str(path)]) == 2
+    assert "--samples is of one run, but 2 were named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 28, 28), np.uint8), r"uint8 \[3, 28, 28\] of values 0 to 0; expected"),
+        (np.zeros((3, 1, 28, 28), np.uint8), r"uint8 \[3, 1, 28, 28\] of values 0 to 0; expected"),
+        (np.zeros((0, 28, 28, 1), np.uint8), r"uint8 \[0, 28, 28, 1\]; expected"),
+        (np.ones((3, 28, 28, 1), np.uint8), r"of values 1 to 1; expected .* pixels being 0..255"),
+        (np.full((3, 28, 28, 1), 0.5), r"float64 .* of values 0.5 to 0.5; expected"),
+        (np.full((3, 28, 28, 1), np.nan), r"of values nan to nan; expected"),
+        (np.array([{}, {}], dtype=object), "does not hold an array arr_0 of uint8"),
+    ],
+)
+def test_arrays_that_are_no_samples_are_refused(tmp_path, array, message):
+    path = tmp_path / "x.npz"
+    np.savez(path, array)
+    with pytest.raises(ValueError, match=message):
+        evaluation.read_samples(path, (1, 28, 28))
+
+
+def test_files_that_are_no_samples_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.npz does not exist"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    for content in (b"", b"PK\x03\x04", b"not a zip"):
+        (tmp_path / "x.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="does not hold an array arr_0"):
+            evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("arr_0", b"raw")
+    with pytest.raises(ValueError, match=r"holds \|S3 \[\]; expected"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    np.save(tmp_path / "x.npy", np.zeros((3, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match="does not hold an array arr_0"):
+        evaluation.read_samples(tmp_path / "x.npy", (1, 28, 28))
+    np.savez_compressed(tmp_path / "x.npz", np.arange(28 * 28 * 3, dtype=np.uint8))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    for place in range(40, len(content) - 1, 7):  # damage in any place is an error of ours, or none
+        damaged = content.copy()
+        damaged[place] ^= 0xFF
+        (tmp_path / "x.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="arr_0"):
+            evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match="does not hold an array arr_0"):
+        evaluation.read_samples(tmp_path / "x.npz", (1, 28, 28))
+
+
+@pytest.mark.slow
 def test_a_damaged_record_is_measured_again(run, root):
     first = evaluation.evaluate(run, FEW, root)
     (run.folder / "metrics.json").write_text("{")
