@@ -42,13 +42,13 @@ def records() -> dict[str, Record]:
     """Read the records that there are, by the names of their studies."""
     studies = ("cells", "floor", "control", "window", "crossing", "crossing_ddim")
     paths = {name: FOLDER / f"{name}.record.json" for name in studies}
-    found: dict[str, Record] = {
+    by_study: dict[str, Record] = {
         name: compare.load(path) for name, path in paths.items() if path.exists()
     }
     for name in ("ranks", "toy"):
         if (path := FOLDER / f"{name}.json").exists():
-            found[name] = json.loads(path.read_text())
-    return found
+            by_study[name] = json.loads(path.read_text())
+    return by_study
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -105,11 +105,11 @@ def backbone(arm: str) -> str:
     return arm.split(":")[0]
 
 
-def floors(found: Mapping[str, Record]) -> dict[str, tuple[float, Interval]]:
+def floors(by_study: Mapping[str, Record]) -> dict[str, tuple[float, Interval]]:
     """Return 1 - H / D, or 0, and the measured error of eps_hat, for each network."""
     result = {}
     for name in ("cells", "floor"):
-        record = found[name]
+        record = by_study[name]
         for arm, fields in record["arms"].items():
             if arm.endswith(": eps, snr"):
                 numbers, pixels = last_layer(fields["network"])
@@ -118,7 +118,7 @@ def floors(found: Mapping[str, Record]) -> dict[str, tuple[float, Interval]]:
     return result
 
 
-def floor_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def floor_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 1 for each network with a floor."""
     return [
         Verdict(
@@ -127,7 +127,7 @@ def floor_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
             judge(gap := Interval(*(value - floor for value in error)), -MARGIN, MARGIN),
             gap,
         )
-        for name, (floor, error) in floors(found).items()
+        for name, (floor, error) in floors(by_study).items()
         if floor
     ]
 
@@ -138,9 +138,9 @@ def best_cell(record: Record, network: str, prediction: str) -> str:
     return max(arms, key=lambda arm: fmean(sure(record, arm)))
 
 
-def cell_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def cell_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 2."""
-    record = found["cells"]
+    record = by_study["cells"]
     verdicts = []
     for name, weight in product(NARROW, WEIGHTS):
         effect = lead(record, f"{name}: x_0, {weight}", f"{name}: eps, {weight}")
@@ -154,9 +154,9 @@ def cell_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
     return verdicts
 
 
-def control_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def control_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 3."""
-    record, without = found["control"], found["cells"]
+    record, without = by_study["control"], by_study["cells"]
     verdicts = []
     for name in NARROW:
         arms = [f"{name}: eps, {weight}" for weight in ("snr", "min_snr")]
@@ -175,11 +175,11 @@ def control_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
     return verdicts
 
 
-def rank_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def rank_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 4."""
     verdicts = []
     for name in WIDE_ENOUGH:
-        rows = [row for row in found["ranks"]["measured"] if row["network"] == name]
+        rows = [row for row in by_study["ranks"]["measured"] if row["network"] == name]
         exact = "eps error with the exact last layer"
         share = interval([1 - row[exact] / row["eps error"] for row in rows])
         statement = f"{name}: share of the error that the exact last layer removes, below 0.5"
@@ -188,19 +188,19 @@ def rank_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
     return verdicts
 
 
-def window_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def window_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 5."""
     verdicts = []
     for prediction in PREDICTIONS:
-        effect = lead(found["window"], f"{prediction}, window", f"{prediction}, mirror")
+        effect = lead(by_study["window"], f"{prediction}, window", f"{prediction}, mirror")
         statement = f"{prediction}: weight in the window less its mirror image, above 0"
         verdicts.append(Verdict("5 the window", statement, judge(effect, 0), effect))
     return verdicts
 
 
-def crossing_verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def crossing_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge hypothesis 6."""
-    record = found["crossing"]
+    record = by_study["crossing"]
     first, last = record["steps"][0], record["steps"][-1]
     verdicts = []
     for steps, sign, where in ((first, 1, "ahead"), (last, -1, "behind")):
@@ -230,17 +230,17 @@ JUDGES = {
 }
 
 
-def verdicts(found: Mapping[str, Record]) -> list[Verdict]:
+def verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
     """Judge all hypotheses whose records are there."""
     return [
         verdict
         for needed, judge_all in JUDGES.items()
-        if all(name in found for name in needed)
-        for verdict in judge_all(found)
+        if all(name in by_study for name in needed)
+        for verdict in judge_all(by_study)
     ]
 
 
-def rows(found: Mapping[str, Record]) -> list[dict[str, str]]:
+def rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     """Make the table of verdicts."""
     return [
         {
@@ -249,5 +249,5 @@ def rows(found: Mapping[str, Record]) -> list[dict[str, str]]:
             "effect": f"{verdict.effect}",
             "verdict": verdict.verdict,
         }
-        for verdict in verdicts(found)
+        for verdict in verdicts(by_study)
     ]
