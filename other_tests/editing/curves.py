@@ -171,16 +171,14 @@ def limits(record: Record) -> Rows:
     rows = []
     for level in (measure.LABEL, HALF):
         for name in ("label", *measure.PROPERTIES):
-            row = {"until": f"{name} {level}"}
             for unit, of in (("t", identity), ("log2 SNR", log2_snr)):
                 pair = [
                     [of(run, falls(run, name, level)) for run in runs_of(record, schedule)]
                     for schedule in SCHEDULES
                 ]
-                for schedule, values in zip(SCHEDULES, pair, strict=True):
-                    row[f"{schedule}, {unit}"] = format_mean(values)
-                row[f"linear less cosine, {unit}"] = f"{compare.paired(*pair):.3g}"
-            rows.append(row)
+                row = {"until": f"{name} {level}", "in": unit}
+                row |= {s: format_mean(v) for s, v in zip(SCHEDULES, pair, strict=True)}
+                rows.append(row | {"linear less cosine": f"{compare.paired(*pair):.3g}"})
     return rows
 
 
@@ -273,7 +271,7 @@ def changes(record: Record) -> Rows:
         for t in range(500, 1001, 100):
             row = {"": f"{title}, t = {t}"}
             for name in ("label", *measure.PROPERTIES, "Frechet distance"):
-                column = "the asked-for digit" if name == "label" else name
+                column = "asked for" if name == "label" else name
                 row[column] = _interval(at(run, f"{way}, another digit", name, t))
             rows.append(row)
     return rows
