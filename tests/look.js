@@ -52,15 +52,16 @@ function facts() {
   while (texts.nextNode()) {
     const {data, parentElement} = texts.currentNode;
     if (!parentElement.closest('code, pre, style, .cm-editor, mjx-container'))
-      raw.push(...(data.match(/\$[^$\s][^$\n]*\$/g) ?? []));
+      raw.push(...(data.match(/\$[^\s\d].{0,40}/g) ?? []));
   }
-  const errors = all('mjx-merror, merror').map(e => e.dataset.mjxError ?? e.textContent);
+  const errors = all('mjx-merror, mjx-mtext[style*="color: red"]')  // red: an unknown command
+    .map(e => e.dataset.mjxError ?? e.closest('mjx-container').textContent);
   if (page.innerText.includes('Math input error')) errors.push('Math input error');
   return {
     wide, raw, errors,
     small: all('img[width]').map(e => [e.alt, shownWidth(e), Number(e.getAttribute('width'))])
       .filter(([, shown, asked]) => shown < 0.6 * asked),
-    unloaded: all('img').filter(e => !(e.complete && e.naturalWidth))
+    unloaded: all('img[src]').filter(e => !(e.complete && e.naturalWidth))
       .map(e => `${e.alt} ${e.src.slice(0, 80)}`.trim()),
     overflow: Math.max(0, scroller.scrollWidth - scroller.clientWidth),
     height: scroller.scrollHeight,
