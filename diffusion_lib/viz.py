@@ -59,7 +59,7 @@ def table_of_images(
 ) -> style.Plot:
     """Draw rows (name, images), images [C, H, W] as in `grid`, below the names of the columns."""
     width = len(columns) + max(1, *(len(name) / 14 for name, _ in rows))  # in inches
-    figure = style.figure(len(rows), len(columns), (width, 1.02 * len(rows) + 0.2))
+    figure = style.figure(len(rows), len(columns), (width, 1.06 * len(rows) + 0.3))
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     axes = np.array(figure.axes).reshape(len(rows), len(columns))

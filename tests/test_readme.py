@@ -103,7 +103,7 @@ def test_the_lines_of_the_front_page_are_the_experiment_whose_samples_it_shows(
     """As they stand there, but for fewer steps."""
     code = re.search(r"## The library\n\n```python\n(.*?)```", FRONT_PAGE, re.DOTALL)[1]
     for there, here in (
-        ("TrainConfig(10_000, 64,", "TrainConfig(2, 2,"),
+        ("num_steps=10_000, batch_size=64,", "num_steps=2, batch_size=2,"),
         ("timesteps(1000)", "timesteps(2)"),
         ("(64, 1, 28, 28)", "(4, 1, 28, 28)"),
         ('data.mnist("data").images', "digits"),
