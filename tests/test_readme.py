@@ -1,6 +1,7 @@
 """The figures of the READMEs are those of the committed records; commands and links hold."""
 
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import t as student
 
-from diffusion_lib import compare, config, evaluation
+from diffusion_lib import compare, config, evaluation, runs, samplers
 from diffusion_lib.metrics import features
 from other_tests import common, findings, report
 from other_tests.mnist import flow, full_budget
-from tests.helpers import random_images
+from tests.helpers import random_denoiser, random_images, write_idx
 
 ROOT = Path(__file__).parent.parent
 FRONT_PAGE = (ROOT / "README.md").read_text()
@@ -141,6 +143,56 @@ def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
     assert names["record"]["likelihood"]["bits per dim"]["value"] > 0
     assert (tmp_path / "photos.png").exists()
     assert list((tmp_path / "runs").glob("photos-linear-eps-2-*"))
+
+
+@pytest.mark.slow
+def test_the_experiment_of_ones_own_is_a_study_and_run_again_it_is_loaded(tmp_path, monkeypatch):
+    """As it stands there, in a notebook's cell, but for fewer and smaller steps."""
+    (code,) = python_of("An experiment of your own")
+    assert len(code.splitlines()) <= 40
+    for there, here in (
+        ("(1000, 2000)", "(1,)"),
+        (", 2000)", ", 1)"),
+        ("n=1000, steps=50", "n=70, steps=2, n_likelihood=2, num_times=2"),
+        ("width: int = 512", "width: int = 8"),
+    ):
+        assert there in code
+        code = code.replace(there, here)
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data" / "MNIST" / "raw", 90, 80)
+    names: dict = {"__name__": "__main__"}
+    exec(code, names)
+    record = names["record"]
+    assert len(record["measured"]) == 6
+    own = record["arms"]["soft_min_snr"]
+    assert re.fullmatch(r"soft_min_snr#\w{8}", own["weight"])
+    assert re.fullmatch(r"MyConfig#\w{8}", own["network"]["kind"])
+    assert (tmp_path / "samples.png").exists()
+    found = compare.difference(record, "bits per dim", 1, *record["arms"])
+    margin = student.ppf(1 - 0.025 / 1, found.n - 1) * found.standard_error  # a family of one
+    assert found.high - found.value == pytest.approx(margin)
+    again: dict = {"__name__": "__main__"}  # the cell run again makes another function and class
+    monkeypatch.setattr(runs, "train", None)
+    exec(code, again)
+    assert again["record"] == record
+
+
+def test_the_sampler_of_the_library_page_is_ddim():
+    (code,) = python_of("Adding something")
+    names: dict = {"torch": torch, "itertools": itertools, "SampleStep": samplers.SampleStep}
+    exec(code, names)
+    denoiser, x_T = random_denoiser(clip=1.0), torch.randn(2, 1, 8, 8)
+    times = denoiser.schedule.timesteps(5)
+    states = [list(sampler(denoiser, x_T, times)) for sampler in (names["euler"], samplers.ddim)]
+    for one, other in zip(*states, strict=True):
+        assert one.t == other.t
+        torch.testing.assert_close(one[1:], other[1:])
+
+
+def python_of(section):
+    """Read the blocks of Python in a section of the library's page."""
+    text = LIBRARY.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 @every_readme
