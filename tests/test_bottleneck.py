@@ -1,141 +1,237 @@
 """The study of bottlenecks: its networks, its exact solutions, and its verdicts."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from diffusion_lib import compare, schedules
+from diffusion_lib import compare, losses, schedules
 from diffusion_lib.compare.record import describe
-from diffusion_lib.metrics import Interval
-from other_tests.mnist.bottleneck import answers, control, ranks, toy, window
+from other_tests.mnist.bottleneck import answers, control, outputs, toy, window
+from other_tests.mnist.bottleneck.answers import Statement
 
-STUDIES = ("cells", "floor", "crossing")
+FLAT = {"sure": lambda arm, steps: 0.3, "error": lambda network: 0.3}
 
 
 def study_arms(name):
-    if name in STUDIES:
+    if name in ("cells", "floor", "crossing"):
         return compare.read_study(answers.FOLDER / f"{name}.json").arms
     return {"control": control, "window": window}[name].arms()
 
 
-def record(name, sure, error):
+def record(name, sure, steps=(500, 2000)):
     """A record as `compare` makes it, of seeds that differ a little."""
     draw, measured = random.Random(0), []
     arms = {arm: describe(experiment) for arm, experiment in study_arms(name).items()}
     for arm in arms:
         for seed in range(10, 15):
-            for steps in (125, 2000):
-                eps = [0.5, error(arms[arm]["network"]) + draw.uniform(0, 1e-3)]
-                measures = {answers.SURE: sure(arm, steps) + draw.uniform(0, 1e-3)}
-                errors = {"t": [1.0, 900.0], "eps": eps}
-                row = {"arm": arm, "seed": seed, "steps": steps}
-                measured.append(row | {"errors": errors, "measures": measures})
-    return {"arms": arms, "steps": [125, 2000], "measured": measured}
+            for n in steps:
+                measures = {answers.SURE: sure(arm, n) + draw.uniform(0, 1e-3)}
+                measured.append({"arm": arm, "seed": seed, "steps": n, "measures": measures})
+    seeds = list(range(10, 15))
+    return {"arms": arms, "seeds": seeds, "steps": list(steps), "measured": measured}
 
 
-def at_the_floor(network):
-    numbers, pixels = answers.last_layer(network)
-    return max(0.0, 1 - numbers / pixels)
+def studies(sure, error):
+    """Records of all studies in which samples and outputs are given by functions."""
+    by_study = {name: record(name, sure) for name in ("cells", "floor", "control", "window")}
+    by_study["crossing"] = record("crossing", sure, (500, 8000))
+    draw = random.Random(1)
+    rows = [
+        {"network": network, "seed": seed, "error at 900": error(network) + draw.uniform(0, 1e-3)}
+        | {"error with the exact last layer": 0.9 * error(network)}
+        for network in outputs.arms()
+        for seed in range(10, 15)
+    ]
+    return by_study | {"outputs": {"measured": rows}}
 
 
-def test_the_verdicts_follow_from_the_records():
-    def sure(arm, steps):
-        return 0.6 if "x_0" in arm and "H > D" not in arm else 0.1
+def floor_of(network):
+    if network in answers.WIDTHS:
+        return max(0.005, 1 - answers.WIDTHS[network] / 784)
+    floors = {"7/16": 0.6735, "7/32": 0.347, "14/64": 0.6735, "14/128": 0.347, "decoder": 0.55}
+    wide = 0.02 if "skip" in network else 0.05
+    own = next((floor for end, floor in floors.items() if network.endswith(end)), wide)
+    return answers.FLOOR + 0.01 if network.startswith("MLP 1024, 256") else own
 
-    found = {name: record(name, sure, at_the_floor) for name in STUDIES}
-    by_name = {v.hypothesis + v.statement: v.verdict for v in answers.verdicts(found)}
-    floors = [verdict for name, verdict in by_name.items() if name.startswith("1 ")]
-    assert len(floors) == 10
-    assert set(floors) == {"supported"}
-    assert {v for name, v in by_name.items() if name.startswith("2a")} == {"supported"}
-    assert {v for name, v in by_name.items() if name.startswith("2b")} == {"refuted"}
-    first, last = (v for name, v in by_name.items() if name.startswith("6 "))
-    assert (first, last) == ("supported", "refuted")
 
-    found["cells"] = record("cells", lambda arm, steps: 0.3, lambda network: 0.0)
-    verdicts = answers.verdicts(found)
-    assert {v.verdict for v in verdicts if v.statement.startswith("MLP 256: error")} == {"refuted"}
-    assert "supported" not in {v.verdict for v in verdicts if v.hypothesis.startswith("2a")}
+def sure_if_all_hold(arm, steps):
+    network, _, cell = arm.rpartition(": ")
+    if network.endswith("+ skip"):
+        return 0.5
+    if network.startswith(answers.NARROW):
+        return 0.6 if cell == "x_0, uniform" else 0.02
+    if network:  # wide, and wider
+        return 0.5 + answers.WIDTHS.get(network, 0) / 1e4
+    ahead = {"inside": 0.6, "x_0, uniform": 0.5 if steps < 8000 else 0.3, "eps, snr": 0.4}
+    return next((share for end, share in ahead.items() if cell.endswith(end)), 0.2)
+
+
+def test_all_hypotheses_are_supported_where_they_hold():
+    by_part = answers.verdicts(studies(sure_if_all_hold, floor_of))
+    assert set(by_part.values()) == {"supported"}
+    numbers = [name.split()[0] for name in by_part]
+    assert numbers == ["1a", "1b", "2a", "2b", "3a", "3b", "3c", "4", "5", "6", "7a", "7b"]
+
+
+def test_none_is_supported_where_nothing_differs_and_errors_are_below_the_floor():
+    by_part = answers.verdicts(studies(FLAT["sure"], FLAT["error"]))
+    held = {name for name, verdict in by_part.items() if verdict == "supported"}
+    assert held == {"3c neither, H > D", "4 above the floor"}
+    assert by_part["1a the floor is a bound"] == "refuted"
+    assert by_part["3a the prediction, H < D"] == "refuted"
+
+
+def test_the_eight_networks_with_a_floor():
+    parts = answers.floor_statements(studies(FLAT["sure"], floor_of))
+    names = {part.text.split(":")[0] for part in parts}
+    assert names == {
+        *("MLP 128", "MLP 256", "MLP 512", "U-Net 14/64", "U-Net 14/128", "U-Net 7/16"),
+        *("U-Net 7/32", "transformer 14/64"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([0.5, 0.51, 0.52], "supported"),
+        ([-0.5, -0.51, -0.52], "refuted"),
+        ([0.1, 0.3, -0.2], "undecided"),
+    ],
+)
+def test_a_statement_is_judged_by_the_whole_interval(values, verdict):
+    assert Statement("", "", values, 0.0).judge() == verdict
+
+
+def test_one_part_of_many_is_refuted_at_a_stricter_level():
+    edge = Statement("", "", [-0.2, -0.21, -0.22], 0.0)
+    assert edge.judge() == "refuted"
+    assert answers.verdict([edge] * 50) == "undecided"
 
 
 def test_eps_crosses_where_it_is_ahead_from_then_on():
     def sure(arm, steps):
         return 0.5 if ("eps" in arm) == (steps > 1000) else 0.2
 
-    assert answers.crossing(record("crossing", sure, at_the_floor)) == 64 * 2000
-    assert (
-        answers.crossing(record("crossing", lambda arm, steps: 0.9 * ("x_0" in arm), lambda n: 0))
-        is None
-    )
+    crossing = record("crossing", sure, (500, 2000, 8000))
+    assert answers.crossing(crossing) == 64 * 2000
+    never = record("crossing", lambda arm, steps: 0.9 * ("x_0" in arm))
+    assert answers.crossing(never) is None
+    assert answers.crossing(never, [0, 0, 1]) is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.1, 0.2, "supported"), (-0.2, -0.1, "refuted"), (-1, 1, "undecided")],
-)
-def test_a_statement_is_judged_by_the_whole_interval(low, high, verdict):
-    assert answers.judge(Interval(0.0, low, high), 0) == verdict
+def test_a_mix_is_nearest_to_the_law_or_to_a_constant():
+    def made(best):
+        rows = [
+            {"d": d, "D": D, "seed": seed, "k": k, "error": abs(k - best(d, D))}
+            for d, D in toy.CELLS
+            for seed in toy.SEEDS
+            for k in toy.MIXES
+        ]
+        return answers.verdicts({"toy": {"measured": rows}})["8 the best mix"]
+
+    assert made(lambda d, D: D / (D + d)) == "supported"
+    assert made(lambda d, D: 0.75) == "refuted"
 
 
-def test_an_interval_is_wider_for_seven_hypotheses():
-    values = [0.1, 0.2, 0.4]
-    own, usual = answers.interval(values), Interval.student_t(values)
-    assert own.value == pytest.approx(usual.value)
-    assert own.high - own.low > 2 * (usual.high - usual.low)
+def narrow_network(kind):
+    """A network of the controls, with random weights in place of zeros, and what it was made of."""
+    torch.manual_seed(0)
+    name = next(name for name in control.arms() if name.startswith(kind))
+    network = control.arms()[name].network.build()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
 
 
 def test_the_connection_adds_the_input_times_a_number_of_the_time():
-    arm = next(iter(control.arms().values()))
-    torch.manual_seed(0)
-    network = arm.network.build()
+    network = narrow_network("MLP 256 + skip")
     x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([0, 10, 900])
-    added = (network(x_t, t) - network.network(x_t, t)) / x_t
-    gain = added.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(added, gain.expand_as(added), atol=1e-3, rtol=1e-3)
-    assert len(gain.unique()) == 3
+    gain = torch.linalg.lstsq(
+        x_t.flatten(1)[:, :, None],
+        (network(x_t, t) - network.network(x_t, t)).flatten(1)[:, :, None],
+    ).solution
+    expected = network.gain(network.network.condition(x_t, t, None))
+    torch.testing.assert_close(gain[:, :, 0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_window_and_its_mirror_image():
+def test_narrow_layers_let_256_numbers_through():
+    x_t, t = torch.randn(900, 1, 28, 28), torch.full((900,), 900)
+    network = narrow_network("MLP 1024, 256 out")
+    out = network(x_t, t).flatten(1)
+    assert torch.linalg.matrix_rank(out - out.mean(0), rtol=1e-4) == control.NARROW
+    network = narrow_network("MLP 1024, 256 in")
+    weight = network.hidden[0][0].weight
+    hidden = torch.linalg.svd(weight).Vh[control.NARROW :].T  # directions that it does not see
+    unseen = (torch.randn(900, hidden.shape[1]) @ hidden.T).view(x_t.shape)
+    torch.testing.assert_close(network(x_t + unseen, t), network(x_t, t), atol=1e-3, rtol=1e-3)
+
+
+def test_no_training_of_a_narrow_last_layer_beats_its_floor():
+    """The best there is: the exact projection of the noise on what the last layer can say."""
+    arm, _ = outputs.arms()["MLP 256"]
+    torch.manual_seed(0)
+    eps = torch.randn(4000, 784)
+    weight = torch.linalg.qr(arm.build().network.out.weight.detach()).Q  # [784, 256]
+    error = (eps - eps @ weight @ weight.T).square().mean()
+    assert float(error) == pytest.approx(answers.FLOOR, abs=answers.ROUNDING)
+
+
+def test_the_windows_are_min_snr_in_one_place_each():
     snr = torch.tensor([2.0**-6, 2.0**-3, 1.0, 100.0])
-    assert window.window(snr).tolist() == pytest.approx([0.1, 1, 0.1, 0.1])
-    assert window.mirror(snr).tolist() == pytest.approx([1, 0.1, 1, 1])
+    base = losses.min_snr(snr)
+    for weight, chosen in ((window.noisier, [0]), (window.inside, [1]), (window.cleaner, [2, 3])):
+        expected = [1.0 if k in chosen else window.ELSEWHERE for k in range(4)]
+        assert (weight(snr) / base).tolist() == pytest.approx(expected)
 
 
 def test_no_denoiser_of_the_toy_beats_the_best_one():
     """The error of a mean given x_t is uncorrelated with everything that x_t says."""
     generator = torch.Generator().manual_seed(0)
-    plane = torch.linalg.qr(torch.randn(8, 2, generator=generator)).Q
-    schedule, x_0 = schedules.cosine(), toy.draw(plane, 50_000, generator)
+    points = toy.mixture(3, 8, generator)
+    schedule, x_0 = schedules.cosine(), toy.draw(points, 50_000, generator)
     t = torch.full((len(x_0),), 500)
     x_t = schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=generator))
-    best = toy.best_denoiser(x_t, t, schedule, plane)
+    best = toy.best_denoiser(x_t, t, schedule, points)
     error = x_0 - best
     for said in (best, x_t, x_t**3):
         assert abs(float((error * said).mean())) < 3e-3
     assert float(error.square().mean()) < 0.9 * float((x_0 - x_t).square().mean())
 
 
-@pytest.mark.parametrize("network", ["MLP 256", "U-Net 14/64", "transformer 14/64"])
-def test_the_last_layer_is_written_as_a_product_of_matrices(network):
-    experiment, _ = ranks.arms()[network]
+@pytest.mark.parametrize("k", [0.0, 0.5, 1.0])
+def test_the_toy_learns(k, monkeypatch):
+    monkeypatch.setattr(toy, "NUM_TEST", 256)
+    errors = []
+    for steps in (1, 60):
+        monkeypatch.setattr(toy, "STEPS", steps)
+        errors.append(toy.measure(2, 8, 10, k))
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("network", ["MLP 1024", "U-Net 14/256"])
+def test_the_exact_last_layer_undoes_a_bad_one(network, monkeypatch):
+    monkeypatch.setattr(outputs, "NUM_TRAIN", 1500)
+    monkeypatch.setattr(outputs, "NUM_TEST", 200)
+    experiment, _ = outputs.arms()[network]
+    small = {"width": 32} if network.startswith("MLP") else {"width": 16}
     torch.manual_seed(0)
-    denoiser = experiment.build()
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
-    (batch,) = ranks.batches(denoiser, images, 0)
-    layer = ranks.last_layer(denoiser.network)
-    weights = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], 1).double()
-    error = (batch.rows.features @ weights.detach().mT - batch.rows.target).square().mean()
-    assert float(error) == pytest.approx(
-        float((batch.output - batch.eps).square().mean()), rel=1e-4
-    )
+    denoiser = replace(experiment, network=replace(experiment.network, **small)).build()
+    layer = outputs.last_layer(denoiser.network)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    nn.init.normal_(layer.weight, std=0.3)
+    images = torch.randint(0, 256, (1500, 1, 28, 28), dtype=torch.uint8)
+    own = outputs.measure(denoiser, images)
+    exact = outputs.error_with_exact_last_layer(denoiser, images, images)
+    assert exact < 1.02 < own["error at 900"]
+    assert own["effective rank"] < 784
 
 
 def test_the_effective_rank_counts_directions():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(2000, 5, generator=generator, dtype=torch.float64)
-    assert ranks.effective_rank(rows) == pytest.approx(5, abs=0.05)
-    assert ranks.effective_rank(rows @ torch.randn(5, 40, dtype=torch.float64)) < 5
+    assert outputs.effective_rank(rows) == pytest.approx(5, abs=0.05)
+    assert outputs.effective_rank(rows @ torch.randn(5, 40, dtype=torch.float64)) < 5

@@ -1,69 +1,77 @@
-"""The verdicts on the seven hypotheses of REGISTRATION.md, from the committed records.
+"""The verdicts on the eight hypotheses of REGISTRATION.md, from the committed records.
 
-An interval is Student's over seeds, at 1 - 0.05 / 7, because seven hypotheses are asked.
+A statement is judged by Student's interval over seeds, at 1 - 0.05 / 8, because eight hypotheses
+are asked.  A hypothesis of several statements is supported if all of them are, and refuted if one
+of them is at a level that is divided by their number besides.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-import torch
-from scipy import special
+import numpy as np
+from scipy import special, stats
 
-from diffusion_lib import compare, schedules
+from diffusion_lib import compare
 from diffusion_lib.metrics import Interval
+from other_tests.mnist.bottleneck.outputs import WIDE_ENOUGH
 
 FOLDER = Path(__file__).parent
-HYPOTHESES = 7
+HYPOTHESES = 8
 SURE = "confidence > 0.9"
-LITTLE_SIGNAL = 0.01  # SNR below which there is only noise to see
-MARGIN = 0.02  # of the floor
 BATCH = 64  # images in a step
+PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
 NARROW, WIDE = ("MLP 256", "U-Net 14/64"), ("MLP 1024", "U-Net 14/256")
-PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform")
-WIDE_ENOUGH = ("MLP 1024", "MLP 1568", "U-Net 14/196", "U-Net 14/256", "U-Net 14/392")
+FLOOR = 1 - 256 / 784  # of the narrow networks, of those of `control` and, nearly, of U-Net 14/64
+ROUNDING = 0.01  # ten times the standard error of an error on 2,000 images
+MARGIN, GAIN = 0.02, 0.1  # of the floor; of a share of sure samples that matters
+# By the numbers that are let through, of 784.
+WIDTHS = {"MLP 128": 128, "MLP 256": 256, "MLP 512": 512, "MLP 1024": 784, "MLP 1568": 784}
+STUDIES = (
+    *("cells", "cells_ddim", "floor", "control", "rates", "window", "crossing", "crossing_ddim"),
+)
 Record = Mapping[str, Any]
 
 
-class Verdict(NamedTuple):
-    """What became of one statement."""
+class Statement(NamedTuple):
+    """A part of a hypothesis: a range, and one value for each seed whose mean should lie in it."""
 
     hypothesis: str
-    statement: str
-    verdict: str  # "supported", "refuted" or "undecided"
-    effect: Interval
+    text: str
+    values: Sequence[float]
+    low: float = -math.inf
+    high: float = math.inf
+
+    def judge(self, parts: int = 1) -> str:
+        """Say whether the interval lies in the range, out of it, or neither."""
+        effect = interval(self.values, 0.05 / HYPOTHESES / parts)
+        if self.low <= effect.low and effect.high <= self.high:
+            return "supported"
+        is_out = effect.high < self.low or effect.low > self.high
+        return "refuted" if is_out else "undecided"
+
+
+def interval(values: Sequence[float], alpha: float = 0.05 / HYPOTHESES) -> Interval:
+    """Estimate the mean of independent values at the level 1 - alpha."""
+    n, mean = len(values), fmean(values)
+    margin = float(special.stdtrit(n - 1, 1 - alpha / 2)) * stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - margin, mean + margin)
 
 
 def records() -> dict[str, Record]:
     """Read the records that there are, by the names of their studies."""
-    studies = ("cells", "floor", "control", "window", "crossing", "crossing_ddim")
-    paths = {name: FOLDER / f"{name}.record.json" for name in studies}
+    paths = {name: FOLDER / f"{name}.record.json" for name in STUDIES}
     by_study: dict[str, Record] = {
         name: compare.load(path) for name, path in paths.items() if path.exists()
     }
-    for name in ("ranks", "toy"):
+    for name in ("outputs", "toy"):
         if (path := FOLDER / f"{name}.json").exists():
             by_study[name] = json.loads(path.read_text())
     return by_study
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Estimate the mean of independent values, at the level of this study."""
-    n, mean = len(values), fmean(values)
-    quantile = float(special.stdtrit(n - 1, 1 - 0.05 / HYPOTHESES / 2))
-    margin = quantile * stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - margin, mean + margin)
-
-
-def judge(effect: Interval, low: float, high: float = math.inf) -> str:
-    """Say whether an interval lies in a range, out of it, or neither."""
-    if low <= effect.low and effect.high <= high:
-        return "supported"
-    return "refuted" if effect.high < low or effect.low > high else "undecided"
 
 
 def sure(record: Record, arm: str, steps: int | None = None) -> list[float]:
@@ -71,21 +79,21 @@ def sure(record: Record, arm: str, steps: int | None = None) -> list[float]:
     return compare.values(record, SURE, arm, steps or record["steps"][-1])
 
 
-def lead(record: Record, arm: str, other: str, steps: int | None = None) -> Interval:
-    """Return the share of sure samples of one arm less that of another, paired by seed."""
-    pairs = zip(sure(record, arm, steps), sure(record, other, steps), strict=True)
-    return interval([a - b for a, b in pairs])
+def minus(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Return the differences of values that share a seed."""
+    return [a - b for a, b in zip(one, other, strict=True)]
 
 
-def error_at_little_signal(record: Record, arm: str) -> list[float]:
-    """Return the mean error of eps_hat where there is only noise to see, for each seed."""
-    snr = schedules.linear().snr(torch.arange(1001)).tolist()
-    means = []
-    last = record["steps"][-1]
-    for row in [r for r in record["measured"] if (r["arm"], r["steps"]) == (arm, last)]:
-        errors = zip(row["errors"]["t"], row["errors"]["eps"], strict=True)
-        means.append(fmean(e for t, e in errors if snr[int(t)] < LITTLE_SIGNAL))
-    return means
+def best(record: Record, network: str, prediction: str) -> list[float]:
+    """Return the share of sure samples of the weight that has most of them in the mean."""
+    arms = [f"{network}: {prediction}, {weight}" for weight in WEIGHTS]
+    return max((sure(record, arm) for arm in arms if arm in record["arms"]), key=fmean)
+
+
+def measured(by_study: Mapping[str, Record], network: str, name: str) -> list[float]:
+    """Return a measure of the outputs of a network, for each seed."""
+    rows = by_study["outputs"]["measured"]
+    return [row[name] for row in rows if row["network"] == network]
 
 
 def last_layer(network: Mapping[str, Any]) -> tuple[int, int]:
@@ -95,159 +103,238 @@ def last_layer(network: Mapping[str, Any]) -> tuple[int, int]:
         network: record of the network of an arm.
     """
     channels, height, width = network["image_shape"]
-    if network.get("kind", "").lower().startswith(("mlp", "skipmlp")):
+    if network.get("kind", "unet") == "mlp":
         return network["width"], channels * height * width
     return network["width"], channels * network.get("patch", 1) ** 2
 
 
-def backbone(arm: str) -> str:
-    """Return the name of the network of an arm."""
-    return arm.split(":")[0]
-
-
-def floors(by_study: Mapping[str, Record]) -> dict[str, tuple[float, Interval]]:
-    """Return 1 - H / D, or 0, and the measured error of eps_hat, for each network."""
+def floors(by_study: Mapping[str, Record]) -> dict[str, float]:
+    """Return 1 - H / D, or 0, of each network of `cells` and `floor` with a linear last layer."""
     result = {}
-    for name in ("cells", "floor"):
-        record = by_study[name]
-        for arm, fields in record["arms"].items():
-            if arm.endswith(": eps, snr"):
-                numbers, pixels = last_layer(fields["network"])
-                measured = interval(error_at_little_signal(record, arm))
-                result[backbone(arm)] = max(0.0, 1 - numbers / pixels), measured
+    for study in ("cells", "floor"):
+        for arm, fields in by_study[study]["arms"].items():
+            numbers, pixels = last_layer(fields["network"])
+            result[arm.split(":")[0]] = max(0.0, 1 - numbers / pixels)
     return result
 
 
-def floor_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 1 for each network with a floor."""
-    return [
-        Verdict(
-            "1 the floor",
-            f"{name}: error of eps_hat less 1 - H/D = {floor:.3f}, within {MARGIN}",
-            judge(gap := Interval(*(value - floor for value in error)), -MARGIN, MARGIN),
-            gap,
+def floor_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 1: no error below the floor, and none far above it."""
+    statements = []
+    for network, floor in floors(by_study).items():
+        above = [error - floor for error in measured(by_study, network, "error at 900")]
+        if floor > MARGIN + ROUNDING:
+            text = f"{network}: error of the output minus {floor:.3f}"
+            statements.append(Statement("1a the floor is a bound", text, above, -ROUNDING))
+            statements.append(Statement("1b and is reached", text, above, -ROUNDING, MARGIN))
+    return statements
+
+
+def place_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 2: it does not matter where the network is narrow, and a way around it helps."""
+    statements = []
+    for network in ("MLP 1024, 256 in", "MLP 1024, 256 out"):
+        above = [error - FLOOR for error in measured(by_study, network, "error at 900")]
+        text = f"{network}: error of the output minus {FLOOR:.3f}"
+        statements.append(Statement("2a narrow in one place", text, above, -ROUNDING, 0.1))
+    above = [error - 0.5 for error in measured(by_study, "encoder-decoder", "error at 900")]
+    text = "encoder-decoder, 392 of 784 in its middle: error of the output minus 0.5"
+    statements.append(Statement("2a narrow in one place", text, above, -ROUNDING))
+    for network in ("MLP 256 + skip", "U-Net 14/64 + skip"):
+        error = measured(by_study, network, "error at 900")
+        text = f"{network}: error of the output"
+        statements.append(Statement("2b a way around it", text, error, -math.inf, FLOOR / 5))
+        gain = minus(
+            best(by_study["control"], network, "eps"),
+            best(by_study["cells"], network.removesuffix(" + skip"), "eps"),
         )
-        for name, (floor, error) in floors(by_study).items()
-        if floor
+        text = f"{network}: sure samples of eps, minus those without it"
+        statements.append(Statement("2b a way around it", text, gain, GAIN))
+    return statements
+
+
+def cell_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 3: with H < D prediction and weight decide, with H > D no prediction is out."""
+    record, statements = by_study["cells"], []
+    for network in NARROW:
+        naive = sure(record, f"{network}: x_0, uniform")
+        text = f"{network}: x_0 with uniform minus the best cell of eps"
+        effect = minus(naive, best(record, network, "eps"))
+        statements.append(Statement("3a the prediction, H < D", text, effect, GAIN))
+        text = f"{network}: x_0, uniform minus snr"
+        effect = minus(naive, sure(record, f"{network}: x_0, snr"))
+        statements.append(Statement("3b the weight, H < D", text, effect, GAIN))
+    for network in WIDE:
+        text = f"{network}: best cell of x_0 minus best of eps"
+        effect = minus(best(record, network, "x_0"), best(record, network, "eps"))
+        statements.append(Statement("3c neither, H > D", text, effect, -math.inf, GAIN))
+    return statements
+
+
+def exact_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 4: what is left above the floor is not for want of a better last layer."""
+    statements = []
+    for network in WIDE_ENOUGH:
+        exact = measured(by_study, network, "error with the exact last layer")
+        own = measured(by_study, network, "error at 900")
+        share = [1 - a / b for a, b in zip(exact, own, strict=True)]
+        if fmean(own) > ROUNDING:
+            text = f"{network}: share of the error that the exact last layer removes"
+            statements.append(Statement("4 above the floor", text, share, -math.inf, 0.5))
+    return statements
+
+
+def dose_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 5: the wider an MLP, the more samples of eps are sure."""
+    cells, floor = by_study["cells"], by_study["floor"]
+    seeds = min(len(cells["seeds"]), len(floor["seeds"]))
+    of_width = [
+        sure(cells if f"{network}: eps, snr" in cells["arms"] else floor, f"{network}: eps, snr")
+        for network in WIDTHS
+    ]
+    ranks = [
+        correlation([*WIDTHS.values()], [values[seed] for values in of_width])
+        for seed in range(seeds)
+    ]
+    return [Statement("5 dose and response", "rank correlation with the width", ranks, 0.0)]
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return Spearman's rank correlation."""
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+
+
+def window_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 6: what is learned where labels are decided matters most."""
+    record, statements = by_study["window"], []
+    for prediction, other in product(PREDICTIONS, ("noisier", "cleaner")):
+        text = f"{prediction}: weight inside minus {other}"
+        arms = (f"{prediction}, inside", f"{prediction}, {other}")
+        effect = minus(*(sure(record, arm) for arm in arms))
+        statements.append(Statement("6 the window", text, effect, 0.0))
+    return statements
+
+
+def crossing_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 7: with skips x_0 is ahead early and not late."""
+    record = by_study["crossing"]
+    effects = {steps: crossing_gaps(record, steps) for steps in record["steps"]}
+    (first, early), *_, (last, late) = effects.items()
+    text = "after {:,} images: x_0 with uniform minus eps with snr"
+    return [
+        Statement("7a ahead early", text.format(BATCH * first), early, 0.0),
+        Statement("7b not late", text.format(BATCH * last), late, -math.inf, 0.0),
     ]
 
 
-def best_cell(record: Record, network: str, prediction: str) -> str:
-    """Return the arm of a network and a prediction with most sure samples."""
-    arms = [f"{network}: {prediction}, {weight}" for weight in WEIGHTS]
-    return max(arms, key=lambda arm: fmean(sure(record, arm)))
+def crossing_gaps(record: Record, steps: int) -> list[float]:
+    """Return the lead of x_0 with uniform over eps with snr, for each seed."""
+    return minus(*(sure(record, arm, steps) for arm in ("x_0, uniform", "eps, snr")))
 
 
-def cell_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 2."""
-    record = by_study["cells"]
-    verdicts = []
-    for name, weight in product(NARROW, WEIGHTS):
-        effect = lead(record, f"{name}: x_0, {weight}", f"{name}: eps, {weight}")
-        statement = f"{name}, weight {weight}: x_0 less eps, above 0"
-        verdicts.append(Verdict("2a nine cells, H < D", statement, judge(effect, 0), effect))
-    for name in WIDE:
-        effect = lead(record, best_cell(record, name, "x_0"), best_cell(record, name, "eps"))
-        statement = f"{name}: best cell of x_0 less best of eps, below 0.1"
-        verdict = judge(effect, -math.inf, 0.1)
-        verdicts.append(Verdict("2b nine cells, H > D", statement, verdict, effect))
-    return verdicts
+def crossing(record: Record, seeds: Sequence[int] | None = None) -> int | None:
+    """Return the number of images from which on eps is ahead in the mean, None if it never is.
 
-
-def control_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 3."""
-    record, without = by_study["control"], by_study["cells"]
-    verdicts = []
-    for name in NARROW:
-        arms = [f"{name}: eps, {weight}" for weight in ("snr", "min_snr")]
-        numbers, pixels = last_layer(without["arms"][arms[0]]["network"])
-        floor = 1 - numbers / pixels
-        error = interval(error_at_little_signal(record, arms[0]))
-        statement = f"{name}: error of eps_hat with the connection, below {floor / 5:.3f}"
-        verdict = judge(error, -math.inf, floor / 5)
-        verdicts.append(Verdict("3 the control", statement, verdict, error))
-        best, before = (
-            max((sure(study, arm) for arm in arms), key=fmean) for study in (record, without)
-        )
-        gain = interval([a - b for a, b in zip(best, before, strict=True)])
-        statement = f"{name}: sure samples of eps, with less without it, at least 0.2"
-        verdicts.append(Verdict("3 the control", statement, judge(gain, 0.2), gain))
-    return verdicts
-
-
-def rank_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 4."""
-    verdicts = []
-    for name in WIDE_ENOUGH:
-        rows = [row for row in by_study["ranks"]["measured"] if row["network"] == name]
-        exact = "eps error with the exact last layer"
-        share = interval([1 - row[exact] / row["eps error"] for row in rows])
-        statement = f"{name}: share of the error that the exact last layer removes, below 0.5"
-        verdict = judge(share, -math.inf, 0.5)
-        verdicts.append(Verdict("4 above the floor", statement, verdict, share))
-    return verdicts
-
-
-def window_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 5."""
-    verdicts = []
-    for prediction in PREDICTIONS:
-        effect = lead(by_study["window"], f"{prediction}, window", f"{prediction}, mirror")
-        statement = f"{prediction}: weight in the window less its mirror image, above 0"
-        verdicts.append(Verdict("5 the window", statement, judge(effect, 0), effect))
-    return verdicts
-
-
-def crossing_verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge hypothesis 6."""
-    record = by_study["crossing"]
-    first, last = record["steps"][0], record["steps"][-1]
-    verdicts = []
-    for steps, sign, where in ((first, 1, "ahead"), (last, -1, "behind")):
-        effect = lead(record, "x_0, uniform", "eps, snr", steps)
-        low, high = (0.0, math.inf) if sign > 0 else (-math.inf, 0.0)
-        statement = f"after {BATCH * steps:,} images: x_0 less eps, {where}"
-        verdicts.append(Verdict("6 the crossing", statement, judge(effect, low, high), effect))
-    return verdicts
-
-
-def crossing(record: Record) -> int | None:
-    """Return the number of images from which on eps is ahead in the mean, None if it never is."""
+    Args:
+        record: record of one of the crossings.
+        seeds: indices of the seeds to average over, which a bootstrap repeats.
+    """
     since = None
     for steps in record["steps"]:
-        eps, x_0 = (fmean(sure(record, arm, steps)) for arm in ("eps, snr", "x_0, uniform"))
-        since = (since or BATCH * steps) if eps > x_0 else None
+        gaps = crossing_gaps(record, steps)
+        gap = fmean([gaps[k] for k in seeds] if seeds else gaps)
+        since = (since or BATCH * steps) if gap < 0 else None
     return since
 
 
-JUDGES = {
-    ("cells", "floor"): floor_verdicts,
-    ("cells",): cell_verdicts,
-    ("control", "cells"): control_verdicts,
-    ("ranks",): rank_verdicts,
-    ("window",): window_verdicts,
-    ("crossing",): crossing_verdicts,
+def best_mixes(toy: Record) -> dict[tuple[int, int], list[float]]:
+    """Return the best k of the toy for each seed, by (d, D)."""
+    of_seed: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
+    for row in toy["measured"]:
+        job = row["d"], row["D"], row["seed"]
+        of_seed.setdefault(job, []).append((row["error"], row["k"]))
+    result: dict[tuple[int, int], list[float]] = {}
+    for (d, D, _), errors in of_seed.items():
+        result.setdefault((d, D), []).append(min(errors)[1])
+    return result
+
+
+def mix_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Hypothesis 8: D / (D + d) says better than a constant which k is best."""
+    by_cell = best_mixes(by_study["toy"])
+    seeds = range(min(map(len, by_cell.values())))
+
+    def misses(rule: Callable[[int, int], float]) -> list[float]:
+        return [fmean(abs(by_cell[d, D][seed] - rule(d, D)) for d, D in by_cell) for seed in seeds]
+
+    law = misses(lambda d, D: D / (D + d))
+    return [
+        Statement(
+            "8 the best mix",
+            f"distance of the best k from D / (D + d) minus that from {constant}",
+            minus(law, misses(lambda d, D, constant=constant: constant)),
+            -math.inf,
+            0.0,
+        )
+        for constant in (0.75, 1.0)
+    ]
+
+
+# What is stated -> the records that it needs.
+MAKERS = {
+    floor_statements: ("cells", "floor", "outputs"),
+    place_statements: ("cells", "control", "outputs"),
+    cell_statements: ("cells",),
+    exact_statements: ("outputs",),
+    dose_statements: ("cells", "floor"),
+    window_statements: ("window",),
+    crossing_statements: ("crossing",),
+    mix_statements: ("toy",),
 }
 
 
-def verdicts(by_study: Mapping[str, Record]) -> list[Verdict]:
-    """Judge all hypotheses whose records are there."""
+def statements(by_study: Mapping[str, Record]) -> list[Statement]:
+    """Make the statements of all hypotheses whose records are there."""
     return [
-        verdict
-        for needed, judge_all in JUDGES.items()
+        statement
+        for make, needed in MAKERS.items()
         if all(name in by_study for name in needed)
-        for verdict in judge_all(by_study)
+        for statement in make(by_study)
     ]
+
+
+def verdict(parts: Sequence[Statement]) -> str:
+    """Judge a hypothesis by its statements."""
+    if any(part.judge(len(parts)) == "refuted" for part in parts):
+        return "refuted"
+    return "supported" if all(part.judge() == "supported" for part in parts) else "undecided"
+
+
+def verdicts(by_study: Mapping[str, Record]) -> dict[str, str]:
+    """Judge the parts of all hypotheses whose records are there, by their names."""
+    parts: dict[str, list[Statement]] = {}
+    for statement in statements(by_study):
+        parts.setdefault(statement.hypothesis, []).append(statement)
+    return {name: verdict(of_name) for name, of_name in parts.items()}
 
 
 def rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Make the table of verdicts."""
+    """Make the table of statements."""
     return [
         {
-            "hypothesis": verdict.hypothesis,
-            "statement": verdict.statement,
-            "effect": f"{verdict.effect}",
-            "verdict": verdict.verdict,
+            "hypothesis": s.hypothesis,
+            "statement": s.text,
+            "expected": expected(s),
+            "measured": f"{interval(s.values)}",
+            "verdict": s.judge(),
         }
-        for verdict in verdicts(by_study)
+        for s in statements(by_study)
     ]
+
+
+def expected(statement: Statement) -> str:
+    """Describe the range of a statement in words."""
+    low, high = f"{statement.low:.3g}", f"{statement.high:.3g}"
+    if math.isinf(statement.high):
+        return f"above {low}"
+    return f"below {high}" if math.isinf(statement.low) else f"{low} to {high}"

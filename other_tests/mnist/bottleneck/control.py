@@ -1,9 +1,9 @@
-"""Does one connection from the input to the output remove the floor?
+"""Where must a network be wide?  Networks that are narrow in one place, or have a way around it.
 
     python -m other_tests.mnist.bottleneck.control
 
-Trains the two narrow networks of `cells.json` with such a connection, on the seeds of that study,
-goes on where it was stopped, and writes control.record.json.
+Trains them on the seeds of `cells.json`, goes on where it was stopped, and writes
+control.record.json.
 """
 
 from dataclasses import dataclass, replace
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from diffusion_lib import compare, config
 from diffusion_lib.networks import MLPConfig, UNetConfig
 from diffusion_lib.networks.base import Network
+from diffusion_lib.networks.mlp import MLP
 from other_tests import common
 
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "control.record.json"
-BACKBONES = ("MLP 256", "U-Net 14/64")
 CELLS = ("eps, snr", "eps, min_snr", "v, snr_plus_1", "x_0, uniform")
+NARROW = 256  # numbers that are let through
 
 
 class WithSkip(nn.Module):
@@ -41,6 +42,23 @@ class WithSkip(nn.Module):
         return self.network(x_t, t, label) + gain[:, :, None, None] * x_t
 
 
+class Narrow(nn.Sequential):
+    """A linear layer that lets `NARROW` numbers through.
+
+    Args:
+        layer: layer of the same sizes.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        sizes = layer.in_features, NARROW, layer.out_features
+        super().__init__(nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:]))
+
+    @property
+    def weight(self) -> Tensor:
+        """Whose precision networks look at."""
+        return self[0].weight  # pyright: ignore[reportReturnType]
+
+
 @dataclass(frozen=True)
 class SkipMLPConfig(MLPConfig):
     """An `MLP` in a `WithSkip`."""
@@ -57,18 +75,44 @@ class SkipUNetConfig(UNetConfig):
         return WithSkip(super().build(), 4 * self.width)
 
 
-WITH_SKIP = {MLPConfig: SkipMLPConfig, UNetConfig: SkipUNetConfig}
+@dataclass(frozen=True)
+class NarrowInputConfig(MLPConfig):
+    """An `MLP` whose first layer lets `NARROW` numbers of the picture through."""
+
+    def build(self) -> MLP:
+        network = super().build()
+        network.hidden[0] = Narrow(network.hidden[0])  # pyright: ignore[reportArgumentType]
+        return network
+
+
+@dataclass(frozen=True)
+class NarrowOutputConfig(MLPConfig):
+    """An `MLP` whose last layer lets `NARROW` numbers through."""
+
+    def build(self) -> MLP:
+        network = super().build()
+        network.out = Narrow(network.out)  # pyright: ignore[reportAttributeAccessIssue]
+        return network
+
+
+# Name of a network -> (network of `cells.json` that it changes, class of its config).
+NETWORKS = {
+    "MLP 256 + skip": ("MLP 256", SkipMLPConfig),
+    "U-Net 14/64 + skip": ("U-Net 14/64", SkipUNetConfig),
+    "MLP 1024, 256 in": ("MLP 1024", NarrowInputConfig),
+    "MLP 1024, 256 out": ("MLP 1024", NarrowOutputConfig),
+}
 
 
 def arms() -> dict[str, config.Experiment]:
-    """Return the narrow arms of `cells.json`, each with the connection."""
-    narrow = compare.read_study(FOLDER / "cells.json").arms
-    chosen = {f"{backbone}: {cell}" for backbone in BACKBONES for cell in CELLS}
-    return {
-        name: replace(arm, network=WITH_SKIP[type(arm.network)](**vars(arm.network)))
-        for name, arm in narrow.items()
-        if name in chosen
-    }
+    """Return the arms: each of the networks with each of `CELLS`."""
+    plain = compare.read_study(FOLDER / "cells.json").arms
+    made = {}
+    for name, (changed, kind) in NETWORKS.items():
+        for cell in CELLS:
+            arm = plain[f"{changed}: {cell}"]
+            made[f"{name}: {cell}"] = replace(arm, network=kind(**vars(arm.network)))
+    return made
 
 
 def main() -> None:

@@ -1,22 +1,21 @@
-"""Which mix of image and noise should a network predict?  Data of 2 dimensions in D.
+"""Which mix of image and noise should a network predict?  Data of d dimensions in D.
 
-    python -m other_tests.mnist.bottleneck.toy                                        half an hour
-    python -m other_tests.mnist.bottleneck.toy --dimensions 16 --widths 64 --seeds 0  a minute
+    python -m other_tests.mnist.bottleneck.toy                                   an hour
+    python -m other_tests.mnist.bottleneck.toy --cells 2,32 2,512 --seeds 10     a minute or two
 
-Eight normal distributions on a circle, in a random plane of D dimensions.  A perceptron with hidden
-layers of H numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss weighs errors of x_0_hat in
-the same way for every k, so only what the network has to output differs.  The best denoiser is
-known, and the error above its own is measured.  Jin & Wang 2026 (arXiv 2601.21419) expect the best
-k at D / (D + 2).  Writes toy.json, and goes on from there.
+Sixteen normal distributions around points of a sphere, in a random subspace of d of D dimensions.
+A perceptron with hidden layers of 256 numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
+weighs errors of x_0_hat in the same way for every k, so only what the network has to output
+differs.  The best denoiser is known, and the error above its own is measured.  Jin & Wang 2026
+(arXiv 2601.21419) expect the best k at D / (D + d).  Writes toy.json, and goes on from there.
 """
 
 import argparse
 import json
 import math
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +29,13 @@ from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
 
 RECORD = Path(__file__).parent / "toy.json"
-INTRINSIC = 2
-DIMENSIONS, WIDTHS, SEEDS = (2, 8, 16, 64, 512), (64, 256, 1024), (10, 11, 12)
-MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CELLS = ((2, 8), (2, 32), (2, 128), (2, 512), (8, 32), (8, 128), (8, 512), (32, 128), (32, 512))
+SEEDS = (10, 11, 12)
+MIXES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WIDTH = 256
 STEPS, BATCH, LEARNING_RATE, NUM_TEST = 2000, 256, 1e-3, 4096
 MOST_SNR = 361  # and least 1 / 361, as Li & He 2025 divide by at least 0.05
-NUM_MODES, STD = 8, 0.1
-RADIUS = math.sqrt(2 * (1 - STD**2))  # so that each of the 2 dimensions has a variance of 1
+NUM_MODES, STD = 16, 0.1
 
 
 def mix(signal: Tensor, noise: Tensor, k: float) -> tuple[Tensor, Tensor]:
@@ -44,50 +43,61 @@ def mix(signal: Tensor, noise: Tensor, k: float) -> tuple[Tensor, Tensor]:
     return k * torch.ones_like(signal), (k - 1) * torch.ones_like(noise)
 
 
-def centers() -> Tensor:
-    """Return the means of the normal distributions in their plane, [NUM_MODES, 2]."""
-    angles = 2 * math.pi * torch.arange(NUM_MODES) / NUM_MODES
-    return RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)
+class Mixture(NamedTuple):
+    """Normal distributions in a subspace: their means in it, [NUM_MODES, d], and the subspace."""
+
+    means: Tensor
+    subspace: Tensor  # orthonormal, [D, d]
 
 
-def draw(plane: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Draw n points, [n, D, 1, 1], from the mixture in a plane [D, 2]."""
+def mixture(intrinsic: int, dimension: int, generator: torch.Generator) -> Mixture:
+    """Draw a mixture whose d dimensions have a variance of about 1 each."""
+    means = torch.randn(NUM_MODES, intrinsic, generator=generator)
+    radius = math.sqrt(intrinsic * (1 - STD**2))
+    means *= radius / means.norm(dim=1, keepdim=True)
+    subspace = torch.linalg.qr(torch.randn(dimension, intrinsic, generator=generator)).Q
+    return Mixture(means, subspace)
+
+
+def draw(mixture: Mixture, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n points, [n, D, 1, 1]."""
     mode = torch.randint(NUM_MODES, (n,), generator=generator)
-    z = centers()[mode] + STD * torch.randn(n, INTRINSIC, generator=generator)
-    return (z @ plane.T)[:, :, None, None]
+    z = mixture.means[mode]
+    z = z + STD * torch.randn(z.shape, generator=generator)
+    return (z @ mixture.subspace.T)[:, :, None, None]
 
 
-def best_denoiser(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, plane: Tensor) -> Tensor:
-    """Compute E[x_0 | x_t], [n, D, 1, 1]: what lies outside of the plane is noise."""
+def best_denoiser(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, mixture: Mixture) -> Tensor:
+    """Compute E[x_0 | x_t], [n, D, 1, 1]: what lies outside of the subspace is noise."""
     signal, noise = (scale[t][:, None, None] for scale in (schedule.signal, schedule.noise))
-    z = (x_t.flatten(1) @ plane)[:, None]  # [n, 1, 2] against the modes
+    z = (x_t.flatten(1) @ mixture.subspace)[:, None]  # [n, 1, d] against the modes
     variance = (signal * STD) ** 2 + noise**2
-    log_p = -(z - signal * centers()).square().sum(-1, keepdim=True) / (2 * variance)
-    gain = signal * STD**2 / variance
-    z_0 = (log_p.softmax(1) * (centers() + gain * (z - signal * centers()))).sum(1)
-    return (z_0 @ plane.T)[:, :, None, None]
+    away = z - signal * mixture.means
+    share = (-away.square().sum(-1, keepdim=True) / (2 * variance)).softmax(1)
+    z_0 = (share * (mixture.means + signal * STD**2 / variance * away)).sum(1)
+    return (z_0 @ mixture.subspace.T)[:, :, None, None]
 
 
-def measure(dimension: int, width: int, seed: int, k: float) -> float:
+def measure(intrinsic: int, dimension: int, seed: int, k: float) -> float:
     """Train a perceptron; return its weighted error of x_0_hat above the best, per dimension.
 
     Args:
-        dimension: D, of the space that the plane lies in.
-        width: H, of the hidden layers.
-        seed: random seed of the plane, of the weights, and of all draws but those of the test.
+        intrinsic: d, dimensions of the data.
+        dimension: D, of the space that they lie in.
+        seed: random seed of the data, of the weights and of all draws.
         k: share of x_0 in what is predicted.
     """
-    generator = rng.generator(seed, dimension)
-    plane = torch.linalg.qr(torch.randn(dimension, INTRINSIC, generator=generator)).Q
+    generator = rng.generator(seed, intrinsic, dimension)
+    points = mixture(intrinsic, dimension, generator)
     torch.manual_seed(rng.seed(seed))
-    network = MLPConfig((dimension, 1, 1), width=width).build()
+    network = MLPConfig((dimension, 1, 1), width=WIDTH).build()
     denoiser = Denoiser(network, schedules.cosine(), partial(mix, k=k), clip=None)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.0)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     snr = denoiser.schedule.snr(torch.arange(denoiser.schedule.num_timesteps + 1))
     (times,) = ((snr >= 1 / MOST_SNR) & (snr <= MOST_SNR)).nonzero(as_tuple=True)
     for _ in range(STEPS):
-        x_0 = draw(plane, BATCH, generator)
+        x_0 = draw(points, BATCH, generator)
         t = times[torch.randint(len(times), (BATCH,), generator=generator)]
         eps = torch.randn(x_0.shape, generator=generator)
         loss = losses.loss_at(denoiser, x_0, t, eps, losses.snr_plus_1).mean()
@@ -96,34 +106,33 @@ def measure(dimension: int, width: int, seed: int, k: float) -> float:
         optimizer.step()
         decay.step()
 
-    generator = rng.generator(seed, dimension, 1)
-    x_0 = draw(plane, NUM_TEST, generator)
+    generator = rng.generator(seed, intrinsic, dimension, 1)
+    x_0 = draw(points, NUM_TEST, generator)
     t = times[torch.randint(len(times), (NUM_TEST,), generator=generator)]
     eps = torch.randn(x_0.shape, generator=generator)
     x_t = denoiser.schedule.add_noise(x_0, t, eps)
     with torch.no_grad():
-        error = denoiser(x_t, t).x_0 - best_denoiser(x_t, t, denoiser.schedule, plane)
+        error = denoiser(x_t, t).x_0 - best_denoiser(x_t, t, denoiser.schedule, points)
     weight = losses.snr_plus_1(denoiser.schedule.snr(t))
     return float((weight * error.square().mean((1, 2, 3))).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for name, values in (("dimensions", DIMENSIONS), ("widths", WIDTHS), ("seeds", SEEDS)):
-        parser.add_argument(f"--{name}", type=int, nargs="+", default=values)
+    parser.add_argument("--cells", nargs="+", default=[f"{d},{D}" for d, D in CELLS], metavar="d,D")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    jobs: list[tuple[int, int, int, float]] = [
-        *product(options.dimensions, options.widths, options.seeds, MIXES)
-    ]
+    cells: list[list[int]] = [[int(n) for n in cell.split(",")] for cell in options.cells]
     rows: list[dict[str, Any]] = []
     if RECORD.exists():
         rows = json.loads(RECORD.read_text())["measured"]
-    done = {(row["D"], row["H"], row["seed"], row["k"]) for row in rows}
-    for job in Bar([job for job in jobs if job not in done], "toy"):
-        error = measure(*job)
-        rows.append(dict(zip(("D", "H", "seed", "k"), job, strict=True)) | {"error": error})
+    done = {(row["d"], row["D"], row["seed"], row["k"]) for row in rows}
+    jobs = [(d, D, seed, k) for d, D in cells for seed in options.seeds for k in MIXES]
+    for d, D, seed, k in Bar([job for job in jobs if job not in done], "toy"):
+        error = measure(d, D, seed, k)
+        rows.append({"d": d, "D": D, "seed": seed, "k": k, "error": error})
         device = hardware.name(torch.device("cpu"))
-        files.write_json(RECORD, {"device": device, "steps": STEPS, "measured": rows})
+        files.write_json(RECORD, {"device": device, "H": WIDTH, "steps": STEPS, "measured": rows})
 
 
 if __name__ == "__main__":

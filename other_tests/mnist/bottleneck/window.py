@@ -1,4 +1,4 @@
-"""Does a weight in the window where labels are decided help, and its mirror image harm?
+"""At which noise levels must a network learn?  Weights that look at one part of them.
 
     python -m other_tests.mnist.bottleneck.window
 
@@ -17,30 +17,45 @@ from other_tests import common
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "window.record.json"
 LOW, HIGH = -5.5, -0.5  # log2 SNR; chosen on the record of small_backbone.json
-OUTSIDE = 0.1  # so that no time is left unlearned
+ELSEWHERE = 0.1  # so that no time is left unlearned
 
 
-def window(snr: Tensor) -> Tensor:
-    """Weight 1 where labels are decided, `OUTSIDE` elsewhere: on the error of x_0_hat."""
+# All are `min_snr`, with which each of the predictions can be trained, times 1 or `ELSEWHERE`.
+# AdamW does not mind by how much that makes a loss smaller as a whole.
+
+
+def inside(snr: Tensor) -> Tensor:
+    """Weight the noise levels at which labels are decided."""
     log2_snr = snr.log2()
-    return ((log2_snr >= LOW) & (log2_snr <= HIGH)).to(snr.dtype).clamp(min=OUTSIDE)
+    return losses.min_snr(snr) * _emphasis((log2_snr >= LOW) & (log2_snr <= HIGH))
 
 
-def mirror(snr: Tensor) -> Tensor:
-    """Weight `OUTSIDE` where labels are decided, 1 elsewhere."""
-    return OUTSIDE / window(snr)
+def noisier(snr: Tensor) -> Tensor:
+    """Weight the noise levels above them."""
+    return losses.min_snr(snr) * _emphasis(snr.log2() < LOW)
 
 
-WEIGHTS = {"window": window, "mirror": mirror, "uniform": losses.uniform, "min_snr": losses.min_snr}
+def cleaner(snr: Tensor) -> Tensor:
+    """Weight the noise levels below them."""
+    return losses.min_snr(snr) * _emphasis(snr.log2() > HIGH)
+
+
+def _emphasis(chosen: Tensor) -> Tensor:
+    return chosen.float().clamp(min=ELSEWHERE)
+
+
+WEIGHTS = (inside, noisier, cleaner, losses.min_snr)
 
 
 def arms() -> dict[str, config.Experiment]:
     """Return the arms: each prediction with each weight, on the U-Net of `crossing.json`."""
     base = next(iter(compare.read_study(FOLDER / "crossing.json").arms.values()))
     return {
-        f"{prediction.__name__}, {name}": replace(base, prediction=prediction, weight=weight)
+        f"{prediction.__name__}, {weight.__name__}": replace(
+            base, prediction=prediction, weight=weight
+        )
         for prediction in (predictions.eps, predictions.v, predictions.x_0)
-        for name, weight in WEIGHTS.items()
+        for weight in WEIGHTS
     }
 
 

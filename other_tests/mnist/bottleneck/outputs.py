@@ -1,11 +1,13 @@
-"""How many dimensions do the outputs fill, and is their last layer the best there is?
+"""What the networks that predict eps output, before anything is clipped.
 
-    python -m other_tests.mnist.bottleneck.ranks
+    python -m other_tests.mnist.bottleneck.outputs
 
-For the networks of `cells.json` and `floor.json` that predict eps with its plain error, at one time
-of little signal: the effective rank of the outputs, their error, and the error after the last layer
-has been replaced by the exact least-squares one on the same features.  Trains what is missing, goes
-on where it was stopped, and writes ranks.json.
+For the arms "eps, snr" of `cells.json`, `floor.json` and `control.py` after their longest training:
+the error of the output at some times, and the effective rank of the outputs where there is little
+signal.  For those with H >= D also the error there after the last layer has been replaced by the
+exact least-squares one on the same features.  (The errors in the records of `compare` are those of
+a denoiser that clips x_0_hat to [-1, 1], which hides what an output cannot do.)  Trains what is
+missing, goes on where it was stopped, and writes outputs.json.
 """
 
 from collections.abc import Iterator
@@ -23,10 +25,14 @@ from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from other_tests import common
+from other_tests.mnist.bottleneck import control
 
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "ranks.json"
-TIME, NUM_TRAIN, NUM_TEST, BATCH = 900, 10_000, 2_000, 500
+TIMES = (100, 300, 500, 700, 900)
+LITTLE_SIGNAL = 900  # where the signal-to-noise ratio is 0.0003
+WIDE_ENOUGH = ("MLP 1024", "MLP 1568", "U-Net 14/196", "U-Net 14/256", "U-Net 14/392")
+NUM_TRAIN, DRAWS, NUM_TEST, BATCH = 10_000, 4, 2_000, 500
 
 
 class LastLayer(NamedTuple):
@@ -74,60 +80,58 @@ def rows_of(layer: nn.Module, inputs: Tensor, target: Tensor) -> LastLayer:
     return LastLayer(torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1), target.double())
 
 
-class Batch(NamedTuple):
-    """Noisy images in a network: its last layer's work, its outputs, and the noise in them."""
-
-    rows: LastLayer
-    output: Tensor
-    eps: Tensor
-
-
 @torch.no_grad()
-def batches(denoiser: Denoiser, images: Tensor, seed: int) -> Iterator[Batch]:
-    """Yield batches of images, uint8 [N, C, H, W], with noise at `TIME`."""
-    layer, seen = last_layer(denoiser.network), []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    generator = rng.generator(seed)
+def batches(
+    denoiser: Denoiser, images: Tensor, seed: int, time: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the outputs for images, uint8 [N, C, H, W], and the noise that is in them at a time."""
+    generator = rng.generator(seed, time)
     for batch in images.split(BATCH):
         x_0 = data.to_float(batch)
         eps = rng.normal(x_0.shape, generator)
-        t = torch.full((len(x_0),), TIME)
-        output = denoiser.output(denoiser.schedule.add_noise(x_0, t, eps), t)
-        yield Batch(rows_of(layer, seen.pop(), eps), output, eps)
-    hook.remove()
+        t = torch.full((len(x_0),), time)
+        yield denoiser.output(denoiser.schedule.add_noise(x_0, t, eps), t), eps
 
 
-def measure(denoiser: Denoiser, train: Tensor, test: Tensor) -> dict[str, float]:
-    """Measure a network that predicts eps.
-
-    Args:
-        denoiser: trained denoiser, on the CPU.
-        train: images to fit the exact last layer on, uint8 [N, C, H, W].
-        test: images to measure on, uint8 [M, C, H, W].
-    """
+def error_with_exact_last_layer(denoiser: Denoiser, train: Tensor, test: Tensor) -> float:
+    """Fit the last layer by least squares on several draws of the noise; return its error."""
+    layer, seen = last_layer(denoiser.network), []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     # Sums of products, because the features of all positions of all images would fill the memory.
     inner, outer = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for batch in batches(denoiser, train[:NUM_TRAIN], 0):
-        inner = inner + batch.rows.features.mT @ batch.rows.features
-        outer = outer + batch.rows.features.mT @ batch.rows.target
-    best = torch.linalg.pinv(inner, hermitian=True) @ outer
-    outputs, own, exact = [], [], []
-    for rows, output, eps in batches(denoiser, test[:NUM_TEST], 1):
-        outputs.append(output.flatten(1).double())
-        own.append((output - eps).square().mean())
-        exact.append((rows.features @ best - rows.target).square().mean())
-    return {
-        "effective rank": effective_rank(torch.cat(outputs)),
-        "eps error": float(torch.stack(own).mean()),
-        "eps error with the exact last layer": float(torch.stack(exact).mean()),
-    }
+    for draw in range(DRAWS):
+        for _, eps in batches(denoiser, train[:NUM_TRAIN], 1 + draw, LITTLE_SIGNAL):
+            rows = rows_of(layer, seen.pop(), eps)
+            inner = inner + rows.features.mT @ rows.features
+            outer = outer + rows.features.mT @ rows.target
+    best, errors = torch.linalg.pinv(inner, hermitian=True) @ outer, []
+    for _, eps in batches(denoiser, test[:NUM_TEST], 0, LITTLE_SIGNAL):
+        rows = rows_of(layer, seen.pop(), eps)
+        errors.append((rows.features @ best - rows.target).square().mean())
+    hook.remove()
+    return float(torch.stack(errors).mean())
+
+
+def measure(denoiser: Denoiser, test: Tensor) -> dict[str, float]:
+    """Measure a network that predicts eps, on the CPU, on images uint8 [M, C, H, W]."""
+    measures = {}
+    for time in TIMES:
+        errors, outputs = [], []
+        for output, eps in batches(denoiser, test[:NUM_TEST], 0, time):
+            errors.append((output - eps).square().mean())
+            outputs.append(output.flatten(1).double())
+        measures[f"error at {time}"] = float(torch.stack(errors).mean())
+        if time == LITTLE_SIGNAL:
+            measures["effective rank"] = effective_rank(torch.cat(outputs))
+    return measures
 
 
 def arms() -> dict[str, tuple[Experiment, tuple[int, ...]]]:
-    """Return the arms "eps, snr" of both studies at their longest budget, and their seeds."""
+    """Return the arms "eps, snr" after their longest training, and their seeds, by network."""
+    studies = {name: compare.read_study(FOLDER / f"{name}.json") for name in ("cells", "floor")}
+    studies["control"] = studies["cells"]._replace(arms=control.arms())
     chosen = {}
-    for name in ("cells", "floor"):
-        study = compare.read_study(FOLDER / f"{name}.json")
+    for study in studies.values():
         for arm, experiment in study.arms.items():
             if arm.endswith(": eps, snr"):
                 train = replace(experiment.train, num_steps=study.steps[-1])
@@ -145,10 +149,13 @@ def main() -> None:
         for seed in [seed for seed in seeds if (name, seed) not in done]:
             experiment = replace(arm, train=replace(arm.train, seed=seed))
             denoiser = runs.train(experiment, train, test, device=cpu).denoiser
-            measures = measure(denoiser, train.images, test.images)
+            measures = measure(denoiser, test.images)
+            if name in WIDE_ENOUGH:
+                exact = error_with_exact_last_layer(denoiser, train.images, test.images)
+                measures["error with the exact last layer"] = exact
             values = {key: round(value, 5) for key, value in measures.items()}
             rows.append({"network": name, "seed": seed} | values)
-            made = {"device": hardware.name(cpu), "t": TIME, "n": NUM_TEST, "fitted on": NUM_TRAIN}
+            made = {"device": hardware.name(cpu), "n": NUM_TEST, "fitted on": DRAWS * NUM_TRAIN}
             files.write_json(RECORD, made | {"measured": rows})
 
 
