@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -15,16 +16,19 @@ from other_tests.mnist.bottleneck.answers import Statement
 FLAT = {"sure": lambda arm, steps: 0.3, "error": lambda network: 0.3}
 
 
-def study_arms(name):
+@cache
+def described(name):
+    """The arms of a study as a record has them."""
     if name in ("cells", "floor", "crossing"):
-        return compare.read_study(answers.FOLDER / f"{name}.json").arms
-    return {"control": control, "window": window}[name].arms()
+        arms = compare.read_study(answers.FOLDER / f"{name}.json").arms
+    else:
+        arms = {"control": control, "window": window}[name].arms()
+    return {arm: describe(experiment) for arm, experiment in arms.items()}
 
 
 def record(name, sure, steps=(500, 2000)):
     """A record as `compare` makes it, of seeds that differ a little."""
-    draw, measured = random.Random(0), []
-    arms = {arm: describe(experiment) for arm, experiment in study_arms(name).items()}
+    draw, measured, arms = random.Random(0), [], described(name)
     for arm in arms:
         for seed in range(10, 15):
             for n in steps:
