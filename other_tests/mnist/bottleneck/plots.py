@@ -1,0 +1,124 @@
+"""Plots of the study of bottlenecks, from its records."""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from diffusion_lib import compare, style, viz
+from other_tests.mnist.bottleneck import answers
+from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, SURE, WEIGHTS, Record
+
+MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
+COLORS = {"supported": style.GREEN, "refuted": style.VERMILLION, "undecided": style.GRAY}
+
+
+@style.look
+def floor(by_study: Mapping[str, Record]) -> style.Plot:
+    """Draw the error of the outputs against the share of the picture that cannot be output."""
+    figure = style.figure(size=(7, 4))
+    (axis,) = figure.axes
+    axis.plot([0, 1], [0, 1], color=style.GRAY, linewidth=1)
+    axis.text(0.93, 0.95, "floor", color=style.GRAY, ha="right")
+    places: dict[float, list[str]] = {}
+    for network, share in answers.floors(by_study).items():
+        error = answers.interval(answers.measured(by_study, network, "error at 900"))
+        color = style.BLUE if share > 0 else style.SKY
+        axis.plot([share] * 2, [error.low, error.high], color=color, alpha=0.4, linewidth=3)
+        axis.plot(share, error.value, "o", color=color, markersize=5)
+        places.setdefault(round(share, 1), []).append(network)
+    for share, networks in places.items():
+        if share > 0.1:
+            text = "\n".join(networks)
+            axis.annotate(text, (share, share), (8, -4), va="top", textcoords="offset points")
+    axis.set(
+        xlabel="1 - H/D: the share of the picture that the last layer cannot output",
+        ylabel=r"error of $\hat{\epsilon}$ at $t$ = 900",
+        title="Where there is only noise to see, a narrow network is at its floor",
+        xlim=(-0.03, 1),
+        ylim=(-0.03, 1),
+    )
+    return figure
+
+
+@style.look
+def cells(by_study: Mapping[str, Record], study: str = "cells") -> style.Plot:
+    """Draw the share of sure samples of each prediction and weight, a panel for each network."""
+    record = by_study[study]
+    networks = [*answers.NARROW, *answers.WIDE]
+    figure = style.figure(1, len(networks), (10, 3.2))
+    for axis, network in zip(figure.axes, networks, strict=True):
+        for place, prediction in enumerate(PREDICTIONS):
+            arms = {w: f"{network}: {prediction}, {w}" for w in WEIGHTS}
+            arms = {weight: arm for weight, arm in arms.items() if arm in record["arms"]}
+            for k, (weight, arm) in enumerate(arms.items()):
+                share = answers.interval(answers.sure(record, arm))
+                x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
+                axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
+                marker = MARKERS[weight]
+                axis.plot(x, share.value, marker, color=color, markersize=5, label=weight)
+        where = "H < D" if network in answers.NARROW else "H > D"
+        axis.set(title=f"{network}: {where}", ylim=(-0.03, 1))
+        axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
+    figure.axes[0].set_ylabel("sure samples")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    shown = dict(zip(names, handles, strict=True))
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def crossing(by_study: Mapping[str, Record]) -> style.Plot:
+    """Draw sure samples against the images seen, a panel for each sampler."""
+    panels: dict[str, Any] = {}
+    for study, title in (("crossing", "DDPM"), ("crossing_ddim", "DDIM")):
+        if study in by_study:
+            record = by_study[study]
+            panels[title] = {arm: _series(record, arm) for arm in record["arms"]}
+    return viz.curve(panels, "images seen", "sure samples")
+
+
+def _series(record: Record, arm: str) -> tuple[list[int], list[float], list[float]]:
+    steps = record["steps"]
+    shares = [answers.interval(compare.values(record, SURE, arm, n)) for n in steps]
+    return [BATCH * n for n in steps], [s.value for s in shares], [s.margin for s in shares]
+
+
+@style.look
+def mixes(by_study: Mapping[str, Record]) -> style.Plot:
+    """Draw the best mix of the toy against D, a line for each d, and the law as dashes."""
+    figure = style.figure(size=(7, 3.4))
+    (axis,) = figure.axes
+    axis.set(xscale="log", xlabel="D", ylabel="k with the smallest error")
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    for (d, D), best in answers.best_mixes(by_study["toy"]).items():
+        x, y = lines.setdefault(f"d = {d}", ([], []))
+        x.append(D)
+        y.append(fmean(best))
+    style.draw(axis, lines)
+    for name, line in style.of_lines(lines).items():
+        x, d = lines[name][0], int(name.split()[-1])
+        axis.plot(x, [D / (D + d) for D in x], "--", color=line["color"], label="_")
+    axis.set(ylim=(0, 1.05), title="The best mix, and D / (D + d) (dashes)")
+    style.name_ends(axis)
+    return figure
+
+
+@style.look
+def verdicts(by_study: Mapping[str, Record]) -> style.Plot:
+    """Draw every statement: its interval, and the range that was expected, shaded."""
+    statements = answers.statements(by_study)
+    figure = style.figure(size=(9, 0.5 + 0.24 * len(statements)))
+    (axis,) = figure.axes
+    spans = [answers.interval(s.values) for s in statements]
+    low, high = min(s.low for s in spans) - 0.05, max(s.high for s in spans) + 0.05
+    for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
+        inside = max(low, statement.low), min(high, statement.high)
+        axis.barh(place, inside[1] - inside[0], 0.8, inside[0], color=style.GRAY, alpha=0.12)
+        color = COLORS[statement.judge()]
+        axis.plot([span.low, span.high], [place] * 2, color=color, linewidth=2)
+        axis.plot(span.value, place, "o", color=color, markersize=4)
+    names = [style.words(f"{s.hypothesis.split()[0]}  {s.text}") for s in statements]
+    axis.set(ylim=(len(names) - 0.4, -0.6), xlim=(low, high))
+    style.plain_ticks(axis)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(False, axis="y")
+    return figure
