@@ -113,7 +113,7 @@ def forest(rows: Sequence[tuple[str, Any, str]], x_label: str, title: str = "") 
     for place, (_, interval, verdict) in enumerate(rows):
         side = style.GREEN if interval.value < 0 else style.VERMILLION
         color = style.GRAY if 0 in interval else side
-        axis.plot([interval.low, interval.high], [place] * 2, color=color, linewidth=2.5)
+        axis.hlines(place, interval.low, interval.high, color=color, linewidth=2.5)  # butt caps
         axis.plot(interval.value, place, "o", color=color)
         where = axis.get_yaxis_transform()  # beside the panel, at the height of the row
         axis.text(1.02, place, verdict, color=color, va="center", weight="bold", transform=where)

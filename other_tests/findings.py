@@ -1,11 +1,12 @@
 """What we found: the questions of the notes, answered by the committed records.
 
-The measure of every finding was chosen before its study was run, but for five of them, and for
-those of editing as its README says.  Three were added while it ran: the likelihood's, the
-schedule's for DDPM alone, and the schedule's without the arms `eps, uniform`.  The two of
-complexity "in general" came after.  An answer follows from the interval alone: 95 %, over seeds
-where it does not say otherwise, and "undecided" wherever it holds 0, or for a share the level that
-the question names.
+The measure of a finding was chosen before its study was run where the table says "planned".
+"Added" are the likelihood's, the schedule's for DDPM alone and without the arms `eps, uniform`
+(while the study ran), epsilon's with `min_snr`, the two of complexity over data sets, and that of
+the three properties in editing (after a first look).  An answer follows from the interval alone:
+95 %, over seeds where it does not say otherwise, and "undecided" wherever it holds 0, or for a
+share the level that the question names.  Beside it stands what is left of it when all rows are
+taken together.
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from typing import Any, NamedTuple
 
 from diffusion_lib import compare, config, style, viz
 from other_tests import common
-from other_tests.cifar10 import complexity
+from other_tests.cifar10 import complexity, few_steps
 from other_tests.common import Answer
 from other_tests.editing import curves
+from other_tests.mnist import flow, guidance
 
 FOLDER = Path(__file__).parent
 PLOT = common.ASSETS / "findings.png"
@@ -29,6 +31,7 @@ STUDIES = {
 }
 MEASURE = "Frechet distance"
 NAIVE, DDPM, SAME_WEIGHT = "x_0, uniform, linear", "eps, snr, linear", "x_0, snr, linear"
+FLATTER = "eps, min_snr, linear"  # DDPM with less weight on nearly clean pictures
 PAIRS = [
     ", ".join(pair) for pair in product(("eps", "x_0", "v"), ("snr", "uniform", "min_snr"))
 ]  # of the arms with the cosine and with the linear schedule
@@ -49,6 +52,7 @@ class Finding(NamedTuple):
     higher: str
     measure: str = MEASURE
     short: str = ""  # in the plot; empty: not in it
+    chosen: str = "planned"
 
 
 FINDINGS = [
@@ -70,7 +74,7 @@ FINDINGS = [
         FIRST,
         "this: $x_0$ is ahead by itself",
         "none: $x_0$ is behind by itself",
-        short="… of that, the prediction",
+        short="$x_0$ with DDPM's weight minus DDPM, 8,000 images",
     ),
     Finding(
         "And what share the weight, with $x_0$ kept? (The two add up to the first row.)",
@@ -80,7 +84,18 @@ FINDINGS = [
         FIRST,
         "this: no weight is ahead",
         "none: no weight is behind",
-        short="… of that, the loss weight",
+        short="$x_0$ minus $x_0$ with DDPM's weight, 8,000 images",
+    ),
+    Finding(
+        "Does $\\epsilon$ gain as well by less weight on nearly clean pictures (`min_snr`)?",
+        "mnist",
+        "$\\epsilon$ with `min_snr` minus $\\epsilon$ with DDPM's weight",
+        (FLATTER, DDPM),
+        FIRST,
+        "yes",
+        "no: it loses",
+        short="DDPM with min_snr minus DDPM, 8,000 images",
+        chosen="added",
     ),
     Finding(
         "Does unweighted $x_0$ also end with better samples?",
@@ -101,6 +116,7 @@ FINDINGS = [
         "yes",
         "no: it is worse",
         "bits per dim",
+        chosen="added",
     ),
     Finding(
         "Is the cosine schedule better for DDPM than the linear one?",
@@ -110,27 +126,28 @@ FINDINGS = [
         LAST,
         "yes",
         "no: it is worse",
-        short="cosine minus linear, DDPM",
+        short="cosine minus linear, DDPM, 32,000 images",
+        chosen="added",
     ),
     Finding(
-        "Is it better in general?",
+        "Is it better on average over these nine combinations of prediction and weight?",
         "mnist",
         f"cosine minus linear, mean of {len(PAIRS)} pairs of arms",
         ([f"{pair}, cosine" for pair in PAIRS], [f"{pair}, linear" for pair in PAIRS]),
         LAST,
         "yes",
         "no: it is worse",
-        short="cosine minus linear, 9 pairs of arms",
     ),
     Finding(
-        "The same without the arms that no one would train (`eps, uniform`)",
+        "The same without the combination that no one would train (`eps, uniform`)",
         "mnist",
         f"cosine minus linear, mean of {len(USUAL)} pairs of arms",
         ([f"{pair}, cosine" for pair in USUAL], [f"{pair}, linear" for pair in USUAL]),
         LAST,
         "yes",
         "no: it is worse",
-        short="cosine minus linear, 8 usual pairs",
+        short="cosine minus linear, mean over predictions and weights",
+        chosen="added",
     ),
     Finding(
         "Does $x_0$ still converge first with 0.3 times the learning rate?",
@@ -160,7 +177,7 @@ FINDINGS = [
         LAST,
         "no: $x_0$ is better",
         "yes",
-        short="CIFAR-10: $x_0$, unweighted minus DDPM",
+        short="CIFAR-10: $x_0$ minus DDPM, 32,000 images",
     ),
     Finding(
         "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, weight snr?",
@@ -171,6 +188,16 @@ FINDINGS = [
         "no: $x_0$ is better",
         "yes",
         short="CIFAR-10: $x_0$ with DDPM's weight minus DDPM",
+    ),
+    Finding(
+        "MNIST: does flow matching differ from diffusion (cosine, $v$) at the same SNR?",
+        "flow",
+        "flow minus diffusion, same SNR and weight, DDIM in 50 steps",
+        flow.PAIRS[0],
+        LAST,
+        "yes: it is better",
+        "yes: it is worse",
+        short="flow minus diffusion, same SNR, 64,000 images",
     ),
 ]
 
@@ -185,8 +212,13 @@ def record(study: str) -> dict[str, Any]:
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """Read the records of all studies and of editing, by name."""
-    return {study: record(study) for study in STUDIES} | {"editing": common.load(curves.RECORD)}
+    """Read the records of all studies and of all else that `sentences` needs, by name."""
+    return {study: record(study) for study in STUDIES} | {
+        "flow": compare.load(flow.RECORD),
+        "editing": common.load(curves.RECORD),
+        "few steps": few_steps.load()[min(few_steps.NUM_STEPS)],
+        "guidance": common.load(guidance.RECORD),
+    }
 
 
 def conditions(record: Mapping[str, Any], arm: str) -> dict[str, Any]:
@@ -221,41 +253,53 @@ def answer(finding: Finding, record: Mapping[str, Any]) -> Answer:
         finding: the question.
         record: record of `finding.study`.
     """
-    steps = record["steps"][finding.steps]
-    images = steps * _settings(record)["batch_size"]
-    effect = compare.difference(record, finding.measure, steps, *finding.arms)
+    effect = compare.difference(
+        record, finding.measure, record["steps"][finding.steps], *finding.arms
+    )
     return Answer(
         finding.question,
         common.decide(effect, finding.lower, finding.higher),
-        f"{finding.contrast}: {finding.measure} after {images:,} images",
+        f"{finding.contrast}: {finding.measure} after "
+        f"{images_seen(record, finding.steps):,} images",
         effect,
+        chosen=finding.chosen,
     )
+
+
+def answers(records: Mapping[str, Mapping[str, Any]]) -> list[Answer]:
+    """Answer all questions about some records.
+
+    Args:
+        records: records by the names of their studies, or "editing".
+    """
+    result = []
+    for name, record in records.items():
+        if name == "complexity":
+            result += complexity.answers(record, complexity.bits())
+        elif name == "editing":
+            result += curves.answers(record)
+        else:
+            result += [answer(finding, record) for finding in FINDINGS if finding.study == name]
+    return result
 
 
 def rows(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Answer all questions about some records, as rows of a table.
 
     Args:
-        records: records by the names of their studies, or "editing".
+        records: those of `answers`.
     """
-    table: list[dict[str, Any]] = []
-    for name, record in records.items():
-        answers = [answer(finding, record) for finding in FINDINGS if finding.study == name]
-        if name == "complexity":
-            answers = complexity.answers(record, complexity.bits())
-        elif name == "editing":
-            answers = curves.answers(record)
-        table += [
-            {
-                "question": given.question,
-                "answer": given.answer,
-                "measured": given.measured,
-                "effect": given.effect,
-                "seeds": f"{given.effect.n}{given.more}",
-            }
-            for given in answers
-        ]
-    return table
+    return [
+        {
+            "question": given.question,
+            "answer": given.answer,
+            "measured": given.measured,
+            "effect": given.effect,
+            "seeds": f"{given.effect.n}{given.more}",
+            "chosen": given.chosen,
+        }
+        for given in answers(records)
+    ]
 
 
 def draw(records: Mapping[str, Mapping[str, Any]]) -> style.Plot:
@@ -271,8 +315,8 @@ def draw(records: Mapping[str, Mapping[str, Any]]) -> style.Plot:
             rows.append(
                 (finding.short, effect, common.decide(effect, "better", "worse", "undecided"))
             )
-    about = "difference of Fréchet distances with its 95 % interval over 3 seeds; lower is better"
-    return viz.forest(rows, about, "What we found, at a glance")
+    about = "difference of Fréchet distances, 95 % interval over 3 seeds"
+    return viz.forest(rows, about, "Differences of trainings, lower is better")
 
 
 def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -283,10 +327,17 @@ def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, An
     """
     commands = [f"diffusion_lib compare {p.relative_to(common.ROOT)}" for p in STUDIES.values()]
     devices = [device for study in STUDIES for device in records[study]["devices"]]
+    devices += records["flow"]["devices"]
     devices += [run["device"] for run in records["editing"]["runs"]]
-    return rows(records), (
+    table = rows(records)
+    for row, p in zip(table, common.holm(answers(records)), strict=True):
+        row["p, all rows"] = f"{p:.2g}"
+        if p < 0.05:
+            row["answer"] = f"**{row['answer']}**"
+    made = ["other_tests.mnist.flow", "other_tests.editing.measure"]
+    return table, (
         f"The records are of {', '.join(dict.fromkeys(devices))}, and made by\n\n"
-        + "\n".join(f"- `python -m {c}`" for c in [*commands, "other_tests.editing.measure"])
+        + "\n".join(f"- `python -m {c}`" for c in [*commands, *made])
     )
 
 
@@ -298,13 +349,23 @@ def budget(records: Mapping[str, Mapping[str, Any]], study: str) -> str:
         study: name of the study.
     """
     record = records[study]
-    batch_size, last = _settings(record)["batch_size"], record["steps"][-1]
+    batch_size = _settings(record)["batch_size"]
     steps = ", ".join(f"{steps:,}" for steps in record["steps"])
     return (
         f"The committed record: {len(record['arms'])} arms, {len(record['seeds'])} seeds, measured "
-        f"after {steps} steps of {batch_size} images, which is {last * batch_size:,} images at the "
-        f"longest; {', '.join(record['devices'])}."
+        f"after {steps} steps of {batch_size} images, which is {images_seen(record, LAST):,} "
+        f"images at the longest; {', '.join(record['devices'])}."
     )
+
+
+def images_seen(record: Mapping[str, Any], steps: int) -> int:
+    """Return how many images the arms of a study had seen.
+
+    Args:
+        record: record of the study.
+        steps: FIRST or LAST.
+    """
+    return record["steps"][steps] * _settings(record)["batch_size"]
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import tables as benchmarks
 from benchmarks.speedrun import board
 from diffusion_lib import viz
-from other_tests import extensions, findings, release
+from other_tests import extensions, findings, release, sentences
 from other_tests.common import ROOT, load
 from other_tests.editing import curves
 from other_tests.mnist import few_steps, flow, full_budget, guidance
@@ -40,6 +40,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
         lambda: None,
     ),
     "extensions": (extensions.rows, lambda: None),
+    "six sentences": (sentences.text, findings.records),
     "what we found": (findings.summary, findings.records),
     "mnist budget": (partial(findings.budget, study="mnist"), findings.records),
     "cifar10 budget": (partial(findings.budget, study="cifar10"), findings.records),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import t as student
+from scipy import stats
 
 from diffusion_lib import compare, config, evaluation, runs, samplers
 from diffusion_lib.metrics import features
@@ -48,6 +48,38 @@ def test_a_record_is_of_the_study_beside_it(study):
     for measured_under in record["conditions"].values():
         assert asdict(conditions).items() <= measured_under.items()
     assert all(device.startswith(("CPU (", "NVIDIA")) for device in record["devices"])
+
+
+def test_correcting_for_many_rows_is_what_holm_says():
+    effects = [compare.paired(values, [0.0] * 3) for values in ([5, 6, 7], [1, 2, 3], [-1, 0, 2])]
+    answers = [common.Answer("", "", "", effect) for effect in effects]
+    p = [float(stats.ttest_1samp(v, 0).pvalue) for v in ([5, 6, 7], [1, 2, 3], [-1, 0, 2])]
+    assert common.holm(answers) == pytest.approx([3 * p[0], 2 * p[1], p[2]])
+    assert common.holm(answers[::-1]) == pytest.approx([p[2], 2 * p[1], 3 * p[0]])
+    assert common.holm([answers[1]._replace(level=2.0)]) == [1.0]
+
+
+def test_the_words_of_the_six_sentences_are_what_their_records_say():
+    """Figures are written from the records; "ahead", "behind" and "no lead" are not."""
+    records = findings.records()
+    for study, arm, other, steps, measure, verdict in (
+        ("mnist", findings.NAIVE, findings.DDPM, 0, findings.MEASURE, "lower"),
+        ("mnist", findings.NAIVE, findings.DDPM, 0, "bits per dim", "higher"),
+        ("mnist", findings.FLATTER, findings.DDPM, 0, findings.MEASURE, "lower"),
+        ("mnist", findings.SAME_WEIGHT, findings.DDPM, 0, findings.MEASURE, "not distinguishable"),
+        ("mnist", "eps, snr, cosine", findings.DDPM, -1, "confidence > 0.9", "higher"),
+        ("mnist", "eps, snr, cosine", findings.DDPM, -1, "precision", "lower"),
+        ("mnist", "eps, snr, cosine", findings.DDPM, -1, "bits per dim", "lower"),
+        ("mnist", "eps, snr, cosine", findings.DDPM, -1, findings.MEASURE, "not distinguishable"),
+        ("few steps", "x_0, unweighted", "eps", -1, findings.MEASURE, "higher"),
+        ("few steps", "x_0, weight snr", "eps", -1, findings.MEASURE, "higher"),
+        ("flow", *flow.PAIRS[0], -1, findings.MEASURE, "lower"),
+        ("flow", *flow.PAIRS[2], -1, findings.MEASURE, "lower"),
+        ("flow", *flow.PAIRS[2], -1, "bits per dim", "higher"),
+    ):
+        record = records[study]
+        effect = compare.difference(record, measure, record["steps"][steps], arm, other)
+        assert effect.verdict == verdict, (study, arm, other, measure)
 
 
 def test_the_record_of_flow_is_of_the_arms_that_are_written_there():
@@ -169,7 +201,7 @@ def test_the_experiment_of_ones_own_is_a_study_and_run_again_it_is_loaded(tmp_pa
     assert re.fullmatch(r"MyConfig#\w{8}", own["network"]["kind"])
     assert (tmp_path / "samples.png").exists()
     found = compare.difference(record, "bits per dim", 1, *record["arms"])
-    margin = student.ppf(1 - 0.025 / 1, found.n - 1) * found.standard_error  # a family of one
+    margin = stats.t.ppf(1 - 0.025 / 1, found.n - 1) * found.standard_error  # a family of one
     assert found.high - found.value == pytest.approx(margin)
     again: dict = {"__name__": "__main__"}  # the cell run again makes another function and class
     monkeypatch.setattr(runs, "train", None)

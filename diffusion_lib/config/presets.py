@@ -35,10 +35,10 @@ MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
 
-# Digits as good as real ones, on request: what gave the most that a classifier is sure of, at any
-# length (other_tests/LOG.md).  x_0, because nothing noisy has to be drawn; Muon, because it needs a
-# third of AdamW's steps; mostly noisy times, because they decide which digit it is; no first level,
-# whose time a wider network uses better.  40 minutes of two CPU cores.
+# Clear digits on request, in about an hour of two CPU cores: what gave the most that a classifier
+# is sure of, at any length (other_tests/LOG.md).  x_0, because nothing noisy has to be drawn; Muon,
+# because it needs a third of AdamW's steps; mostly noisy times, because they decide which digit it
+# is; no first level, whose time a wider network uses better.
 MNIST_LABELS = Experiment(
     dataset=data.mnist,
     network=UNetConfig(

@@ -336,6 +336,7 @@ def _same_digit(record: Record, schedule: str, runs: Sequence[Run]) -> Answer:
         f"share of {record['n']} test digits whose label is kept; over the digits, first seed: "
         f"{_interval(at(runs[0], 'noise', 'label', STEPS))}",
         share,
+        level=measure.LABEL,
     )
 
 
@@ -344,35 +345,37 @@ def _schedules(runs: Mapping[str, Sequence[Run]]) -> list[Answer]:
     *others, last = measure.PROPERTIES
     time = ("no: the linear one loses it earlier", "no: the linear one keeps it longer")
     ratio = ("no: the linear one bears more noise", "no: the linear one bears less noise")
-    questions: list[tuple[str, str, Callable[[Run], float], tuple[str, str]]] = [
+    questions: list[tuple[str, str, Callable[[Run], float], tuple[str, str], str]] = [
         (
             "Do both schedules lose the label after as many steps?",
             "$t$ at which 5 % of the labels are lost",
             lambda run: label_until(run, "noise"),
             time,
+            "planned",
         ),
         (
             "At the same signal-to-noise ratio?",
             "its log2 where 5 % of the labels are lost",
             lambda run: log2_snr(run, label_until(run, "noise")),
             ratio,
+            "planned",
         ),
         (
             f"And {', '.join(others)} and {last}, at the same ratio?",
             "its log2 where their correlations with the input are 0.5, mean of the three",
             mean_half_life_snr,
             ratio,
+            "added",
         ),
     ]
     compared = []
-    for question, measured, of, (lower, higher) in questions:
+    for question, measured, of, (lower, higher), chosen in questions:
         pair = [[of(run) for run in runs[schedule]] for schedule in SCHEDULES]
         means = " and ".join(f"{over_seeds(values).value:.3g}" for values in pair)
         effect = compare.paired(*pair)
         answer = common.decide(effect, lower, higher, "undecided: no difference found")
-        compared.append(
-            Answer(question, answer, f"{measured}, linear less cosine: {means}", effect)
-        )
+        text = f"{measured}, linear less cosine: {means}"
+        compared.append(Answer(question, answer, text, effect, chosen=chosen))
     return compared
 
 
