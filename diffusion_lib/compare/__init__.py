@@ -10,8 +10,8 @@ in common cancels in their difference d_s at seed s, and
 
     mean(d) +- t_{n-1}(0.975) * sd(d) / sqrt(n)
 
-is a 95 % interval for what another seed would have given [Student 1908].  One comparison in twenty
-leaves 0 out by chance: where there are many rows, a few verdicts are luck.
+is a 95 % interval for what another seed would have given [Student 1908].  If no arms
+differed, one comparison in twenty would still leave 0 out: correct for the number of rows.
 
 Every training and every measurement is a file under "runs", named after the experiment that made
 it.  A study that was stopped goes on, and an added arm, seed or number of steps costs only itself.
