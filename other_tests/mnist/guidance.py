@@ -120,14 +120,16 @@ def draw(record: Mapping[str, Any]) -> style.Plot:
     accuracy, recall, precision = (
         [row[name][0] for row in rows] for name in ("accuracy", "recall", "precision")
     )
-    margins = [Interval(*row["accuracy"]).margin for row in rows]
-    style.draw(left, {"accuracy": (scales, accuracy, margins)})
+    sure, near = (
+        [Interval(*row[name]).margin for row in rows] for name in ("accuracy", "precision")
+    )
+    style.draw(left, {"accuracy": (scales, accuracy, sure)})
     left.set(xlabel="scale of the guidance", ylabel="accuracy", ylim=(0.7, 1.01))
     left.set_title("More digits are the asked-for one")
     right.set(xlabel="recall", ylabel="precision", title="and more look real, but fewer kinds")
-    style.draw(right, {"precision": (recall, precision)})
+    style.draw(right, {"precision": (recall, precision, near)})
     for scale, x, y in zip(scales, recall, precision, strict=True):
-        right.annotate(f"scale {scale:g}", (x, y), (0, 10), textcoords="offset points", size=8)
+        right.annotate(f"scale {scale:g}", (x, y), (7, 12), textcoords="offset points", size=8)
     right.margins(x=0.15)
     return figure
 
