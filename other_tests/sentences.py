@@ -7,7 +7,7 @@ from diffusion_lib import compare
 from other_tests import findings
 from other_tests.cifar10 import few_steps
 from other_tests.editing import curves
-from other_tests.findings import DDPM, FIRST, FLATTER, LAST, NAIVE, SAME_WEIGHT, USUAL
+from other_tests.findings import DDPM, FIRST, FLATTER, LAST, NAIVE, SAME_WEIGHT
 from other_tests.mnist import flow
 
 BITS = "bits per dim"
@@ -32,24 +32,22 @@ def _surprise(records: Records) -> str:
     )
     return (
         "**A small U-Net that predicts the picture $x_0$** with the plain error is ahead of DDPM "
-        f"early in training: Fréchet distance {lead}, bits per dim "
-        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} ({_budget(record, FIRST)}). DDPM gains as "
-        f"much by the loss weight `min_snr` ({flatter}), and $x_0$ with DDPM's weight shows no "
-        f"lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
+        f"early (Fréchet distance {lead}, {_budget(record, FIRST)}), at "
+        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim. DDPM gains as much by "
+        f"the loss weight `min_snr` ({flatter}); with DDPM's weight $x_0$ shows no lead "
+        f"({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
     )
 
 
 def _cosine(records: Records) -> str:
     record = records["mnist"]
     pair = ("eps, snr, cosine", DDPM)
-    means = [[f"{arms}, {schedule}" for arms in USUAL] for schedule in ("cosine", "linear")]
     return (
-        "**The cosine schedule** gives DDPM more digits that a classifier is sure of "
-        f"({_effect(record, pair, LAST, 'confidence > 0.9')}), lower precision "
-        f"({_effect(record, pair, LAST, 'precision')}) and fewer bits per dim "
-        f"({_effect(record, pair, LAST, BITS)}); the Fréchet distance does not tell it from the "
-        f"linear one ({_effect(record, pair)}). On average over predictions and weights it is "
-        f"lower ({_effect(record, means)}; {_budget(record, LAST)}; "
+        "**The cosine schedule** gives DDPM fewer bits per dim "
+        f"({_effect(record, pair, LAST, BITS)}), more digits that a classifier is sure of "
+        f"({_effect(record, pair, LAST, 'confidence > 0.9')}) and lower precision "
+        f"({_effect(record, pair, LAST, 'precision')}); its Fréchet distance is not "
+        f"distinguishable ({_effect(record, pair)}, {_budget(record, LAST)}; "
         "[one long training](ddpm-cosine-scheduler.ipynb))."
     )
 
@@ -61,10 +59,9 @@ def _photographs(records: Records) -> str:
     few_plain, few_weight = (_effect(few, pair) for pair in pairs)
     return (
         "**On small photographs** that show no objects yet, $x_0$ minus DDPM is "
-        f"{plain} with the plain error, {weight} with DDPM's weight, by DDPM's sampler "
-        f"({_budget(record, LAST)}). With DDIM in {few_steps.NUM_STEPS[0]} steps DDPM's network is "
-        f"ahead of both: {few_plain} and {few_weight} "
-        "([story](other_tests/cifar10/cifar10.ipynb))."
+        f"{plain} with the plain error and {weight} with DDPM's weight "
+        f"({_budget(record, LAST)}); by DDIM in {few_steps.NUM_STEPS[0]} steps DDPM is ahead of "
+        f"both, {few_plain} and {few_weight} ([story](other_tests/cifar10/cifar10.ipynb))."
     )
 
 
@@ -86,10 +83,10 @@ def _noise(records: Records) -> str:
     return (
         "**What survives noise**: noised and denoised again, 5 % of digits become another one "
         f"after {linear} of 1,000 steps (linear schedule) or {cosine} (cosine), at "
-        f"signal-to-noise ratios that cannot be told apart ({ratio} octaves, {ratio.n} seeds). A "
-        "crude sketch never looks as real as real digits before (Fréchet distance "
-        f"{' and '.join(lowest)}, theirs {curves.ceiling(record):.1f}), but neither do the "
-        "networks' own samples ([story](other_tests/editing/editing.ipynb))."
+        f"signal-to-noise ratios that cannot be told apart ({ratio} octaves, {ratio.n} seeds). "
+        f"Crude sketches do not look real before (Fréchet distance {' and '.join(lowest)}, real "
+        f"digits {curves.ceiling(record):.1f}), nor do the networks' own samples "
+        "([story](other_tests/editing/editing.ipynb))."
     )
 
 
@@ -98,10 +95,10 @@ def _labels(records: Records) -> str:
     rows = {row["scale"]: row for row in record["rows"]}
     (right, guided), (recall, left) = (
         [f"{rows[scale][name][0]:{form}}" for scale in (1.0, 2.0)]
-        for name, form in (("accuracy", ".3f"), ("recall", ".3f"))
+        for name, form in (("accuracy", ".1%"), ("recall", ".2f"))
     )
     return (
-        f"**Labels** alone give the right digit in a share of {right}, guidance at scale 2 in "
+        f"**Labels** alone give the right digit in {right} of cases, guidance at scale 2 in "
         f"{guided}, at the price of variety: recall falls from {recall} to {left} (one training, "
         f"{record['n']:,} digits; [numbers](other_tests/mnist/README.md#asking-for-a-digit))."
     )
@@ -111,10 +108,10 @@ def _flow(records: Records) -> str:
     record = records["flow"]
     return (
         "**Flow matching** is ahead of diffusion (cosine, $v$) at the same signal-to-noise ratios, "
-        f"where exact denoisers would draw the same: {_effect(record, flow.PAIRS[0])} "
-        f"({_budget(record, LAST)}, DDIM in {flow.CONDITIONS.steps} steps). On its own schedule "
-        f"it is ahead, too ({_effect(record, flow.PAIRS[2])}), but needs more bits per dim: "
-        f"{_effect(record, flow.PAIRS[2], LAST, BITS)} "
+        "where exact denoisers would draw the same "
+        f"({_effect(record, flow.PAIRS[0])}, {_budget(record, LAST)}), and on its own schedule "
+        f"({_effect(record, flow.PAIRS[2])}), there at "
+        f"{_effect(record, flow.PAIRS[2], LAST, BITS)} more bits per dim "
         "([numbers](other_tests/mnist/README.md#flow-matching))."
     )
 
