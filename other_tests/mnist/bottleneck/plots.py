@@ -61,8 +61,8 @@ def cells(by_study: Mapping[str, Record], study: str = "cells") -> style.Plot:
         axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
     figure.axes[0].set_ylabel("sure samples")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    shown = dict(zip(names, handles, strict=True))
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
+    of_weight = dict(zip(names, handles, strict=True))
+    figure.legend(of_weight.values(), of_weight, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
