@@ -34,7 +34,7 @@ def _surprise(records: Records) -> str:
         "**A small U-Net that predicts the picture $x_0$** with the plain error is ahead of DDPM "
         f"early (Fréchet distance {lead}, {_budget(record, FIRST)}), at "
         f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim. The loss weight "
-        f"`min_snr` alone brings DDPM {flatter}; with DDPM's weight $x_0$ shows no lead "
+        f"`min_snr` alone changes DDPM's by {flatter}; with DDPM's weight $x_0$ shows no lead "
         f"({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
     )
 
