@@ -45,8 +45,8 @@ del os
 """
 
 every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
-# New cells of these have no outputs until their full budget, hours of two cores, is run again.
-OUTDATED = {"ddpm-cosine-scheduler", "dm-predicts-x0"}
+# New cells of this one have no outputs until its full budget, hours of two cores, is run again.
+OUTDATED = {"dm-predicts-x0"}
 training = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 
 
