@@ -55,7 +55,7 @@ class Narrow(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """Whose precision networks look at."""
+        """Weight whose dtype `MLP.forward` converts x_t to."""
         return self[0].weight  # pyright: ignore[reportReturnType]
 
 

@@ -4,10 +4,10 @@
 
 For the arms "eps, snr" of `cells.json`, `floor.json` and `control.py` after their longest training:
 the error of the output at some times, and the effective rank of the outputs where there is little
-signal.  For those with H >= D also the error there after the last layer has been replaced by the
+signal.  For some with H >= D also the error there after the last layer has been replaced by the
 exact least-squares one on the same features.  (The errors in the records of `compare` are those of
 a denoiser that clips x_0_hat to [-1, 1], which hides what an output cannot do.)  Trains what is
-missing, goes on where it was stopped, and writes outputs.json.
+missing, goes on where it was stopped, and writes outputs.json.  One process only.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from other_tests import common
 from other_tests.mnist.bottleneck import control
 
 FOLDER = Path(__file__).parent
-RECORD = FOLDER / "ranks.json"
+RECORD = FOLDER / "outputs.json"
 TIMES = (100, 300, 500, 700, 900)
 LITTLE_SIGNAL = 900  # where the signal-to-noise ratio is 0.0003
 WIDE_ENOUGH = ("MLP 1024", "MLP 1568", "U-Net 14/196", "U-Net 14/256", "U-Net 14/392")
@@ -70,10 +70,6 @@ def rows_of(layer: nn.Module, inputs: Tensor, target: Tensor) -> LastLayer:
         patch = target.shape[-1] // inputs.shape[-1]
         target = F.pixel_unshuffle(target, patch).flatten(2).mT.flatten(0, 1)
         inputs = F.unfold(inputs, 3, padding=1).mT.flatten(0, 1)
-    elif inputs.dim() == 3:  # a transformer's, [B, squares, width]
-        patch = round((target[0].numel() / inputs.shape[1]) ** 0.5)
-        target = F.pixel_unshuffle(target, patch).flatten(2).mT.flatten(0, 1)
-        inputs = inputs.flatten(0, 1)
     else:
         target = target.flatten(1)
     inputs = inputs.double()

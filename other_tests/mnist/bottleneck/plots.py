@@ -21,7 +21,7 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
     axis.text(0.93, 0.95, "floor", color=style.GRAY, ha="right")
     places: dict[float, list[str]] = {}
     for network, share in answers.floors(by_study).items():
-        error = answers.interval(answers.measured(by_study, network, "error at 900"))
+        error = answers.interval(answers.output_measure(by_study, network, "error at 900"))
         color = style.BLUE if share > 0 else style.SKY
         axis.plot([share] * 2, [error.low, error.high], color=color, alpha=0.4, linewidth=3)
         axis.plot(share, error.value, "o", color=color, markersize=5)
@@ -33,9 +33,7 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
     axis.set(
         xlabel="1 - H/D: the share of the picture that the last layer cannot output",
         ylabel=r"error of $\hat{\epsilon}$ at $t$ = 900",
-        title="Where there is only noise to see, a narrow network is at its floor",
         xlim=(-0.03, 1),
-        ylim=(-0.03, 1),
     )
     return figure
 
@@ -57,7 +55,7 @@ def cells(by_study: Mapping[str, Record], study: str = "cells") -> style.Plot:
                 marker = MARKERS[weight]
                 axis.plot(x, share.value, marker, color=color, markersize=5, label=weight)
         where = "H < D" if network in answers.NARROW else "H > D"
-        axis.set(title=f"{network}: {where}", ylim=(-0.03, 1))
+        axis.set(title=f"{network}: {where}")
         axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
     figure.axes[0].set_ylabel("sure samples")
     handles, names = figure.axes[0].get_legend_handles_labels()

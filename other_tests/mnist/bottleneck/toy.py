@@ -7,7 +7,8 @@ Sixteen normal distributions around points of a sphere, in a random subspace of 
 A perceptron with hidden layers of 256 numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
 weighs errors of x_0_hat in the same way for every k, so only what the network has to output
 differs.  The best denoiser is known, and the error above its own is measured.  Jin & Wang 2026
-(arXiv 2601.21419) expect the best k at D / (D + d).  Writes toy.json, and goes on from there.
+(arXiv 2601.21419) expect the best k at D / (D + d).  Writes toy.json, and goes on from there; one
+process only.
 """
 
 import argparse
