@@ -1,6 +1,6 @@
-"""Run every check and benchmark that needs a GPU, in one command of a few minutes.
+"""Run every check and benchmark that needs a GPU, in one command of a quarter of an hour.
 
-    python -m benchmarks.gpu [--minutes 8] [--out FOLDER] [PART ...]
+    python -m benchmarks.gpu [--minutes 15] [--out FOLDER] [PART ...]
 
 The most important part comes first.  Each has a process of its own and a limit on its time, so that
 one that fails or hangs leaves the rest alone, and writes its own records beside itself.  After each
@@ -78,7 +78,7 @@ PARTS = [
 def main() -> None:
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8, help="time of all parts together")
+    parser.add_argument("--minutes", type=float, default=15, help="time of all parts together")
     parser.add_argument("--out", type=Path, help="folder that gets copies of the records")
     parser.add_argument("parts", nargs="*", metavar="PART", default=names, help=", ".join(names))
     options = parser.parse_args()

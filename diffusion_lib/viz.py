@@ -158,13 +158,13 @@ def play(pictures: Sequence[Image.Image]) -> InlineImage:
 def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Write a table: one record as rows of name and value, several as rows.
 
-    Fractions have four significant digits; columns of numbers are aligned on the right.
+    Numbers have four significant digits, from 1,000 on no fraction; their columns stand right.
     """
     if isinstance(records, Mapping):
         rows = [("", ""), *records.items()]
     else:
         rows = [[*records[0]], *([record[name] for name in records[0]] for record in records)]
-    cells = [[_cell(x) if isinstance(x, int | float) else f"{x}" for x in row] for row in rows]
+    cells = [[_cell(x) if type(x) in (int, float) else f"{x}" for x in row] for row in rows]
     numbers = re.compile(r"[-+*±\d.,e%\[\]\s]*")
     columns = zip(*cells[1:], strict=True)
     cells.insert(1, ["---:" if all(map(numbers.fullmatch, c)) else "---" for c in columns])

@@ -153,9 +153,9 @@ class Browser:
         while time.monotonic() < deadline:
             looks = [*looks[-3:], self.evaluate("facts()")]
             if len(looks) == 4 and all(look == looks[0] for look in looks):
-                break
+                return looks[-1]
             time.sleep(0.4)
-        return looks[-1]
+        raise TimeoutError(f"the page still changed after {PATIENCE} seconds: {looks[-1]}")
 
     def take_pictures(self, stem: Path) -> list[str]:
         """Write all of the page, from top to bottom, to STEM-1.png, STEM-2.png and so on."""
@@ -214,8 +214,10 @@ def jupyterlab() -> Generator[Browser]:
         browser += ["--remote-allow-origins=*", f"--user-data-dir={folder}/browser", "about:blank"]
         null = subprocess.DEVNULL
         commands = ([sys.executable, "-m", "jupyter", *lab], browser)
-        processes = [subprocess.Popen(command, stdout=null, stderr=null) for command in commands]
+        processes: list[subprocess.Popen[bytes]] = []
         try:
+            for command in commands:
+                processes.append(subprocess.Popen(command, stdout=null, stderr=null))
             fetch(f"http://127.0.0.1:{lab_port}/api")
             tabs = fetch(f"http://127.0.0.1:{port}/json")
             page = Browser(next(t["webSocketDebuggerUrl"] for t in tabs if t["type"] == "page"))

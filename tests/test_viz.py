@@ -174,7 +174,8 @@ def test_table_renders_one_record_and_several():
         == "|  |  |\n| --- | --- |\n| a | 0.1235 |\n| b | x |"
     )
     several = viz.table([{"a": 1, "b": 2.0}, {"a": 3, "b": 4e-7}]).data
-    assert "| 20,291 | 640,000 |" in viz.markdown([{"a": 20290.6, "b": 640_000}])
+    shown = viz.markdown([{"a": 20290.6, "b": 640_000, "c": True}])
+    assert "| 20,291 | 640,000 | True |" in shown
     assert several == "| a | b |\n| ---: | ---: |\n| 1 | 2 |\n| 3 | 4e-07 |"
     row = {"prediction": "x_0", "Frechet distance": Interval(0.4237, 0.2194, 0.7272)}
     assert viz.table([row]).data.splitlines()[1:] == [
