@@ -29,6 +29,7 @@ class Answer(NamedTuple):
     more: str = ""  # what the interval is over besides seeds
     chosen: str = "planned"  # before the study was run, or "added" after a first look
     level: float = 0.0  # what the effect is held against
+    degrees: int = 0  # of freedom of the interval; 0: one less than there are seeds
 
 
 def decide(
@@ -52,12 +53,12 @@ def holm(answers: Sequence[Answer]) -> list[float]:
     case of twenty.
 
     Args:
-        answers: all answers of one table; an effect has n - 1 degrees of freedom.
+        answers: all answers of one table.
     """
     values = []
-    for effect, level in ((given.effect, given.level) for given in answers):
-        t = abs(effect.value - level) / effect.standard_error
-        values.append(2 * float(stats.t.sf(t, effect.n - 1)))
+    for given in answers:
+        t = abs(given.effect.value - given.level) / given.effect.standard_error
+        values.append(2 * float(stats.t.sf(t, given.degrees or given.effect.n - 1)))
     corrected, largest = [0.0] * len(values), 0.0
     for rank, k in enumerate(sorted(range(len(values)), key=lambda k: values[k])):
         largest = max(largest, min(1.0, (len(values) - rank) * values[k]))

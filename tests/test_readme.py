@@ -16,6 +16,7 @@ from scipy import stats
 from diffusion_lib import compare, config, evaluation, runs, samplers
 from diffusion_lib.metrics import features
 from other_tests import common, findings, report
+from other_tests.editing import curves
 from other_tests.mnist import flow, full_budget
 from tests.helpers import random_denoiser, random_images, write_idx
 
@@ -57,6 +58,30 @@ def test_correcting_for_many_rows_is_what_holm_says():
     assert common.holm(answers) == pytest.approx([3 * p[0], 2 * p[1], p[2]])
     assert common.holm(answers[::-1]) == pytest.approx([p[2], 2 * p[1], 3 * p[0]])
     assert common.holm([answers[1]._replace(level=2.0)]) == [1.0]
+    line = stats.linregress([0, 1, 2, 4], [0, 2, 1, 3])  # 2 degrees of freedom, of any n
+    effect = compare.Difference(line.slope, 0, 0, line.stderr, line.stderr, n=9)
+    answer = common.Answer("", "", "", effect, degrees=2)
+    assert common.holm([answer]) == pytest.approx([line.pvalue])
+
+
+def test_the_library_page_says_how_to_correct_for_a_family():
+    (margin,) = re.findall(r"`d\.value` ± `(.+?)`", LIBRARY)
+    (p_value,) = re.findall(r"`p = (.+?)`", LIBRARY)
+    (limit,) = re.findall(r"if p ≤ (.+?), until one fails", LIBRARY)
+    family = ([5, 6, 7], [-1, 0, 2], [3, 4, 5])  # Bonferroni would decide one
+    effects = [compare.paired(values, [0.0] * 3) for values in family]
+    names = {"t": stats.t, "m": len(family)}
+    p = [eval(p_value, names | {"d": d}) for d in effects]
+    for values, d, one in zip(family, effects, p, strict=True):
+        test = stats.ttest_1samp(values, 0)
+        interval = test.confidence_interval(1 - 0.05 / len(family))
+        assert d.value + eval(margin, names | {"d": d}) == pytest.approx(interval.high)
+        assert one == pytest.approx(test.pvalue)
+    limits = [eval(limit.replace("*", ""), names | {"k": k}) for k in (1, 2, 3)]
+    decided = [one <= level for one, level in zip(sorted(p), limits, strict=True)]
+    assert decided == [True, True, False]
+    corrected = common.holm([common.Answer("", "", "", d) for d in effects])
+    assert [one <= 0.05 for one in sorted(corrected)] == decided
 
 
 def test_the_words_of_the_six_sentences_are_what_their_records_say():
@@ -80,6 +105,14 @@ def test_the_words_of_the_six_sentences_are_what_their_records_say():
         record = records[study]
         effect = compare.difference(record, measure, record["steps"][steps], arm, other)
         assert effect.verdict == verdict, (study, arm, other, measure)
+    editing = records["editing"]
+    (ratio,) = (a.effect for a in curves.answers(editing) if a.question.startswith("At the same"))
+    assert ratio.verdict == "not distinguishable"
+    for run in itertools.chain(*(curves.runs_of(editing, name) for name in curves.SCHEDULES)):
+        assert curves.lowest(run, "noise, sketch") > curves.ceiling(editing)
+        assert curves.own_level(run) > curves.ceiling(editing)
+    recall = {row["scale"]: row["recall"] for row in records["guidance"]["rows"]}
+    assert recall[2.0][2] < recall[1.0][1]
 
 
 def test_the_record_of_flow_is_of_the_arms_that_are_written_there():
@@ -200,9 +233,6 @@ def test_the_experiment_of_ones_own_is_a_study_and_run_again_it_is_loaded(tmp_pa
     assert re.fullmatch(r"soft_min_snr#\w{8}", own["weight"])
     assert re.fullmatch(r"MyConfig#\w{8}", own["network"]["kind"])
     assert (tmp_path / "samples.png").exists()
-    found = compare.difference(record, "bits per dim", 1, *record["arms"])
-    margin = stats.t.ppf(1 - 0.025 / 1, found.n - 1) * found.standard_error  # a family of one
-    assert found.high - found.value == pytest.approx(margin)
     again: dict = {"__name__": "__main__"}  # the cell run again makes another function and class
     monkeypatch.setattr(runs, "train", None)
     exec(code, again)
