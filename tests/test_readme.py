@@ -15,7 +15,7 @@ from scipy import stats
 
 from diffusion_lib import compare, config, evaluation, runs, samplers
 from diffusion_lib.metrics import features
-from other_tests import common, findings, report
+from other_tests import common, findings, report, sentences
 from other_tests.editing import curves
 from other_tests.mnist import flow, full_budget
 from tests.helpers import random_denoiser, random_images, write_idx
@@ -113,6 +113,20 @@ def test_the_words_of_the_six_sentences_are_what_their_records_say():
         assert curves.own_level(run) > curves.ceiling(editing)
     recall = {row["scale"]: row["recall"] for row in records["guidance"]["rows"]}
     assert recall[2.0][2] < recall[1.0][1]
+
+
+def test_every_effect_of_the_six_sentences_is_a_row_of_the_table(monkeypatch):
+    records, effects = findings.records(), []
+
+    def effect(record, arms, steps=findings.LAST, measure=findings.MEASURE):
+        (study,) = (name for name in records if records[name] is record)
+        effects.append((study, arms, steps, measure))
+
+    monkeypatch.setattr(sentences, "_effect", effect)
+    sentences.text(records)
+    assert len(effects) == 15
+    rows = [(row.study, row.arms, row.steps, row.measure) for row in findings.FINDINGS]
+    assert [effect for effect in effects if effect not in rows] == []
 
 
 def test_the_record_of_flow_is_of_the_arms_that_are_written_there():
