@@ -182,8 +182,10 @@ def test_it_is_thin(notebook):
     assert len(cells) <= 12
     assert len(committed(notebook).encode()) < 900_000
     heavy = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While)
-    for cell in cells:
-        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, heavy)]
+    parts = [ast.walk(ast.parse(cell.source)) for cell in cells]
+    written_out = [nodes for nodes in parts if any(isinstance(node, heavy) for node in nodes)]
+    # The first notebook walks from noise to digits by hand, in one cell.
+    assert len(written_out) == (notebook.name == "ddpm.ipynb")
 
 
 @every
