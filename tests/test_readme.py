@@ -178,19 +178,26 @@ def test_the_front_page_is_one():
     assert all(path.name in FRONT_PAGE for path in sizes)
 
 
+def changed(code, *changes):
+    """Lines of a README with some parts, each of which is there, replaced."""
+    for there, here in changes:
+        assert there in code
+        code = code.replace(there, here)
+    return code
+
+
 def test_the_lines_of_the_front_page_are_the_experiment_whose_samples_it_shows(
     tmp_path, monkeypatch
 ):
     """As they stand there, but for fewer steps."""
     code = re.search(r"## The library\n\n```python\n(.*?)```", FRONT_PAGE, re.DOTALL)[1]
-    for there, here in (
+    code = changed(
+        code,
         ("num_steps=10_000, batch_size=64,", "num_steps=2, batch_size=2,"),
         ("timesteps(1000)", "timesteps(2)"),
         ("(64, 1, 28, 28)", "(4, 1, 28, 28)"),
         ('data.mnist("data").images', "digits"),
-    ):
-        assert there in code
-        code = code.replace(there, here)
+    )
     monkeypatch.chdir(tmp_path)
     names: dict = {"digits": random_images(8, 1, 28, 28)}
     exec(code, names)
@@ -207,9 +214,7 @@ def test_the_lines_of_the_front_page_are_the_experiment_whose_samples_it_shows(
 def test_the_lines_on_ones_own_pictures_run(tmp_path, monkeypatch):
     """As they stand there, but for fewer and smaller steps."""
     code = re.search(r"## Your own pictures.*?```python\n(.*?)```", LIBRARY, re.DOTALL)[1]
-    for there, here in (("5_000, batch_size=64", "2, batch_size=4"), ("width=64", "width=8")):
-        assert there in code
-        code = code.replace(there, here)
+    code = changed(code, ("5_000, batch_size=64", "2, batch_size=4"), ("width=64", "width=8"))
     code = code.replace("(run, 64)", "(run, 4, num_steps=2)").replace("=50)", "=2, num_times=2)")
     monkeypatch.chdir(tmp_path)
     for i in range(104):
@@ -229,14 +234,13 @@ def test_the_experiment_of_ones_own_is_a_study_and_run_again_it_is_loaded(tmp_pa
     """As it stands there, in a notebook's cell, but for fewer and smaller steps."""
     (code,) = python_of("An experiment of your own")
     assert len(code.splitlines()) <= 40
-    for there, here in (
+    code = changed(
+        code,
         ("(1000, 2000)", "(1,)"),
         (", 2000)", ", 1)"),
         ("n=1000, steps=50", "n=70, steps=2, n_likelihood=2, num_times=2"),
         ("width: int = 512", "width: int = 8"),
-    ):
-        assert there in code
-        code = code.replace(there, here)
+    )
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path / "data" / "MNIST" / "raw", 90, 80)
     names: dict = {"__name__": "__main__"}

@@ -59,10 +59,10 @@ class Interval:
         return Interval(value, value - _Z * standard_error, value + _Z * standard_error)
 
     @staticmethod
-    def student_t(values: Sequence[float]) -> "Interval":
-        """Estimate the mean of at least 2 independent values [Student 1908]."""
+    def student_t(values: Sequence[float], alpha: float = 0.05) -> "Interval":
+        """Estimate the mean of at least 2 independent values at 1 - alpha [Student 1908]."""
         n, mean = len(values), fmean(values)
-        margin = float(special.stdtrit(n - 1, 0.975)) * stdev(values) / math.sqrt(n)
+        margin = float(special.stdtrit(n - 1, 1 - alpha / 2)) * stdev(values) / math.sqrt(n)
         return Interval(mean, mean - margin, mean + margin)
 
     @staticmethod

@@ -5,20 +5,19 @@ are asked.  A hypothesis of several statements is supported if all of them are, 
 of them is at a level that is divided by their number besides.
 """
 
-import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from diffusion_lib import compare
 from diffusion_lib.metrics import Interval
+from other_tests import common
 from other_tests.mnist.bottleneck import outputs, toy
 
 FOLDER = Path(__file__).parent
@@ -33,8 +32,8 @@ MARGIN, GAIN = 0.02, 0.1  # of the floor; of a share of sure samples that matter
 # By the numbers that are let through, of 784.
 WIDTHS = {"MLP 128": 128, "MLP 256": 256, "MLP 512": 512, "MLP 768": 768}
 WIDTHS |= {"MLP 1024": 784, "MLP 1568": 784}
-STUDIES = ["cells", "cells_ddim", "floor", "control", "rates", "window", "crossing"]
-STUDIES += ["crossing_ddim"]
+STUDIES = ["cells", "cells_ddim", "floor", "control", "rates", "window"]
+STUDIES += ["crossing", "crossing_ddim"]
 Record = Mapping[str, Any]
 
 
@@ -59,10 +58,8 @@ class Statement(NamedTuple):
 
 
 def interval(values: Sequence[float], alpha: float = 0.05 / HYPOTHESES) -> Interval:
-    """Estimate the mean of independent values at the level 1 - alpha."""
-    n, mean = len(values), fmean(values)
-    margin = float(special.stdtrit(n - 1, 1 - alpha / 2)) * stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - margin, mean + margin)
+    """Estimate the mean of independent values at the level of this study."""
+    return Interval.student_t(values, alpha)
 
 
 def records() -> dict[str, Record]:
@@ -73,7 +70,7 @@ def records() -> dict[str, Record]:
     }
     for name, path in (("outputs", outputs.RECORD), ("toy", toy.RECORD)):
         if path.exists():
-            by_study[name] = json.loads(path.read_text())
+            by_study[name] = common.load(path)
     return by_study
 
 
@@ -198,10 +195,8 @@ def dose_statements(by_study: Mapping[str, Record]) -> list[Statement]:
         sure(cells if f"{network}: eps, snr" in cells["arms"] else floor, f"{network}: eps, snr")
         for network in WIDTHS
     ]
-    numbers, of_seed = (
-        [*WIDTHS.values()],
-        zip(*(values[:seeds] for values in of_width), strict=True),
-    )
+    of_seed = zip(*(values[:seeds] for values in of_width), strict=True)
+    numbers = [*WIDTHS.values()]
     correlations = [float(np.corrcoef(numbers, shares)[0, 1]) for shares in of_seed]
     text = "correlation with the numbers let through"
     return [Statement("5 dose and response", text, correlations, 0.0)]

@@ -12,7 +12,6 @@ process only.
 """
 
 import argparse
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from diffusion_lib.schedules import NoiseSchedule
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from diffusion_lib.system.progress import Bar
+from other_tests import common
 
 RECORD = Path(__file__).parent / "toy.json"
 CELLS = ((2, 8), (2, 32), (2, 128), (2, 512), (8, 32), (8, 128), (8, 512), (32, 128), (32, 512))
@@ -126,7 +126,7 @@ def main() -> None:
     cells: list[list[int]] = [[int(n) for n in cell.split(",")] for cell in options.cells]
     rows: list[dict[str, Any]] = []
     if RECORD.exists():
-        rows = json.loads(RECORD.read_text())["measured"]
+        rows = common.load(RECORD)["measured"]
     done = {(row["d"], row["D"], row["seed"], row["k"]) for row in rows}
     jobs = [(d, D, seed, k) for d, D in cells for seed in options.seeds for k in MIXES]
     for d, D, seed, k in Bar([job for job in jobs if job not in done], "toy"):
