@@ -2,13 +2,16 @@
 
 import math
 import sys
+from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from diffusion_lib import bound, metrics, posterior, predictions, rng, schedules
 from diffusion_lib.denoiser import Denoised, Denoiser
+from diffusion_lib.metrics import features
 from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.oracles import gaussian, mixture
 
@@ -423,13 +426,79 @@ def test_memorization_has_an_interval_and_a_floor():
     assert found["copies"].low > 0.03
 
 
-def test_inception_says_what_it_needs(monkeypatch):
-    images = torch.zeros(2049, 1, 2, 2, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="100 reference, but the features have 2048 dimensions"):
-        metrics.inception_fid(images, images[:100])
-    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
-    with pytest.raises(ImportError, match=r"needs `pip install \"torchmetrics\[image\]\"`"):
-        metrics.inception_fid(images, images)
+# ---- beside torch-fidelity -----------------------------------------------------------------
+
+
+def coarse_pixels(images):
+    return F.adaptive_avg_pool2d(images.double() / 255, 3).flatten(1)
+
+
+def mnist_features(images):
+    return features.load("mnist").extract_features(images[:, :1]).features
+
+
+def blurred_noise(n, channels, gamma, seed):
+    x = torch.rand(n, channels, 5, 5, generator=rng.generator(seed)) ** gamma
+    return (255 * F.interpolate(x, size=28, mode="bilinear")).to(torch.uint8)
+
+
+# Gray images reach the extractor in three channels.
+@pytest.mark.parametrize(("channels", "extract"), [(3, coarse_pixels), (1, mnist_features)])
+def test_the_distances_are_those_of_torch_fidelity(channels, extract):
+    """Its definitions are ours: k = 3, the unbiased estimate, a cubic kernel of x y / D + 1.
+
+    Its kernel distance is a mean over subsets of equal size: with 150 images, each is all of them.
+    """
+    import torch_fidelity
+
+    class Extractor(torch_fidelity.FeatureExtractorBase):
+        def __init__(self, name, layers, **settings):
+            super().__init__(name, layers)
+
+        @staticmethod
+        def get_provided_features_list():
+            return ("features",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "features"
+
+        def forward(self, images):
+            assert images.shape[1:] == (3, 28, 28)
+            return (extract(images),)
+
+    torch_fidelity.register_feature_extractor(extract.__name__, Extractor)
+    samples, reference = blurred_noise(150, channels, 1.3, 0), blurred_noise(150, channels, 1, 1)
+    found = metrics.fidelity(samples, reference, extract.__name__)
+    x, y = extract(samples), extract(reference)
+    assert metrics.frechet_distance(x, y) == pytest.approx(found["frechet_inception_distance"])
+    expected = pytest.approx(found["kernel_inception_distance_mean"], rel=1e-6)
+    assert metrics.kernel_distance(x, y) == expected
+    assert found["kernel_inception_distance_std"] < 1e-12
+    expected = pytest.approx((found["precision"], found["recall"]))
+    assert metrics.precision_recall(x, y) == expected
+    assert 0.3 < found["recall"] < found["precision"] < 0.95
+
+
+@pytest.mark.parametrize("extractor", ["inception-v3-compat", "dinov2-vit-s-14"])
+def test_torch_fidelity_without_its_weights_says_where_they_belong(
+    extractor, tmp_path, monkeypatch
+):
+    def no_network(*_, **settings):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises((OSError, RuntimeError), match=rf"weights belong in {tmp_path}"):
+        metrics.fidelity(images, images, extractor)
+
+
+def test_torch_fidelity_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ImportError, match=r"`pip install torch-fidelity`"):
+        metrics.fidelity(images, images)
 
 
 # ---- the loss and the measurement are one ---------------------------------------------------

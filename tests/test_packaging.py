@@ -21,6 +21,7 @@ PACKAGE = ROOT / "diffusion_lib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What a package is imported as -> what it is installed as.
 DISTRIBUTIONS = {"PIL": "pillow", "IPython": "ipython", "huggingface_hub": "diffusers"}
+DISTRIBUTIONS |= {"torch_fidelity": "torch-fidelity"}
 
 
 @pytest.mark.slow

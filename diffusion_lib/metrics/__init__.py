@@ -2,8 +2,8 @@
 
 Likelihood     `bits_per_dim`, the variational bound; `ode_bits_per_dim`, the probability flow
 Errors         `errors_per_t`: of x_0_hat, eps_hat and v_hat, on fixed draws
-Samples        `quality` of a set beside a reference, in the features of a small classifier:
-               Frechet and kernel distance, precision and recall, classes, confidence
+Samples        `quality` of a set beside a reference, in a small classifier's features: Frechet and
+               kernel distance, precision, recall, classes; `fidelity` in Inception's or DINOv2's
 Memorization   `nearest_distances` to the training images
 Labels         `label_accuracy_and_diversity` of samples that were drawn for labels
 
@@ -31,8 +31,8 @@ from diffusion_lib.metrics.likelihood import (
 from diffusion_lib.metrics.samples import (
     CONFIDENT,
     check_count,
+    fidelity,
     frechet_distance,
-    inception_fid,
     kernel_distance,
     label_accuracy_and_diversity,
     memorization,

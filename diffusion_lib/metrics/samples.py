@@ -1,6 +1,7 @@
 """Quality of a set of samples beside a reference, in the features of a classifier."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,6 @@ from diffusion_lib import data, rng
 from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.metrics.intervals import Interval
 from diffusion_lib.rng import MeasurementStream
-from diffusion_lib.system.progress import Bar
 
 CONFIDENT = 0.9
 """Probability above which a classifier counts as sure of a class."""
@@ -39,8 +39,7 @@ def quality(
         _resample(size, rng.generator(seed, MeasurementStream.RESAMPLE, side))
         for side, size in enumerate((n, m))
     )
-    drawn = zip(_draws(x, x_counts), _draws(y, y_counts), strict=True)
-    frechet = torch.stack([_frechet(*sets) for sets in drawn])
+    frechet = torch.stack([*map(_frechet, _draws(x, x_counts), _draws(y, y_counts))])
     precision, recall = _halves(x, y, seed)
     intervals = {
         "Frechet distance": Interval.centered_bootstrap(frechet),
@@ -52,7 +51,7 @@ def quality(
     shares = {f"confidence > {CONFIDENT}": confidence > CONFIDENT}
     shares |= {f"class {k}": classes == k for k in range(samples.probabilities.shape[1])}
     for name, share in shares.items():
-        intervals[name] = _proportion(x_counts @ share.double() / n, n)
+        intervals[name] = Interval.bootstrap(x_counts @ share.double() / n).widened_to_wilson(n)
     return intervals
 
 
@@ -93,11 +92,8 @@ def label_accuracy_and_diversity(
         # As `var`, which warns where a reference of random pictures has no second one: NaN.
         spread += variance * (len(real) - 1) / (real - real.mean(0)).square().sum()
     spread /= len(labels.unique())
-    return {"accuracy": _proportion(accuracy, n), "spread": Interval.bootstrap(spread)}
-
-
-def _proportion(resamples: Tensor, n: int) -> Interval:
-    return Interval.bootstrap(resamples).widened_to_wilson(n)
+    share = Interval.bootstrap(accuracy).widened_to_wilson(n)
+    return {"accuracy": share, "spread": Interval.bootstrap(spread)}
 
 
 def _resample(n: int, generator: torch.Generator) -> Tensor:
@@ -176,28 +172,32 @@ def memorization(distances: Tensor, held_out: Tensor, seed: int = 0) -> dict[str
     medians = torch.stack([drawn.median() for drawn in _draws(distances, counts)])
     return {
         "nearest training image": Interval.bootstrap(medians),
-        "copies": _proportion(counts @ near / n, n),
+        "copies": Interval.bootstrap(counts @ near / n).widened_to_wilson(n),
     }
 
 
-def inception_fid(samples: Tensor, reference: Tensor) -> float:
-    """Return the FID on the 2048 Inception features, by torchmetrics; downloads weights once.
+def fidelity(
+    samples: Tensor, reference: Tensor, feature_extractor: str = "inception-v3-compat"
+) -> dict[str, float]:
+    """Return torch-fidelity's FID, KID, precision and recall of two sets, uint8 [N, C, H, W].
 
-    Args:
-        samples: uint8 [N, C, H, W], N > 2048.
-        reference: uint8 [M, C, H, W], M > 2048.
+    Gray becomes RGB.  The extractor, such as "dinov2-vit-s-14", downloads its weights once and
+    scales images to its own size.  Published FIDs take 50,000 samples; with fewer they are larger.
     """
-    for name, images in (("samples", samples), ("reference", reference)):
-        check_count(len(data.check(images)), 2048, name)
+    from diffusion_lib.system import torchvision  # noqa: F401  (torch-fidelity imports it too)
+
+    dataset: Any = torch.utils.data.ConcatDataset  # as torch-fidelity takes no bare tensor
+    x, y = (dataset([data.check(z).cpu().expand(-1, 3, -1, -1)]) for z in (samples, reference))
+    settings: dict[str, Any] = dict.fromkeys(("fid", "kid", "prc", "save_cpu_ram"), True)
+    settings |= {"input1": x, "input2": y, "feature_extractor": feature_extractor}
+    settings |= {"cuda": torch.cuda.is_available(), "kid_subset_size": min(1000, len(x), len(y))}
     try:
-        from torchmetrics.image.fid import FrechetInceptionDistance  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError('Inception FID needs `pip install "torchmetrics[image]"`') from error
-    fid = FrechetInceptionDistance().set_dtype(torch.float64)
-    for images, real in ((samples, False), (reference, True)):
-        for batch in Bar(images.split(100), "Inception"):
-            fid.update(batch.expand(-1, 3, -1, -1), real=real)
-    return fid.compute().item()
+        from torch_fidelity import calculate_metrics
+
+        return calculate_metrics(**settings)
+    except (ImportError, OSError, RuntimeError) as error:  # the latter two without a network
+        error.add_note(f"`pip install torch-fidelity`; its weights belong in {torch.hub.get_dir()}")
+        raise
 
 
 def check_count(n: int, dims: int, name: str) -> None:
