@@ -96,7 +96,9 @@ def draw(axis: Axes, lines: Mapping[str, tuple[Any, ...]], smooth: int = 1) -> N
             sums, i = torch.cat([y.new_zeros(1), y.cumsum(0)]), torch.arange(len(y))
             first, end = (i - smooth // 2).clamp(min=0), (i + smooth // 2 + 1).clamp(max=len(y))
             y = (sums[end] - sums[first]) / (end - first)
-        style |= {"marker": style["marker"] * (len(y) < 40), "markersize": 4, "label": name}
+        if len(y) >= 40:  # a few markers, and only on what color and line do not tell apart
+            style |= {"marker": style["marker"].replace("o", ""), "markevery": len(y) // 20}
+        style |= {"markersize": 4, "label": name}
         dodge = min(5, 24 / len(lines), 160 / len(lines) / len(x)) if margin else 0
         offset = (k - (len(lines) - 1) / 2) * dodge / 72
         where = axis.transData + ScaledTranslation(offset, 0, axis.figure.dpi_scale_trans)

@@ -55,6 +55,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "performance": (benchmarks.performance, benchmarks.records),
     "limit": (benchmarks.limit, benchmarks.records),
     "in bfloat16": (benchmarks.in_bfloat16, benchmarks.records),
+    "parts": (benchmarks.parts, benchmarks.records),
     "on a gpu": (benchmarks.on_a_gpu, benchmarks.records),
     "processes": (benchmarks.processes, benchmarks.records),
     "eight gpus": (benchmarks.eight_gpus, benchmarks.records),

@@ -45,8 +45,6 @@ del os
 """
 
 every = pytest.mark.parametrize("notebook", [*NOTEBOOKS, *STUDIES], ids=lambda path: path.name)
-# New cells of this one have no outputs until its full budget, hours of two cores, is run again.
-OUTDATED = {"dm-predicts-x0"}
 training = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 
 
@@ -158,9 +156,7 @@ def is_bar(output):
 
 
 @every
-def test_what_is_committed_is_one_clean_run(notebook, request):
-    if notebook.stem in OUTDATED:
-        request.applymarker(pytest.mark.xfail(strict=True))
+def test_what_is_committed_is_one_clean_run(notebook):
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
