@@ -164,11 +164,16 @@ def profile(step: Callable[[], float], device: torch.device) -> dict[str, float]
     times: dict[str, float] = {}
     for event in profiler.key_averages():
         own = event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
-        name = next((n for key, n in _KINDS.items() if key in event.key), "everything else")
+        name = kind(event.key)
         times[name] = times.get(name, 0) + own
     total = sum(times.values())
     shares = sorted(((t / total, name) for name, t in times.items()), reverse=True)
     return {name: round(share, 3) for share, name in shares}
+
+
+def kind(operation: str) -> str:
+    """Say what kind of operation an operator of torch is, by its name."""
+    return next((kind for word, kind in _KINDS.items() if word in operation), "everything else")
 
 
 # Words in an operator's name -> what it does; the first that fits.
@@ -178,10 +183,15 @@ _KINDS = {
     "group_norm": "GroupNorm",
     "silu": "SiLU",
     "attention": "attention",
+    "aten::bmm": "attention",
+    "softmax": "attention",
     "aten::cat": "joining skip connections",
     "dam": "the optimizer",
     "aten::addmm": "linear layers",
+    "aten::mm": "linear layers",
     "aten::add": "sums",
+    "copy": "copies and casts",
+    "aten::clone": "copies and casts",
 }
 
 
