@@ -57,6 +57,7 @@ ORDER = [
     "metrics.likelihood",
     "metrics.samples",
     "metrics",
+    "survival",
     "train_config",
     "optimizers",
     "training",
