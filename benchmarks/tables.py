@@ -58,7 +58,7 @@ def speed_vs_diffusers(records: Records, suffix: str = "") -> Rows:
         suffix: "" for a processor that is slow in bfloat16, "-bfloat16" for a fast one.
     """
     rows = []
-    for command, what, goal, goal_beside_fastest in (
+    for command, what, goal, least_of_fastest in (
         ("train_step", "training", 2.2, 1.4),
         ("forward", "the network forward", 2.5, 1.5),
         ("sampling", "sampling, DDIM", 2.5, 1.5),
@@ -66,7 +66,7 @@ def speed_vs_diffusers(records: Records, suffix: str = "") -> Rows:
         ways = records[command + suffix]["ways"]
         for name, least, note in (
             (DEFAULT, goal, "as it comes"),
-            (fastest_peer(ways), goal_beside_fastest, "the fastest peer here"),
+            (fastest_peer(ways), least_of_fastest, "the fastest peer here"),
         ):
             speedup = Interval(*ways[name]["ours is faster by"])
             rows.append(

@@ -35,8 +35,8 @@ RESULT = {
     "precision": [0.8, 0.7, 0.9],
     "recall": [0.6, 0.5, 0.7],
 }
-RECORD = {"device": "CPU", "processor": "known", "precision": "float32", "torch": "2"}
-RECORD |= {"n": 1000, "training images": 60_000}
+RECORD = {"device": "CPU", "processor": "known", "precision": "bfloat16", "torch": "2"}
+RECORD |= {"n": 1000, "training images": 60_000, "recipe": {}}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -146,6 +146,8 @@ def test_the_board_has_the_fastest_recipe_first_and_pools_the_shares():
     cells = [cell.strip().replace("\N{NO-BREAK SPACE}", " ") for cell in rows[2].split("|")]
     assert cells[1:4] == ["[slow](recipes/slow.py)", "31.0 (30.0 to 32.0)", ""]
     assert cells[4] == "90.0% [88.9%, 91.0%] (80.0% to 100.0%)"  # Wilson's of 2,700 of 3,000
+    loop = record(1, 2, 3) | {"recipe": {"precision": "float32"}}
+    assert "float32" in board.text({"loop": loop}) and "float32" not in "".join(rows)
     assert [board.seconds(record(*x)) for x in ((30, 31, 32), (1, 2, 6))] == [31, 3]
 
 

@@ -35,7 +35,8 @@ def text(records: Records) -> str:
     goals, details = zip(*(rows(*item) for item in records.items()), strict=True)
     machines: dict[str, list[str]] = {}
     for name, record in records.items():
-        machine = f"{record['device']}, {record['processor']}, {record['precision']}, torch "
+        precision = record["recipe"].get("precision", record["precision"])
+        machine = f"{record['device']}, {record['processor']}, {precision}, torch "
         machine += f"{record['torch']}, {record['training images']:,} training images"
         machines.setdefault(machine, []).append(name)
     return (

@@ -78,7 +78,7 @@ class DiffusersLoop:
         return sample
 
     def describe(self) -> dict[str, Any]:
-        return {"diffusers": asdict(self)}
+        return {"diffusers": asdict(self), "precision": "float32"}
 
 
 RECIPE = DiffusersLoop(seconds=60)

@@ -338,6 +338,42 @@ def less_varied(record: Record) -> dict[str, float]:
     return result
 
 
+def cell_rows(record: Record) -> list[dict[str, str]]:
+    """Make a table of sure samples: each cell minus "eps, snr" of the same network.
+
+    Args:
+        record: record of `cells`, or of the same by DDIM.
+    """
+    table = []
+    for cell in product(PREDICTIONS, WEIGHTS):
+        row = {"": ", ".join(cell)}
+        for network in (*NARROW, *WIDE):
+            arm, base = f"{network}: {', '.join(cell)}", f"{network}: eps, snr"
+            effect = ""
+            if arm in record["arms"]:
+                own = sure(record, arm)
+                effect = f"{fmean(own):.2f}"
+                if arm != base:
+                    effect = f"{interval(minus(own, sure(record, base))):+.2f}"
+            row[network] = effect
+        table.append(row)
+    return table
+
+
+def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Make a table of the floors, the errors, and what the exact last layer leaves of them."""
+    table = []
+    for network, floor in sorted(floors(by_study).items(), key=lambda item: -item[1]):
+        row = {"network": network, "1 - H/D, or 0": f"{floor:.3f}"}
+        for name in ("error at 900", "error with the exact last layer", "effective rank"):
+            values = []
+            if network in outputs.WIDE_ENOUGH or "exact" not in name:
+                values = output_measure(by_study, network, name)
+            row[name] = f"{interval(values)}" if values else ""
+        table.append(row)
+    return table
+
+
 def rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     """Make the table of statements."""
     return [

@@ -1,6 +1,7 @@
 """Plots of the study of bottlenecks, from its records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -39,23 +40,25 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
 
 
 @style.look
-def cells(by_study: Mapping[str, Record], study: str = "cells") -> style.Plot:
+def cells(
+    by_study: Mapping[str, Record],
+    networks: Sequence[str] = (*answers.NARROW, *answers.WIDE),
+    studies: Sequence[str] = ("cells", "control"),
+) -> style.Plot:
     """Draw the share of sure samples of each prediction and weight, a panel for each network."""
-    record = by_study[study]
-    networks = [*answers.NARROW, *answers.WIDE]
-    figure = style.figure(1, len(networks), (10, 3.2))
+    records = [by_study[study] for study in studies if study in by_study]
+    figure = style.figure(1, len(networks), (2.5 * len(networks), 3.2))
     for axis, network in zip(figure.axes, networks, strict=True):
-        for place, prediction in enumerate(PREDICTIONS):
-            arms = {w: f"{network}: {prediction}, {w}" for w in WEIGHTS}
-            arms = {weight: arm for weight, arm in arms.items() if arm in record["arms"]}
-            for k, (weight, arm) in enumerate(arms.items()):
+        for (place, prediction), (k, weight) in product(enumerate(PREDICTIONS), enumerate(WEIGHTS)):
+            arm = f"{network}: {prediction}, {weight}"
+            for record in (record for record in records if arm in record["arms"]):
                 share = answers.interval(answers.sure(record, arm))
                 x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
                 axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
                 marker = MARKERS[weight]
                 axis.plot(x, share.value, marker, color=color, markersize=5, label=weight)
-        where = "H < D" if network in answers.NARROW else "H > D"
-        axis.set(title=f"{network}: {where}")
+        size = {answers.NARROW: ": H < D", answers.WIDE: ": H > D"}
+        axis.set(title=network + next((s for of, s in size.items() if network in of), ""))
         axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
     figure.axes[0].set_ylabel("sure samples")
     handles, names = figure.axes[0].get_legend_handles_labels()

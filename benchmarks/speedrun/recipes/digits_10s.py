@@ -1,4 +1,4 @@
-"""Digits without labels after 15 s: as labels_20s, but 90 steps, and no labels.
+"""Digits without labels after 10 s: as labels_20s, but 90 steps, and no labels.
 
 What it is held against is a plain loop with diffusers, of whose samples a classifier is sure of a
 fifth after 8 minutes (benchmarks/time_to_digits.json).
