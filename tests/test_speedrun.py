@@ -147,7 +147,8 @@ def test_the_board_has_the_fastest_recipe_first_and_pools_the_shares():
     assert cells[1:4] == ["[slow](recipes/slow.py)", "31.0 (30.0 to 32.0)", ""]
     assert cells[4] == "90.0% [88.9%, 91.0%] (80.0% to 100.0%)"  # Wilson's of 2,700 of 3,000
     loop = record(1, 2, 3) | {"recipe": {"precision": "float32"}}
-    assert "float32" in board.text({"loop": loop}) and "float32" not in "".join(rows)
+    assert "float32" in board.text({"loop": loop})
+    assert "float32" not in "".join(rows)
     assert [board.seconds(record(*x)) for x in ((30, 31, 32), (1, 2, 6))] == [31, 3]
 
 
