@@ -189,7 +189,7 @@ _KINDS = {
     "dam": "the optimizer",
     "aten::addmm": "linear layers",
     "aten::mm": "linear layers",
-    "aten::add": "sums",
+    "aten::add": "additions",
     "copy": "copies and casts",
     "aten::clone": "copies and casts",
 }

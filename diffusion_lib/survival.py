@@ -1,8 +1,8 @@
 """Predict which labels survive noise, without a network: how far may an edit go?
 
-A perfect denoiser that starts at x_t = signal * x_0 + noise * eps draws an image of a class with
-probability p(class | x_t).  So the mean of p(class of x_0 | x_t) is the share of the labels that
-`editing.edit` keeps, and any model of the images of each class predicts it:
+DDPM with a perfect denoiser and all of its steps, from x_t = signal * x_0 + noise * eps, draws an
+image of a class with probability p(class | x_t).  So the mean of p(class of x_0 | x_t) is the share
+of the labels that `editing.edit` keeps, and any model of the images of each class predicts it:
 
     how_far, label_curve    the largest t at which 95 % survive, and the probabilities at each t
     fit, class_posterior    Gaussians, one or several for each class
@@ -10,7 +10,7 @@ probability p(class | x_t).  So the mean of p(class of x_0 | x_t) is the share o
     speciation              the SNR at which noise hides the largest differences
 
 Images are vectors [N, D] here: pixels in [-1, 1], or coordinates along `principal_axes`, in which
-eps is standard normal too.  Times are in 1..T, and times of a curve a list of them.
+eps is standard normal too.  Times lie in 1..T; `times` is a list of them.
 """
 
 import math
@@ -177,19 +177,19 @@ def how_far(
 
     Arguments as of `label_curve`; `keep` is the share.  The interval is over the held-out images.
 
-    A network that does not draw exactly from p(x_0 | x_t) loses more.  On MNIST the networks of
-    other_tests/editing agree at 95 %, and lose half of their labels at 0.4 octaves more SNR.
+    A network, and a sampler that draws no noise, keep more or fewer than p(x_0 | x_t) says.
 
     Raises:
-        TypeError, ValueError: as of `label_curve`; `keep` not above 1 / classes, or above what the
-            Gaussians recognize almost without noise: 0.98 on MNIST, about half of CIFAR-10.
+        TypeError, ValueError: as of `label_curve`; `keep` not above what pure noise keeps, or above
+            what the Gaussians recognize almost without noise.
     """
     times = schedule.timesteps(min(100, schedule.num_timesteps))[-2::-1]
     own = label_curve(images, labels, schedule, times, seed)
-    classes, best = len(torch.as_tensor(labels).unique()), own.mean(1).max().item()
-    if not 1 / classes < keep <= best:
+    shares = torch.as_tensor(labels).unique(return_counts=True)[1] / len(labels)
+    chance, best = shares.square().sum().item(), own.mean(1).max().item()
+    if not chance < keep <= best:
         raise ValueError(
-            f"keep must lie between 1 / {classes}, the share of the labels that pure noise keeps, "
+            f"keep must lie between {chance:.3f}, the share of the labels that pure noise keeps, "
             f"and {best:.3f}, that which Gaussians recognize almost without noise; got "
             f"{keep!r:.99}. A network may keep more, but how much is unknown here. "
             f"{0.95 * best:.3f} is 95 % of what they recognize"

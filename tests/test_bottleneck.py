@@ -285,15 +285,20 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
 def test_cells_are_held_against_ddpm_and_floors_against_errors():
     by_study = studies(sure_if_all_hold, floor_of)
     rows = {row[""]: row for row in answers.cell_rows(by_study["cells"])}
-    assert rows["eps, snr"]["MLP 256"] == "0.02"
+    assert rows["eps, snr"]["MLP 256"].startswith("0.02")
     assert rows["x_0, uniform"]["MLP 256"].startswith("+0.58")
     assert rows["v, min_snr"]["U-Net 14/256"] == ""
     for row in by_study["outputs"]["measured"]:
         row["effective rank"] = 10.0 + row["seed"] % 2
     first, *_, last = answers.floor_rows(by_study)
     assert (first["network"], first["1 - H/D, or 0"]) == ("MLP 128", "0.837")
+    assert first["error at 900"].startswith("0.837")
+    assert first["effective rank"].startswith("10.4")
     assert first["error with the exact last layer"] == ""
     assert last["1 - H/D, or 0"] == "0.000"
+    wide = next(r for r in answers.floor_rows(by_study) if r["network"] == "MLP 1024")
+    assert wide["error at 900"].startswith("0.0054")
+    assert wide["error with the exact last layer"].startswith("0.0045")
 
 
 def test_arms_of_little_variety_are_named():

@@ -49,7 +49,7 @@ STUDY = {
 
 
 def photos(root, train):
-    """A data set of one's own: 16 pictures of 8 x 8 in colour."""
+    """A data set of one's own: 16 pictures of 8 x 8 in color."""
     generator = torch.Generator().manual_seed(int(train))
     images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=generator)
     return data.Images(images, torch.zeros(16, dtype=torch.int64))

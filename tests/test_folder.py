@@ -71,7 +71,7 @@ def test_pictures_are_scaled_to_cover_the_square_and_cut_in_the_middle(tmp_path)
     assert data.folder(tmp_path / "set", 5).images.shape == (1, 3, 5, 5)
 
 
-def test_grey_is_the_luminance_and_palettes_are_read(tmp_path):
+def test_gray_is_the_luminance_and_palettes_are_read(tmp_path):
     write(tmp_path / "set" / "red.png", (255, 0, 0))
     write(tmp_path / "set" / "opaque.png", (255, 0, 0, 255), mode="RGBA")
     write(tmp_path / "set" / "palette.gif", 0, mode="P")
@@ -167,7 +167,7 @@ def test_impossible_shapes_are_refused(pictures, size, channels):
         data.folder(pictures, size, channels)
 
 
-def test_cifar10_as_jpeg_is_read_in_colour_and_grey(tmp_path):
+def test_cifar10_as_jpeg_is_read_in_color_and_gray(tmp_path):
     for part, n in (("train", 3), ("test", 2)):
         for name in ("airplane", "bird"):
             for i in range(n):
@@ -197,7 +197,7 @@ def test_a_full_disk_is_an_error_that_says_so(pictures, monkeypatch):
     assert not list(pictures.parent.glob(".*part"))
 
 
-def test_16_bit_pictures_keep_their_greys(tmp_path):
+def test_16_bit_pictures_keep_their_grays(tmp_path):
     (tmp_path / "set").mkdir()
     ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "set" / "deep.png")

@@ -288,7 +288,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def bomb(side: int) -> bytes:
-    """A whole PNG of a few kilobytes that takes side x side bytes of memory, and more in colour."""
+    """A whole PNG of a few kilobytes that takes side x side bytes of memory, and more in color."""
     file = io.BytesIO()
     Image.new("1", (side, side)).save(file, "PNG")
     return file.getvalue()

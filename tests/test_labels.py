@@ -230,7 +230,7 @@ def test_guidance_of_guidance_is_refused():
 
 @pytest.mark.slow
 def test_a_network_learns_what_its_labels_mean():
-    """Black, grey and white pictures: each label brings its own, also in few guided steps."""
+    """Black, gray and white pictures: each label brings its own, also in few guided steps."""
     shades = torch.tensor([0, 128, 255], dtype=torch.uint8)
     images = shades[LABELS][:, None, None, None].expand(10, 1, 8, 8).contiguous()
     steps = TrainConfig(120, 16, 5e-3, warmup_steps=10, cooldown=0.5, ema_decay=0.95)

@@ -490,7 +490,7 @@ def test_torch_fidelity_without_its_weights_says_where_they_belong(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", no_network)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    with pytest.raises((OSError, RuntimeError), match=rf"weights belong in {tmp_path}"):
+    with pytest.raises((OSError, RuntimeError), match=rf"put its weights into {tmp_path}"):
         metrics.fidelity(images, images, extractor)
 
 

@@ -294,8 +294,8 @@ def test_a_notebook_that_shows_nothing_costs_the_bars_alone(outputs, monkeypatch
 
 def test_settings_of_tqdm_that_make_no_sense_cost_the_bars_alone(monkeypatch):
     def refuse(*arguments, **keywords):
-        raise ValueError("no such colour")
+        raise ValueError("no such color")
 
     monkeypatch.setattr("tqdm.std.tqdm.__init__", refuse)
-    with pytest.warns(UserWarning, match="no such colour"):
+    with pytest.warns(UserWarning, match="no such color"):
         assert list(Bar(range(3))) == [0, 1, 2]

@@ -246,7 +246,7 @@ def test_images_on_which_gaussians_were_fitted_are_not_judged():
 
 @pytest.mark.parametrize("keep", [0.5, 1.0, -1, 2, math.nan])
 def test_a_share_that_noise_keeps_or_nobody_does_is_refused(images, keep):
-    with pytest.raises(ValueError, match=rf"between 1 / 2, .* and 0\.\d+, .*; got {keep}"):
+    with pytest.raises(ValueError, match=rf"between 0.500, .* and 0\.\d+, .*; got {keep}"):
         survival.how_far(*images, SCHEDULES[0], keep)
 
 

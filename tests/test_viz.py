@@ -33,7 +33,7 @@ def test_grid_puts_every_pixel_in_its_place():
     assert viz.grid(images, columns=2, scale=3).size == (21, 21)
 
 
-def test_grid_shows_colours_and_floats():
+def test_grid_shows_colors_and_floats():
     images = torch.full((1, 3, 2, 2), -1.0)
     images[0, 1] = 1.0
     picture = viz.grid(images, scale=1)
@@ -94,6 +94,15 @@ def test_lines_have_the_color_of_their_prediction_and_the_style_of_their_schedul
     assert styles["x_0, cosine"]["marker"] != styles["x_0, snr, cosine"]["marker"]
 
 
+def test_long_lines_of_one_color_differ_in_their_markers():
+    long = range(40), range(40)
+    lines = dict.fromkeys(("x_0", "x_0, SNR-weighted", "v"), long)
+    one, other, free = viz.curve(lines, "x", "y").axes[0].lines
+    assert one.get_color() == other.get_color() != free.get_color()
+    assert [line.get_marker() for line in (one, other, free)] == ["", "s", ""]
+    assert other.get_markevery() == 2
+
+
 def test_names_at_line_ends_do_not_overlap():
     lines = {f"line {k}": ([1, 2], [0.0, 0.001 * k]) for k in range(5)}
     (axis,) = viz.curve(lines, "x", "y").axes
@@ -143,7 +152,7 @@ def test_forward_process_shows_the_given_times():
     )
     assert [axis.get_title() for axis in figure.axes] == ["t = 0", "t = 500", "t = 1000"]
     first = figure.axes[0].images[0].get_array()
-    assert (first == 128).all()  # the image itself, grey
+    assert (first == 128).all()  # the image itself, gray
 
 
 def test_progress_passes_everything_on_and_shows_where_it_is(capsys):

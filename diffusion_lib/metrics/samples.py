@@ -181,8 +181,9 @@ def fidelity(
 ) -> dict[str, float]:
     """Return torch-fidelity's FID, KID, precision and recall of two sets, uint8 [N, C, H, W].
 
-    Gray becomes RGB.  The extractor, such as "dinov2-vit-s-14", downloads its weights once and
-    scales images to its own size.  Published FIDs take 50,000 samples; with fewer they are larger.
+    Under its own names.  Gray becomes RGB.  The extractor, such as "dinov2-vit-s-14", downloads its
+    weights once and scales images to its own size.  Published FIDs take 50,000 samples; with fewer
+    they are larger.
     """
     from diffusion_lib.system import torchvision  # noqa: F401  (torch-fidelity imports it too)
 
@@ -195,8 +196,11 @@ def fidelity(
         from torch_fidelity import calculate_metrics
 
         return calculate_metrics(**settings)
-    except (ImportError, OSError, RuntimeError) as error:  # the latter two without a network
-        error.add_note(f"`pip install torch-fidelity`; its weights belong in {torch.hub.get_dir()}")
+    except ImportError as error:
+        error.add_note("Install it with `pip install torch-fidelity`.")
+        raise
+    except (OSError, RuntimeError) as error:
+        error.add_note(f"Without a connection, put its weights into {torch.hub.get_dir()}.")
         raise
 
 

@@ -4,9 +4,9 @@
 
 The measure is the number of bits that a lossless coder needs for a picture: 1,000 test images, laid
 side by side in one sheet, as lossless WebP.  It is a bound on their entropy from a coder that knows
-nothing of diffusion models, it sees structure in space and between colours, and it counts a whole
-picture, as a network has to predict a whole one: bits for a pixel would call colour photographs
-simpler than grey ones.  Writes complexity.bits.json.
+nothing of diffusion models, it sees structure in space and between colors, and it counts a whole
+picture, as a network has to predict a whole one: bits for a pixel would call color photographs
+simpler than gray ones.  Writes complexity.bits.json.
 
 The yardstick of the gap was chosen at the same time: the base-2 logarithm of how many times the
 held-out error of v_hat, averaged over t, is larger with a network that predicts x_0 than with one

@@ -133,7 +133,7 @@ def learned_variance(records: Records) -> Rows:
                 {
                     "schedule": schedule,
                     "loss": name,
-                    "trained in": record.get("precision", "float32"),  # as all were before
+                    "trained in": record.get("precision", "float32"),  # older ones do not say
                     "bits per dim": Interval(**bits["bits per dim"]),
                     "bits per image": f"{bits['bits per image']:.4g}",
                     "L_0": f"{bits['L_0']:.3g}",

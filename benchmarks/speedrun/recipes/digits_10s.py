@@ -1,7 +1,7 @@
 """Digits without labels after 10 s: as labels_20s, but 90 steps, and no labels.
 
-What it is held against is a plain loop with diffusers, of whose samples a classifier is sure of a
-fifth after 8 minutes (benchmarks/time_to_digits.json).
+An average over the last steps alone (0.9), because there are only 90. What it is held against is
+diffusers_60s, and that loop after 8 minutes (benchmarks/time_to_digits.json).
 """
 
 from dataclasses import replace

@@ -341,6 +341,8 @@ def less_varied(record: Record) -> dict[str, float]:
 def cell_rows(record: Record) -> list[dict[str, str]]:
     """Make a table of sure samples: each cell minus "eps, snr" of the same network.
 
+    Intervals are at 1 - 0.05 / 8, as all of this study.
+
     Args:
         record: record of `cells`, or of the same by DDIM.
     """
@@ -352,16 +354,18 @@ def cell_rows(record: Record) -> list[dict[str, str]]:
             effect = ""
             if arm in record["arms"]:
                 own = sure(record, arm)
-                effect = f"{fmean(own):.2f}"
-                if arm != base:
-                    effect = f"{interval(minus(own, sure(record, base))):+.2f}"
+                gap = interval(minus(own, sure(record, base)))
+                effect = f"{interval(own):.2f}" if arm == base else f"{gap:+.2f}"
             row[network] = effect
         table.append(row)
     return table
 
 
 def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Make a table of the floors, the errors, and what the exact last layer leaves of them."""
+    """Make a table of the floors, the errors, and what the exact last layer leaves of them.
+
+    Intervals are at 1 - 0.05 / 8, as all of this study.
+    """
     table = []
     for network, floor in sorted(floors(by_study).items(), key=lambda item: -item[1]):
         row = {"network": network, "1 - H/D, or 0": f"{floor:.3f}"}

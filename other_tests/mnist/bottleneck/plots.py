@@ -55,15 +55,14 @@ def cells(
                 share = answers.interval(answers.sure(record, arm))
                 x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
                 axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
-                marker = MARKERS[weight]
-                axis.plot(x, share.value, marker, color=color, markersize=5, label=weight)
+                axis.plot(x, share.value, MARKERS[weight], color=color, markersize=5)
         size = {answers.NARROW: ": H < D", answers.WIDE: ": H > D"}
         axis.set(title=network + next((s for of, s in size.items() if network in of), ""))
         axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
     figure.axes[0].set_ylabel("sure samples")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    of_weight = dict(zip(names, handles, strict=True))
-    figure.legend(of_weight.values(), of_weight, loc="outside lower center", ncols=4, frameon=False)
+    for weight, marker in MARKERS.items():
+        figure.axes[0].plot([], [], marker, color=style.GRAY, markersize=5, label=weight)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
