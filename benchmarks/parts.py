@@ -2,14 +2,16 @@
 
     python -m benchmarks.parts
 
-Runs the bare step of `train_step`, and measures the time of each operation and its floating-point
-operations, or where it does not multiply the bytes that it reads and writes, beside the speed of a
-product of matrices and of a copy.  Writes parts.json beside itself, or parts-bfloat16.json.
+Runs the bare step of `train_step` and a call of its network, and measures the time of each
+operation and its floating-point operations, or where it does not multiply the bytes that it reads
+and writes, beside the speed of a product of matrices and of a copy.  Takes the CPU, and writes
+parts.json beside itself, or parts-bfloat16.json.
 """
 
+import argparse
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks import common, train_step
+from diffusion_lib.system import device as hardware
 
-STEPS, BATCH_SIZE = 5, 32
+REPEATS, BATCH_SIZE = 5, 32
 COPIED = 2**28  # bytes, many times the processor's caches
 
 
@@ -71,33 +74,43 @@ def copy_speed() -> float:
     return 2 * COPIED / min(seconds)
 
 
-def main() -> None:
-    device = torch.device("cpu")
-    record = common.machine(device) | {"GB/s of a copy": round(copy_speed() / 1e9, 1)}
-    step = train_step.bare(False, BATCH_SIZE, device)
-    step()
+def measure(work: Callable[[], Any], limits: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Measure the parts of some work that is done several times, longest first.
+
+    Args:
+        work: the work.
+        limits: speeds of the machine, by their units "GFLOP/s" and "GB/s".
+    """
+    work()
     with Meter() as meter:
-        for _ in range(STEPS):
-            step()
-    chosen = "bfloat16" if record["bfloat16 chosen"] else "float32"
+        for _ in range(REPEATS):
+            work()
     parts = []
     for name, total in meter.totals.items():
-        part = {"part": name, "ms a step": round(1e3 * total["seconds"] / STEPS, 1)}
-        if total["operations"]:
-            speed = total["operations"] / total["seconds"] / 1e9
-            part |= {"GFLOP/s": round(speed)}
-            limit = record[f"GFLOP/s, {chosen}"]
-        else:
-            speed = total["bytes"] / total["seconds"] / 1e9
-            part |= {"GB/s": round(speed, 1)}
-            limit = record["GB/s of a copy"]
-        parts.append(part | {"share": round(speed / limit, 3)})
-    parts.sort(key=lambda part: -part["ms a step"])
-    common.write(
-        "parts" + common.record_suffix(device),
-        device,
-        record | {"batch size": BATCH_SIZE, "steps": STEPS, "parts": parts},
-    )
+        unit, amount = ("GFLOP/s", "operations") if total["operations"] else ("GB/s", "bytes")
+        speed = total[amount] / total["seconds"] / 1e9
+        part = {"part": name, "ms": round(1e3 * total["seconds"] / REPEATS, 1)}
+        parts.append(part | {unit: round(speed, 1), "share": round(speed / limits[unit], 3)})
+    return sorted(parts, key=lambda part: -part["ms"])
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    device = torch.device("cpu")
+    record = common.machine(device) | {"GB/s": round(copy_speed() / 1e9, 1)}
+    product = record["GFLOP/s, bfloat16" if record["bfloat16 chosen"] else "GFLOP/s, float32"]
+    limits = {"GFLOP/s": product, "GB/s": record["GB/s"]}
+    denoiser = common.as_the_library_runs_it(False, device)
+    x_t, t, _ = common.draw(0, BATCH_SIZE, device)
+
+    def call() -> None:
+        with torch.no_grad(), hardware.autocast(denoiser):
+            denoiser.output(x_t, t)
+
+    record |= {"batch size": BATCH_SIZE, "repeats": REPEATS}
+    record |= {"parts": measure(train_step.bare(False, BATCH_SIZE, device), limits)}
+    record |= {"parts of a call": measure(call, limits)}
+    common.write("parts" + common.record_suffix(device), device, record)
 
 
 if __name__ == "__main__":

@@ -312,22 +312,23 @@ def parts(records: Records) -> tuple[Rows, str]:
     rows = [
         {
             "part": part["part"],
-            "ms": f"{part['ms a step']:.0f}",
-            "speed": f"{part['GFLOP/s']} GFLOP/s" if "GFLOP/s" in part else f"{part['GB/s']} GB/s",
+            "ms": f"{part['ms']:.0f}",
+            "speed": next(f"{part[unit]} {unit}" for unit in ("GFLOP/s", "GB/s") if unit in part),
             "of the limit": f"{100 * part['share']:.0f} %",
         }
         for part in record["parts"]
     ]
-    times = [(part["ms a step"], part["share"]) for part in record["parts"]]
-    gain = sum(ms for ms, _ in times) / sum(ms * min(1.0, share) for ms, share in times)
+    step, call = (
+        sum(part["ms"] for part in work) / sum(part["ms"] * min(1, part["share"]) for part in work)
+        for work in (record["parts"], record["parts of a call"])
+    )
     return rows, (
-        f"With every part at its limit a step would be {gain:.2f} times as fast. "
-        f"A step of {record['batch size']} images, mean of {record['steps']}; the limit is "
-        f"{record['GFLOP/s, bfloat16']} GFLOP/s of a product of matrices in bfloat16, or "
-        f"{record['GB/s of a copy']} GB/s that a copy of 256 MB reads and writes: what is still in "
-        f"a cache may be faster, and small products are slower. {record['device']}, "
-        f"{record['processor']} "
-        "(`python -m benchmarks.parts`)."
+        f"With every part at its limit a step would be {step:.2f} times as fast, and a call "
+        f"{call:.2f} times. A step of {record['batch size']} images, mean of {record['repeats']}; "
+        f"the limit is {record['GFLOP/s, bfloat16']} GFLOP/s of a product of matrices in bfloat16, "
+        f"or {record['GB/s']} GB/s that a copy of 256 MB reads and writes: what is still in a "
+        f"cache may be faster, and small products are slower. {record['device']}, "
+        f"{record['processor']} (`python -m benchmarks.parts`)."
     )
 
 
