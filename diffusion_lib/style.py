@@ -22,6 +22,7 @@ PREDICTIONS = {"eps": BLUE, "DDPM": BLUE, "x_0": VERMILLION, "v": GREEN, "veloci
 SCHEDULES = {"linear": ("-", SKY), "cosine": ("--", ORANGE), "sigmoid": ("-.", PURPLE)}
 SCHEDULES |= {"flow": (":", GREEN)}
 
+_MARKERS = {"s": "\u25a0 ", "^": "\u25b2 ", "D": "\u25c6 ", "v": "\u25bc "}  # of twins in color
 _WORDS = {name: f"${name}$" for name in ("x_0", "x_t", "x_T", "v", "L_0", "L_t", "L_T")}
 _WORDS |= {"x_0_hat": r"$\hat x_0$", "eps_hat": r"$\hat\epsilon$", "v_hat": r"$\hat v$"}
 _WORDS |= {"alpha_bar_T": r"$\bar\alpha_T$", "eps": r"$\epsilon$", "Frechet": "Fréchet"}
@@ -126,7 +127,8 @@ def name_ends(axis: Axes) -> None:
         text = {"color": line.get_color(), "va": "center", "weight": "bold", "arrowprops": thin}
         text |= {"xycoords": line.get_transform(), "textcoords": "axes fraction"}
         place = (1.04, (low + high) / 2)
-        axis.annotate(words(str(line.get_label())), end, place, annotation_clip=False, **text)
+        name = _MARKERS.get(str(line.get_marker()), "") + words(str(line.get_label()))
+        axis.annotate(name, end, place, annotation_clip=False, **text)
 
 
 def plain_ticks(axis: Axes) -> None:

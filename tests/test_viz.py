@@ -97,7 +97,10 @@ def test_lines_have_the_color_of_their_prediction_and_the_style_of_their_schedul
 def test_long_lines_of_one_color_differ_in_their_markers():
     long = range(40), range(40)
     lines = dict.fromkeys(("x_0", "x_0, SNR-weighted", "v"), long)
-    one, other, free = viz.curve(lines, "x", "y").axes[0].lines
+    axis = viz.curve(lines, "x", "y").axes[0]
+    one, other, free = axis.lines
+    names = sorted(text.get_text() for text in axis.texts)
+    assert names == ["$v$", "$x_0$", "\N{BLACK SQUARE} $x_0$, SNR-weighted"]
     assert one.get_color() == other.get_color() != free.get_color()
     assert [line.get_marker() for line in (one, other, free)] == ["", "s", ""]
     assert other.get_markevery() == 2
