@@ -3,11 +3,7 @@
 DDPM with a perfect denoiser and all of its steps, from x_t = signal * x_0 + noise * eps, draws an
 image of a class with probability p(class | x_t).  So the mean of p(class of x_0 | x_t) is the share
 of the labels that `editing.edit` keeps, and any model of the images of each class predicts it:
-
-    how_far, label_curve    the largest t at which 95 % survive, and the probabilities at each t
-    fit, class_posterior    Gaussians, one or several for each class
-    empirical_posterior     the training images themselves
-    speciation              the SNR at which noise hides the largest differences
+Gaussians (`how_far`, `label_curve`) or the training images themselves (`empirical_posterior`).
 
 Images are vectors [N, D] here: pixels in [-1, 1], or coordinates along `principal_axes`, in which
 eps is standard normal too.  Times lie in 1..T; `times` is a list of them.
@@ -176,7 +172,6 @@ def how_far(
     """Predict the largest t at which an edit keeps a share of the labels, with its interval.
 
     Arguments as of `label_curve`; `keep` is the share.  The interval is over the held-out images.
-
     A network, and a sampler that draws no noise, keep more or fewer than p(x_0 | x_t) says.
 
     Raises:

@@ -76,18 +76,7 @@ def write(name: str) -> str:
     make, read = TABLES[name]
     view = make(read())
     parts = view if isinstance(view, tuple) else (view,)
-    texts = (p if isinstance(p, str) else str(viz.table(p).data) for p in parts)
-    return "\n\n".join(narrow(text) for text in texts)
-
-
-def narrow(text: str) -> str:
-    """Let the intervals of a table break after the value where five do not fit into a page.
-
-    Args:
-        text: Markdown.
-    """
-    most = max(line.count("\xa0[") for line in text.splitlines())
-    return text.replace("\xa0[", " [") if text.startswith("|") and most >= 5 else text
+    return "\n\n".join(p if isinstance(p, str) else str(viz.table(p).data) for p in parts)
 
 
 def fill(text: str) -> str:

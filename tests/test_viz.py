@@ -180,6 +180,13 @@ def test_progress_of_a_resumed_training_starts_part_of_the_way(capsys):
     assert "loss 0.5000" in shown
 
 
+def test_intervals_break_where_five_stand_in_a_row():
+    row = {str(k): Interval(0.5, 0.4, 0.6) for k in range(5)}
+    assert "0.50 [0.40,\xa00.60]" in viz.markdown([row])
+    del row["4"]
+    assert "0.50\xa0[0.40,\xa00.60]" in viz.markdown([row])
+
+
 def test_table_renders_one_record_and_several():
     assert (
         viz.table({"a": 0.123456, "b": "x"}).data

@@ -1,9 +1,8 @@
 """A small classifier for each family of data sets; distances are measured in its features.
 
 Those of `metrics.fidelity` need a download and describe photographs; these need nothing and
-describe the data at hand.  Their weights are released in `assets`; a script in `other_tests` trains
-them.  To add a family, train a `Classifier` on it, save it in `assets` and list its file and hash
-in `RELEASED`.
+describe the data at hand.  A script in `other_tests` trains those in `assets`.  To add a family,
+train a `Classifier` on it, save it there and list its file and hash in `RELEASED`.
 """
 
 import hashlib

@@ -181,9 +181,8 @@ def fidelity(
 ) -> dict[str, float]:
     """Return torch-fidelity's FID, KID, precision and recall of two sets, uint8 [N, C, H, W].
 
-    Under its own names.  Gray becomes RGB.  The extractor, such as "dinov2-vit-s-14", downloads its
-    weights once and scales images to its own size.  Published FIDs take 50,000 samples; with fewer
-    they are larger.
+    Gray becomes RGB.  The extractor, such as "dinov2-vit-s-14", downloads its weights once and
+    scales images to its own size.  Published FIDs take 50,000 samples; with fewer they are larger.
     """
     from diffusion_lib.system import torchvision  # noqa: F401  (torch-fidelity imports it too)
 
@@ -196,11 +195,10 @@ def fidelity(
         from torch_fidelity import calculate_metrics
 
         return calculate_metrics(**settings)
-    except ImportError as error:
-        error.add_note("Install it with `pip install torch-fidelity`.")
-        raise
-    except (OSError, RuntimeError) as error:
-        error.add_note(f"Without a connection, put its weights into {torch.hub.get_dir()}.")
+    except (ImportError, OSError, RuntimeError) as error:
+        offline = f"Without a connection, put its weights into {torch.hub.get_dir()}."
+        install = "Install it with `pip install torch-fidelity`."
+        error.add_note(install if isinstance(error, ImportError) else offline)
         raise
 
 

@@ -157,7 +157,7 @@ def answers(record: Mapping[str, Any], bits: Mapping[str, float]) -> list[Answer
     result = []
     for name, arm in (("unweighted", "x_0, uniform"), ("with DDPM's weight", "x_0, snr")):
         gaps = [
-            f"{label} {mean_gap(record, label, arm).value:.2f} "
+            f"{label.replace('_', ' ')} {mean_gap(record, label, arm).value:.2f} "
             f"({middle_gap(record, label, arm):.2f})"
             for label in bits
         ]
