@@ -159,7 +159,7 @@ def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Write a table: one record as rows of name and value, several as rows.
 
     Numbers have four significant digits, from 1,000 on no fraction; their columns stand right.
-    Where five intervals do not fit beside each other, they may break after the value.
+    Five intervals in a row may break where they do not fit beside each other.
     """
     if isinstance(records, Mapping):
         rows = [("", ""), *records.items()]
@@ -170,7 +170,7 @@ def markdown(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     columns = zip(*cells[1:], strict=True)
     cells.insert(1, ["---:" if all(map(numbers.fullmatch, c)) else "---" for c in columns])
     text = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    return text.replace("\xa0[", " [") if re.search(r"(\xa0\[.*){5}", text) else text
+    return text.replace("\xa0", " ") if re.search(r"(\xa0\[.*){5}", text) else text
 
 
 def table(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Markdown:

@@ -182,7 +182,7 @@ def test_progress_of_a_resumed_training_starts_part_of_the_way(capsys):
 
 def test_intervals_break_where_five_stand_in_a_row():
     row = {str(k): Interval(0.5, 0.4, 0.6) for k in range(5)}
-    assert "0.50 [0.40,\xa00.60]" in viz.markdown([row])
+    assert "0.50 [0.40, 0.60]" in viz.markdown([row])
     del row["4"]
     assert "0.50\xa0[0.40,\xa00.60]" in viz.markdown([row])
 
