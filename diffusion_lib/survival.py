@@ -180,8 +180,8 @@ def how_far(
     """
     times = schedule.timesteps(min(100, schedule.num_timesteps))[-2::-1]
     own = label_curve(images, labels, schedule, times, seed)
-    shares = torch.as_tensor(labels).unique(return_counts=True)[1] / len(labels)
-    chance, best = shares.square().sum().item(), own.mean(1).max().item()
+    weights = torch.as_tensor(labels).unique(return_counts=True)[1] / len(labels)
+    chance, best = weights.square().sum().item(), own.mean(1).max().item()
     if not chance < keep <= best:
         raise ValueError(
             f"keep must lie between {chance:.3f}, the share of the labels that pure noise keeps, "
