@@ -205,6 +205,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     usual = options.study.with_suffix(".record.json")
     out = options.out or usual
     out = out / usual.name if out.is_dir() else out
+    start = compare.load(options.start) if options.start else None
     if out.exists():
         compare.load(out)  # refuses anything else: a record replaces nothing but a record
     _try_to_write(out)
@@ -213,6 +214,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     if options.device is None and processes == 1 and gpus > 1:
         arguments = ["compare", str(options.study), "--out", str(out), "--data", str(options.data)]
         arguments += ["--features", str(options.features)] if options.features else []
+        arguments += ["--start", str(options.start)] if options.start else []
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus)]
         status = subprocess.run([*launch, "-m", "diffusion_lib", *arguments]).returncode
         if status:  # the processes have told why
@@ -221,7 +223,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     device = _device(options.device)
     if options.device is None and gpus > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-    record = compare.compare(*study, options.data, device)
+    record = compare.compare(*study, options.data, device, start)
     if rank > 0:
         return  # all processes end with the same record
     _print_study(record)  # also where it cannot be written
@@ -329,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     add("study", type=_path, help="JSON file: see compare.read_study")
     add("--features", type=_path, help=_FEATURES)
     add("--out", type=_path, help="record (default: STUDY.record.json beside the study)")
+    add("--start", type=_path, help="record of fewer arms or seeds: measure only what it lacks")
     add_data(add)
     add_hardware(add, "all GPUs if there are any")
 

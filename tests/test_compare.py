@@ -282,6 +282,39 @@ def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
     assert anew == found[1]
 
 
+@pytest.mark.slow
+def test_a_study_goes_on_from_its_record_where_its_runs_are_gone(root, undisturbed, one_thread):
+    compare.save(undisturbed, "kept.record.json")
+    arms = STUDY["arms"] | {"cosine": {"schedule": "cosine"}}
+    Path("study.json").write_text(json.dumps(STUDY | {"arms": arms, "seeds": [0, 1, 2]}))
+    assert main([*arguments(root), "--start", "kept.record.json"]) == 0
+    trained = {path.name for path in Path("runs").glob("mnist-*")}
+    assert len(trained) == 2 * (2 + 3)  # the new seed of two arms, and the new arm
+    anew = compare.compare(*compare.read_study("study.json"), root, CPU)
+    assert compare.load("study.record.json") == anew
+
+
+@pytest.mark.slow
+def test_without_its_pictures_the_first_seed_of_a_record_is_measured_again(
+    root, undisturbed, one_thread
+):
+    Path("study.json").write_text(json.dumps(STUDY))
+    start = {key: value for key, value in undisturbed.items() if key != "samples"}
+    again = compare.compare(*compare.read_study("study.json"), root, CPU, start)
+    assert again == undisturbed
+    assert len(list(Path("runs").glob("mnist-*"))) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "name"), [("conditions", "n"), ("all", "T")])
+def test_a_record_of_other_settings_starts_nothing(root, undisturbed, part, name):
+    Path("study.json").write_text(json.dumps(STUDY | {part: STUDY[part] | {name: 71}}))
+    words = f"arm 'eps': the record to start from has another {name}; "
+    with pytest.raises(ValueError, match=words):
+        compare.compare(*compare.read_study("study.json"), root, CPU, undisturbed)
+    assert not list(Path("runs").glob("mnist-*"))
+
+
 def arguments(root):
     return ["compare", "study.json", "--data", str(root), "--device", "cpu"]
 

@@ -14,7 +14,8 @@ is a 95 % interval for what another seed would have given [Student 1908].  If no
 differed, one comparison in twenty would still leave 0 out: correct for the number of rows.
 
 Every training and every measurement is a file under "runs", named after the experiment that made
-it.  A study that was stopped goes on, and an added arm, seed or number of steps costs only itself.
+it.  A study that was stopped goes on, and an added arm, seed or number of steps costs only itself;
+where the files are gone, a record to `start` from takes their place (not their weights').
 Processes share a study by locking what they work on: several of them, started by torchrun or by
 hand in one folder, do it together.
 """

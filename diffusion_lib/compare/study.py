@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import config, data, evaluation, metrics, runs
-from diffusion_lib.compare.record import FORMAT, NUM_SAMPLES, Study, describe, sheet, to_png
+from diffusion_lib.compare.record import (
+    FORMAT,
+    NUM_SAMPLES,
+    Study,
+    describe,
+    sheet,
+    stored_samples,
+    to_png,
+)
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset
 from diffusion_lib.evaluation import Conditions
@@ -37,6 +45,7 @@ def compare(
     conditions: Conditions,
     root: str | Path | None = None,
     device: torch.device | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train and measure what is missing of a study; return its record.
 
@@ -51,18 +60,23 @@ def compare(
         conditions: how to measure; n = 0 samples nothing, for data sets without features.
         root: folder of the data sets, None for `config.data_root()`.
         device: None takes the GPU if there is one.
+        start: record of a former run of the study, with fewer arms or seeds: what it holds is not
+            measured again.
 
     Returns:
         {"arms", "seeds", "steps", "conditions", "devices", "floor", "measured": one for each arm,
         seed and number of steps, in this order}: plain values, for JSON.
 
     Raises:
-        ValueError: too few arms, seeds or steps; conditions that an arm cannot be measured under
-            (before anything is trained).
+        ValueError: too few arms, seeds or steps; conditions that an arm cannot be measured under;
+            a `start` with other settings (before anything is trained).
         FloatingPointError: an arm diverged; a note names it.
     """
     study = Study(dict(arms), tuple(seeds), tuple(steps), conditions)
-    return _Comparison(study, root or config.data_root(), device or config.device()).run()
+    comparison = _Comparison(study, root or config.data_root(), device or config.device())
+    if start:
+        comparison.go_on_from(start)
+    return comparison.run()
 
 
 class _DataSet:
@@ -109,6 +123,8 @@ class _Comparison:
                 )
         self.study, self.device = study._replace(steps=tuple(sorted(study.steps))), device
         self.data_sets: dict[Dataset, _DataSet] = {}
+        self.former: dict[tuple[str, int, int], dict[str, Any]] = {}  # by arm, seed, steps
+        self.devices: set[str] = set()
         for name, arm in study.arms.items():
             try:
                 for seed in study.seeds:
@@ -121,6 +137,29 @@ class _Comparison:
                 study.conditions.check(shape, schedule, images.name, *splits)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"arm {name!r}: {error}") from error
+
+    def go_on_from(self, start: Mapping[str, Any]) -> None:
+        """Take over what a record holds of this study."""
+        for name, arm in self.study.arms.items():
+            label = self.data_sets[arm.dataset].name
+            pairs = [(describe(arm), start["arms"].get(name))]
+            pairs += [(self.conditions(arm.dataset), start["conditions"].get(label))]
+            for own, theirs in pairs:
+                if other := [key for key in own if theirs and own[key] != theirs.get(key)]:
+                    raise ValueError(
+                        f"arm {name!r}: the record to start from has another {', '.join(other)}; "
+                        "start from a record of the same settings, or from none"
+                    )
+        first = self.study.seeds[0]  # its samples are in the record, so they must be at hand
+        has_samples = start["seeds"][0] == first and "samples" in start
+        for row in start["measured"]:
+            pictures = {}
+            if self.study.conditions.n and row["seed"] == first:
+                if not has_samples:
+                    continue
+                pictures["samples"] = to_png(stored_samples(start, row["arm"], row["steps"]))
+            self.former[row["arm"], row["seed"], row["steps"]] = row | pictures
+        self.devices = {*start["devices"]}
 
     def run(self) -> dict[str, Any]:
         """Train and measure what is missing; return the record."""
@@ -180,6 +219,7 @@ class _Comparison:
             folder = config.runs_root() / experiment.name(images.digest)
             path = folder / f"compared-{records.digest(conditions)}.json"
             measures = records.read_if(path, {"conditions": conditions})
+            measures = measures or self.former.get((name, seed, experiment.train.num_steps))
             if measures is None:
                 if not is_free:
                     return None
@@ -196,7 +236,7 @@ class _Comparison:
                 records.write_or_warn(path, measures)
             measurements.append(measures)
             # A learning rate that has fallen at the end cannot be resumed: train from step 0.
-            start = folder if experiment.train.cooldown == 0 else None
+            start = folder if experiment.train.cooldown == 0 and folder.exists() else None
         return measurements
 
     def measure(self, run: Run, images: _DataSet) -> dict[str, Any]:
@@ -232,6 +272,8 @@ class _Comparison:
             for seed in study.seeds
             for steps, run in zip(study.steps, measured[name, seed], strict=True)
         ]
+        all_runs = [run for job in measured.values() for run in job]
+        devices = {run["device"] for run in all_runs if "device" in run}
         if n := study.conditions.n:
             first = study.seeds[0]  # the pictures of one seed are enough
             strips = [[run["samples"] for run in measured[name, first]] for name in study.arms]
@@ -242,7 +284,7 @@ class _Comparison:
             "seeds": list(study.seeds),
             "steps": list(study.steps),
             "conditions": {s.name: self.conditions(key) for key, s in self.data_sets.items()},
-            "devices": sorted({run["device"] for job in measured.values() for run in job}),
+            "devices": sorted(self.devices | devices),
             "floor": {s.name: s.floor(n) for s in self.data_sets.values() if n},
             **pictures,
             "measured": rows,

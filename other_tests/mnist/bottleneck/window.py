@@ -63,7 +63,9 @@ def arms() -> dict[str, config.Experiment]:
 def main() -> None:
     options = common.parser(__doc__).parse_args()
     study = compare.read_study(FOLDER / "cells.json")
-    record = compare.compare(arms(), study.seeds, study.steps, study.conditions, options.data)
+    start = compare.load(RECORD) if RECORD.exists() else None
+    settings = study.seeds, study.steps, study.conditions
+    record = compare.compare(arms(), *settings, options.data, start=start)
     compare.save(record, RECORD)
 
 
