@@ -223,7 +223,7 @@ def compare_arms(options: argparse.Namespace) -> None:
     device = _device(options.device)
     if options.device is None and gpus > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-    record = compare.compare(*study, options.data, device, start)
+    record = compare.compare(study, options.data, device, start)
     if rank > 0:
         return  # all processes end with the same record
     _print_study(record)  # also where it cannot be written

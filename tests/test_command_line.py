@@ -385,7 +385,7 @@ def study_record(made):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         Path("study.json").write_text(json.dumps(STUDY))
-        return compare.compare(*compare.read_study("study.json"), "data", CPU)
+        return compare.compare(compare.read_study("study.json"), "data", CPU)
 
 
 @pytest.mark.slow

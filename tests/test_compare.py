@@ -70,7 +70,7 @@ def undisturbed(root, tmp_path_factory):
     try:
         torch.set_num_threads(1)
         Path("study.json").write_text(json.dumps(STUDY))
-        return compare.compare(*compare.read_study("study.json"), root, torch.device("cpu"))
+        return compare.compare(compare.read_study("study.json"), root, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
         os.chdir(before)
@@ -100,7 +100,9 @@ def record(root, tmp_path_factory):
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("study"))
     try:
-        return compare.compare(arms, (0, 1, 2), (2, 1), ERRORS_ONLY, root, torch.device("cpu"))
+        return compare.compare(
+            compare.Study(arms, (0, 1, 2), (2, 1), ERRORS_ONLY), root, torch.device("cpu")
+        )
     finally:
         os.chdir(before)
 
@@ -254,7 +256,9 @@ def trained_steps(log: Path) -> list[int]:
 @pytest.mark.slow
 def test_an_added_arm_and_seed_train_only_themselves(root):
     def run(arms, seeds, steps):
-        return compare.compare(arms, seeds, steps, ERRORS_ONLY, root, torch.device("cpu"))
+        return compare.compare(
+            compare.Study(arms, seeds, steps, ERRORS_ONLY), root, torch.device("cpu")
+        )
 
     arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
     first = run(arms, (0, 1), (2,))
@@ -271,14 +275,16 @@ def test_an_added_arm_and_seed_train_only_themselves(root):
 def test_going_on_from_a_shorter_run_is_the_same_as_one_long_run(root):
     arms = {"eps": TINY, "x_0": replace(TINY, prediction=predictions.x_0)}
     found = [
-        compare.compare(arms, (0, 1), steps, ERRORS_ONLY, root, torch.device("cpu"))
+        compare.compare(compare.Study(arms, (0, 1), steps, ERRORS_ONLY), root, torch.device("cpu"))
         for steps in ((1, 4), (4,))
     ]
     # The second study found the runs of the first; train them anew, from step 0.
     long = [row for row in found[0]["measured"] if row["steps"] == 4]
     assert found[1]["measured"] == long
     shutil.rmtree("runs")
-    anew = compare.compare(arms, (0, 1), (4,), ERRORS_ONLY, root, torch.device("cpu"))
+    anew = compare.compare(
+        compare.Study(arms, (0, 1), (4,), ERRORS_ONLY), root, torch.device("cpu")
+    )
     assert anew == found[1]
 
 
@@ -290,7 +296,7 @@ def test_a_study_goes_on_from_its_record_where_its_runs_are_gone(root, undisturb
     assert main([*arguments(root), "--start", "kept.record.json"]) == 0
     trained = {path.name for path in Path("runs").glob("mnist-*")}
     assert len(trained) == 2 * (2 + 3)  # the new seed of two arms, and the new arm
-    anew = compare.compare(*compare.read_study("study.json"), root, CPU)
+    anew = compare.compare(compare.read_study("study.json"), root, CPU)
     assert compare.load("study.record.json") == anew
 
 
@@ -300,7 +306,7 @@ def test_without_its_pictures_the_first_seed_of_a_record_is_measured_again(
 ):
     Path("study.json").write_text(json.dumps(STUDY))
     start = {key: value for key, value in undisturbed.items() if key != "samples"}
-    again = compare.compare(*compare.read_study("study.json"), root, CPU, start)
+    again = compare.compare(compare.read_study("study.json"), root, CPU, start)
     assert again == undisturbed
     assert len(list(Path("runs").glob("mnist-*"))) == 4
 
@@ -311,7 +317,7 @@ def test_a_record_of_other_settings_starts_nothing(root, undisturbed, part, name
     Path("study.json").write_text(json.dumps(STUDY | {part: STUDY[part] | {name: 71}}))
     words = f"arm 'eps': the record to start from has another {name}; "
     with pytest.raises(ValueError, match=words):
-        compare.compare(*compare.read_study("study.json"), root, CPU, undisturbed)
+        compare.compare(compare.read_study("study.json"), root, CPU, undisturbed)
     assert not list(Path("runs").glob("mnist-*"))
 
 
@@ -359,7 +365,7 @@ def test_killed_at_every_write_in_turn_it_ends_with_the_same_record(
     while record is None:
         writes[:] = 0, writes[1] + 1
         try:
-            record = compare.compare(*study, root, cpu)
+            record = compare.compare(study, root, cpu)
         except Killed:
             assert writes[1] < 50
     assert writes[1] > 5  # it was killed that often
@@ -421,7 +427,7 @@ def test_arms_that_cannot_be_compared_are_refused(root):
         ((arms | {"bad": replace(TINY, T=0)}, (0, 1), (1,)), "arm 'bad'"),
     ):
         with pytest.raises(ValueError, match=words):
-            compare.compare(*bad, ERRORS_ONLY, root, torch.device("cpu"))
+            compare.compare(compare.Study(*bad, ERRORS_ONLY), root, torch.device("cpu"))
     assert not list(Path().glob("runs/*"))
 
 
@@ -470,7 +476,7 @@ def test_what_cannot_be_measured_is_refused_before_any_training(root, arm, condi
     arms = {"good": TINY, "bad": replace(TINY, **arm)}
     asked = replace(ERRORS_ONLY, **conditions)
     with pytest.raises(ValueError, match=words):
-        compare.compare(arms, (0, 1), (1,), asked, root, torch.device("cpu"))
+        compare.compare(compare.Study(arms, (0, 1), (1,), asked), root, torch.device("cpu"))
     assert not list(Path().glob("runs/*"))
 
 
@@ -517,7 +523,9 @@ def test_measures_that_cannot_be_written_are_in_the_record(root, monkeypatch):
 
     monkeypatch.setattr(files, "write_text", full)
     with pytest.warns(UserWarning, match=r"not kept there .*No space left") as warned:
-        found = compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
+        found = compare.compare(
+            compare.Study(arms, (0, 1), (1,), ERRORS_ONLY), root, torch.device("cpu")
+        )
     assert len([w for w in warned if "not kept" in str(w.message)]) == 4
     assert len(found["measured"]) == 4
     assert not list(Path("runs").glob("*/compared-*"))
@@ -534,7 +542,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_any_training(roo
     with pytest.raises(
         OSError, match=r"could not write .*runs/\..*lock.*choose a folder that may be written"
     ):
-        compare.compare(arms, (0, 1), (1,), ERRORS_ONLY, root, torch.device("cpu"))
+        compare.compare(compare.Study(arms, (0, 1), (1,), ERRORS_ONLY), root, torch.device("cpu"))
 
 
 def test_samples_of_a_data_set_without_features_are_refused_with_the_way(root):
@@ -544,7 +552,7 @@ def test_samples_of_a_data_set_without_features_are_refused_with_the_way(root):
     arms = {"eps": replace(TINY, dataset=doodles), "x_0": replace(TINY, dataset=doodles, T=50)}
     asked = replace(ERRORS_ONLY, n=70)
     with pytest.raises(ValueError, match=r"no feature network .*'doodles'.*\"n\": 0"):
-        compare.compare(arms, (0, 1), (1,), asked, root, torch.device("cpu"))
+        compare.compare(compare.Study(arms, (0, 1), (1,), asked), root, torch.device("cpu"))
 
 
 def test_missing_and_foreign_files_are_refused():
@@ -578,12 +586,6 @@ def test_arms_whose_learning_rate_falls_begin_at_step_0_for_every_number_of_step
 ):
     monkeypatch.chdir(tmp_path)
     falling = replace(TINY, train=replace(TINY.train, cooldown=0.5))
-    record = compare.compare(
-        {"eps": falling, "v": replace(falling, prediction=predictions.v)},
-        [0, 1],
-        [2, 3],
-        ERRORS_ONLY,
-        root,
-        torch.device("cpu"),
-    )
+    arms = {"eps": falling, "v": replace(falling, prediction=predictions.v)}
+    record = compare.compare(compare.Study(arms, [0, 1], [2, 3], ERRORS_ONLY), root, CPU)
     assert [row["steps"] for row in record["measured"]] == [2, 3] * 4

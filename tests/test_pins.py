@@ -184,7 +184,7 @@ def test_a_study_keeps_its_record_and_the_names_of_its_files(tmp_path, root, mon
     monkeypatch.chdir(tmp_path)
     Path("study.json").write_text(json.dumps(STUDY))
     study = compare.read_study("study.json")
-    found = compare.compare(*study, root, CPU)
+    found = compare.compare(study, root, CPU)
     pinned = compare.load(PINNED / "study.record.json")
     assert_near({**found, "devices": 0, "measured": 0}, {**pinned, "devices": 0, "measured": 0})
     for one, other in zip(found["measured"], pinned["measured"], strict=True):

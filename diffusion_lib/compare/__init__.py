@@ -1,6 +1,7 @@
 """Paired comparisons: arms over seeds, intervals, verdicts.
 
-    record = compare({"eps": config.MNIST, "x_0": other}, seeds=(0, 1, 2), steps=(500, 1000))
+    arms = {"eps": config.MNIST, "x_0": other}
+    record = compare(Study(arms, seeds=(0, 1, 2), steps=(500, 1000), conditions=Conditions(n=500)))
     viz.table(differences(record, "Frechet distance", 1000))
 
 An arm is an `Experiment`.  All arms of a seed start from the same weights (where their networks

@@ -8,7 +8,7 @@ the first seed after each number of steps.
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +29,18 @@ FORMAT = "diffusion_lib study 1"
 
 
 class Study(NamedTuple):
-    """The arguments of `compare` that a file holds."""
+    """What a comparison trains and measures, which a file can hold.
 
-    arms: dict[str, Experiment]
-    seeds: tuple[int, ...]
-    steps: tuple[int, ...]
+    Args:
+        arms: by name; `train.seed` and `train.num_steps` of an arm are replaced by the study's.
+        seeds: random seeds of the trainings.
+        steps: numbers of training steps at which every arm is measured.
+        conditions: how to measure; n = 0 samples nothing, for data sets without features.
+    """
+
+    arms: Mapping[str, Experiment]
+    seeds: Sequence[int]
+    steps: Sequence[int]
     conditions: Conditions
 
 

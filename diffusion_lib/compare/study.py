@@ -1,7 +1,7 @@
 """Train and measure the arms of a study over shared seeds."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,6 @@ from diffusion_lib.compare.record import (
 )
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Dataset
-from diffusion_lib.evaluation import Conditions
 from diffusion_lib.evaluation import record as records
 from diffusion_lib.metrics import features
 from diffusion_lib.runs import Run
@@ -39,10 +38,7 @@ ERRORS = ("x_0 error", "eps error", "v error")
 
 @interrupts.explain_stop("The study is saved as far as it is. Run this again to go on.")
 def compare(
-    arms: Mapping[str, Experiment],
-    seeds: Sequence[int],
-    steps: Sequence[int],
-    conditions: Conditions,
+    study: Study,
     root: str | Path | None = None,
     device: torch.device | None = None,
     start: Mapping[str, Any] | None = None,
@@ -53,11 +49,7 @@ def compare(
     and ends with the same record.
 
     Args:
-        arms: by name; `train.seed` and `train.num_steps` of an arm are replaced by the study's.
-        seeds: random seeds of the trainings, at least 2.
-        steps: numbers of training steps at which every arm is measured.  A longer training goes on
-            from a shorter one.
-        conditions: how to measure; n = 0 samples nothing, for data sets without features.
+        study: at least 2 arms and 2 seeds.  A longer training goes on from a shorter one.
         root: folder of the data sets, None for `config.data_root()`.
         device: None takes the GPU if there is one.
         start: record of a former run of the study, with fewer arms or seeds: what it holds is not
@@ -72,7 +64,6 @@ def compare(
             a `start` with other settings (before anything is trained).
         FloatingPointError: an arm diverged; a note names it.
     """
-    study = Study(dict(arms), tuple(seeds), tuple(steps), conditions)
     comparison = _Comparison(study, root or config.data_root(), device or config.device())
     if start:
         comparison.go_on_from(start)
@@ -121,7 +112,7 @@ class _Comparison:
                     f"{what} must be a list of whole numbers, at least {least} and all different; "
                     f"got {[*numbers]}"
                 )
-        self.study, self.device = study._replace(steps=tuple(sorted(study.steps))), device
+        self.study, self.device = study._replace(steps=sorted(study.steps)), device
         self.data_sets: dict[Dataset, _DataSet] = {}
         self.former: dict[tuple[str, int, int], dict[str, Any]] = {}  # by arm, seed, steps
         self.devices: set[str] = set()
@@ -144,8 +135,8 @@ class _Comparison:
             label = self.data_sets[arm.dataset].name
             pairs = [(describe(arm), start["arms"].get(name))]
             pairs += [(self.conditions(arm.dataset), start["conditions"].get(label))]
-            for own, theirs in pairs:
-                if other := [key for key in own if theirs and own[key] != theirs.get(key)]:
+            for own, former in pairs:
+                if other := [key for key in own if former and own[key] != former.get(key)]:
                     raise ValueError(
                         f"arm {name!r}: the record to start from has another {', '.join(other)}; "
                         "start from a record of the same settings, or from none"

@@ -54,7 +54,7 @@ def main() -> None:
     conditions = replace(conditions, sampler="ddim", n_likelihood=2, num_times=2)
     for num_steps in NUM_STEPS:
         few = replace(conditions, steps=num_steps)
-        study = compare.compare(arms, seeds, steps[-1:], few, options.data)
+        study = compare.compare(compare.Study(arms, seeds, steps[-1:], few), options.data)
         for row in study["measured"]:
             # From two images, which say nothing; the study has measured likelihoods and errors.
             row["measures"] = {name: row["measures"][name] for name in study["floor"][DATASET]}

@@ -85,7 +85,7 @@ def differences(record: dict[str, Any], measure: str = MEASURE) -> list[dict[str
 
 def main() -> None:
     options = common.parser(__doc__).parse_args()
-    record = compare.compare(arms(), SEEDS, STEPS, CONDITIONS, options.data)
+    record = compare.compare(compare.Study(arms(), SEEDS, STEPS, CONDITIONS), options.data)
     compare.save(record, RECORD)
     print(viz.table(differences(record)).data)
 

@@ -119,8 +119,8 @@ def main() -> None:
     options = common.parser(__doc__).parse_args()
     study = compare.read_study(FOLDER / "cells.json")
     start = compare.load(RECORD) if RECORD.exists() else None
-    settings = study.seeds, study.steps[-1:], study.conditions
-    record = compare.compare(arms(), *settings, options.data, start=start)
+    study = study._replace(arms=arms(), steps=study.steps[-1:])
+    record = compare.compare(study, options.data, start=start)
     compare.save(record, RECORD)
 
 

@@ -64,8 +64,7 @@ def main() -> None:
     options = common.parser(__doc__).parse_args()
     study = compare.read_study(FOLDER / "cells.json")
     start = compare.load(RECORD) if RECORD.exists() else None
-    settings = study.seeds, study.steps, study.conditions
-    record = compare.compare(arms(), *settings, options.data, start=start)
+    record = compare.compare(study._replace(arms=arms()), options.data, start=start)
     compare.save(record, RECORD)
 
 
