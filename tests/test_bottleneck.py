@@ -15,6 +15,7 @@ from diffusion_lib.compare.record import FORMAT, describe
 from other_tests.mnist.bottleneck import answers, control, outputs, plots, toy, window
 from other_tests.mnist.bottleneck.answers import Statement
 
+ERRORS = [f"error at {time}" for time in outputs.TIMES]
 FLAT = {"sure": lambda arm, steps: 0.3, "error": lambda network: 0.3}
 
 
@@ -46,8 +47,12 @@ def studies(sure, error):
     by_study["crossing"] = record("crossing", sure, (500, 8000))
     draw = random.Random(1)
     rows = [
-        {"network": network, "seed": seed, "error at 900": error(network) + draw.uniform(0, 1e-3)}
-        | {"error with the exact last layer": 0.9 * error(network)}
+        dict.fromkeys(ERRORS, error(network) + draw.uniform(0, 1e-3))
+        | {
+            "network": network,
+            "seed": seed,
+            "error with the exact last layer": 0.9 * error(network),
+        }
         for network in outputs.arms()
         for seed in range(10, 15)
     ]
@@ -278,7 +283,8 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
     table = answers.rows(read)
     assert {row["verdict"] for row in table} == {"supported"}
     assert "above 0.1" in {row["expected"] for row in table}
-    for draw in (plots.floor, plots.cells, plots.crossing, plots.mixes, plots.verdicts):
+    drawings = plots.floor, plots.cells, plots.window, plots.crossing, plots.mixes, plots.verdicts
+    for draw in drawings:
         assert draw(read).png().startswith(b"\x89PNG")
 
 

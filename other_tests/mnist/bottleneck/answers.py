@@ -369,6 +369,10 @@ def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     table = []
     for network, floor in sorted(floors(by_study).items(), key=lambda item: -item[1]):
         row = {"network": network, "1 - H/D, or 0": f"{floor:.3f}"}
+        for time in (100, 500):
+            row[f"error at {time}"] = (
+                f"{fmean(output_measure(by_study, network, f'error at {time}')):.3f}"
+            )
         for name in ("error at 900", "error with the exact last layer", "effective rank"):
             values = []
             if network in outputs.WIDE_ENOUGH or "exact" not in name:

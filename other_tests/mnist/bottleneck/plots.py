@@ -5,11 +5,14 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from diffusion_lib import compare, style, viz
 from other_tests.mnist.bottleneck import answers
 from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, SURE, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
+WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
 COLORS = {"supported": style.GREEN, "refuted": style.VERMILLION, "undecided": style.GRAY}
 
 
@@ -49,21 +52,42 @@ def cells(
     records = [by_study[study] for study in studies if study in by_study]
     figure = style.figure(1, len(networks), (2.5 * len(networks), 3.2))
     for axis, network in zip(figure.axes, networks, strict=True):
-        for (place, prediction), (k, weight) in product(enumerate(PREDICTIONS), enumerate(WEIGHTS)):
-            arm = f"{network}: {prediction}, {weight}"
-            for record in (record for record in records if arm in record["arms"]):
-                share = answers.interval(answers.sure(record, arm))
-                x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
-                axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
-                axis.plot(x, share.value, MARKERS[weight], color=color, markersize=5)
+        _draw_shares(axis, records, f"{network}: ", MARKERS)
         size = {answers.NARROW: ": H < D", answers.WIDE: ": H > D"}
         axis.set(title=network + next((s for of, s in size.items() if network in of), ""))
-        axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
+    _name_markers(figure, MARKERS)
+    return figure
+
+
+@style.look
+def window(by_study: Mapping[str, Record]) -> style.Plot:
+    """Draw the share of sure samples of each prediction and each part of the noise levels."""
+    figure = style.figure(size=(5, 3.2))
+    _draw_shares(figure.axes[0], [by_study["window"]], "", WINDOW_MARKERS)
+    _name_markers(figure, WINDOW_MARKERS)
+    return figure
+
+
+def _draw_shares(
+    axis: Axes, records: Sequence[Record], network: str, markers: Mapping[str, str]
+) -> None:
+    """Draw the sure samples of a network's arms, those of a prediction side by side."""
+    for (place, prediction), (k, weight) in product(enumerate(PREDICTIONS), enumerate(markers)):
+        arm = f"{network}{prediction}, {weight}"
+        for record in (record for record in records if arm in record["arms"]):
+            share = answers.interval(answers.sure(record, arm))
+            x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
+            axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
+            axis.plot(x, share.value, markers[weight], color=color, markersize=5)
+    axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
+
+
+def _name_markers(figure: style.Plot, markers: Mapping[str, str]) -> None:
+    """Write below a figure which weight each marker is."""
     figure.axes[0].set_ylabel("sure samples")
-    for weight, marker in MARKERS.items():
+    for weight, marker in markers.items():
         figure.axes[0].plot([], [], marker, color=style.GRAY, markersize=5, label=weight)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    return figure
 
 
 def crossing(by_study: Mapping[str, Record]) -> style.Plot:
