@@ -294,6 +294,10 @@ def test_cells_are_held_against_ddpm_and_floors_against_errors():
     assert rows["eps, snr"]["MLP 256"].startswith("0.02")
     assert rows["x_0, uniform"]["MLP 256"].startswith("+0.58")
     assert rows["v, min_snr"]["U-Net 14/256"] == ""
+    for row in by_study["cells"]["measured"]:
+        row["measures"]["Frechet distance"] = 5.0 + (row["arm"].endswith("uniform"))
+    rows = {row[""]: row for row in answers.cell_rows(by_study["cells"], "Frechet distance")}
+    assert rows["v, uniform"]["MLP 1024"].startswith("+1.0")
     for row in by_study["outputs"]["measured"]:
         row["effective rank"] = 10.0 + row["seed"] % 2
     first, *_, last = answers.floor_rows(by_study)

@@ -25,6 +25,7 @@ HYPOTHESES = 8
 SURE = "confidence > 0.9"
 BATCH = 64  # images in a step
 PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
+CELLS = [", ".join(cell) for cell in product(PREDICTIONS, WEIGHTS)]
 NARROW, WIDE = ("MLP 256", "U-Net 14/64"), ("MLP 1024", "U-Net 14/256")
 FLOOR = 1 - 256 / 784  # of the narrow networks, and of those of `control`
 ROUNDING = 0.01  # ten times the standard error of an error on 2,000 images
@@ -338,24 +339,26 @@ def less_varied(record: Record) -> dict[str, float]:
     return result
 
 
-def cell_rows(record: Record) -> list[dict[str, str]]:
-    """Make a table of sure samples: each cell minus "eps, snr" of the same network.
+def cell_rows(record: Record, measure: str = SURE) -> list[dict[str, str]]:
+    """Make a table of a measure: each cell minus "eps, snr" of the same network.
 
     Intervals are at 1 - 0.05 / 8, as all of this study.
 
     Args:
         record: record of `cells`, or of the same by DDIM.
+        measure: measure of the samples, after the longest training.
     """
-    table = []
-    for cell in product(PREDICTIONS, WEIGHTS):
-        row = {"": ", ".join(cell)}
+    spec, table = ".1f" if measure == "Frechet distance" else ".2f", []
+    last = record["steps"][-1]
+    for cell in CELLS:
+        row = {"": cell}
         for network in (*NARROW, *WIDE):
-            arm, base = f"{network}: {', '.join(cell)}", f"{network}: eps, snr"
+            arm, base = f"{network}: {cell}", f"{network}: {CELLS[0]}"
             effect = ""
             if arm in record["arms"]:
-                own = sure(record, arm)
-                gap = interval(minus(own, sure(record, base)))
-                effect = f"{interval(own):.2f}" if arm == base else f"{gap:+.2f}"
+                own, other = (compare.values(record, measure, a, last) for a in (arm, base))
+                gap = format(interval(minus(own, other)), f"+{spec}")
+                effect = format(interval(own), spec) if arm == base else gap
             row[network] = effect
         table.append(row)
     return table
