@@ -12,6 +12,7 @@ from torch import nn
 
 from diffusion_lib import compare, losses, schedules
 from diffusion_lib.compare.record import FORMAT, describe
+from other_tests import registered
 from other_tests.mnist.bottleneck import answers, control, outputs, plots, toy, window
 from other_tests.mnist.bottleneck.answers import Statement
 
@@ -80,15 +81,19 @@ def sure_if_all_hold(arm, steps):
     return next((share for end, share in ahead.items() if cell.endswith(end)), 0.2)
 
 
+def verdicts(by_study):
+    return registered.verdicts(answers.statements(by_study))
+
+
 def test_all_hypotheses_are_supported_where_they_hold():
-    by_part = answers.verdicts(studies(sure_if_all_hold, floor_of))
+    by_part = verdicts(studies(sure_if_all_hold, floor_of))
     assert set(by_part.values()) == {"supported"}
     numbers = [name.split()[0] for name in by_part]
     assert numbers == ["1a", "1b", "2a", "2b", "3a", "3b", "3c", "4", "5", "6", "7a", "7b"]
 
 
 def test_none_is_supported_where_nothing_differs_and_errors_are_below_the_floor():
-    by_part = answers.verdicts(studies(FLAT["sure"], FLAT["error"]))
+    by_part = verdicts(studies(FLAT["sure"], FLAT["error"]))
     held = {name for name, verdict in by_part.items() if verdict == "supported"}
     assert held == {"3c neither, H > D", "4 above the floor"}
     assert by_part["1a the floor is a bound"] == "refuted"
@@ -119,19 +124,20 @@ def test_a_statement_is_judged_by_the_whole_interval(values, verdict):
 def test_one_part_of_many_is_refuted_at_a_stricter_level():
     edge = Statement("", "", [-0.2, -0.21, -0.22], 0.0)
     assert edge.judge() == "refuted"
-    assert answers.verdict([edge] * 50) == "undecided"
+    assert registered.verdict([edge] * 50) == "undecided"
 
 
 def test_eps_crosses_where_it_is_ahead_from_then_on():
     def sure(arm, steps):
         return 0.5 if ("eps" in arm) == (steps > 1000) else 0.2
 
-    crossing = record("crossing", sure, (500, 2000, 8000))
-    assert answers.crossing(crossing) == 64 * 2000
+    leads = answers.crossing_leads(record("crossing", sure, (500, 2000, 8000)))
+    assert registered.crossing(leads) == 64 * 2000
+    assert registered.crossing_interval(leads, 20) == [64 * 2000] * 2
     never = record("crossing", lambda arm, steps: 0.9 * ("x_0" in arm))
-    assert answers.crossing(never) is None
-    assert answers.crossing(never, [0, 0, 1]) is None
-    assert answers.crossing_interval(crossing, 20) == [64 * 2000] * 2
+    leads = answers.crossing_leads(never)
+    assert registered.crossing(leads) is None
+    assert registered.crossing(leads, [0, 0, 1]) is None
 
 
 def mixes(best):
@@ -151,7 +157,7 @@ def mixes(best):
 
 def test_a_mix_is_nearest_to_the_law_or_to_a_constant():
     def verdict(best):
-        return answers.verdicts({"toy": mixes(best)})["8 the best mix"]
+        return verdicts({"toy": mixes(best)})["8 the best mix"]
 
     assert verdict(lambda d, D: D / (D + d)) == "supported"
     assert verdict(lambda d, D: 0.75) == "refuted"
@@ -280,7 +286,7 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
             compare.save(made | {"format": FORMAT}, tmp_path / f"{name}.record.json")
     read = answers.records()
     assert read.keys() == by_study.keys()
-    table = answers.rows(read)
+    table = registered.rows(answers.statements(read))
     assert {row["verdict"] for row in table} == {"supported"}
     assert "above 0.1" in {row["expected"] for row in table}
     drawings = plots.floor, plots.cells, plots.window, plots.crossing, plots.mixes, plots.verdicts

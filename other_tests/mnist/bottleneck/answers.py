@@ -1,27 +1,24 @@
-"""The verdicts on the eight hypotheses of REGISTRATION.md, from the committed records.
-
-A statement is judged by Student's interval over seeds, at 1 - 0.05 / 8, because eight hypotheses
-are asked.  A hypothesis of several statements is supported if all of them are, and refuted if one
-of them is at a level that is divided by their number besides.
-"""
+"""The statements of the eight hypotheses of REGISTRATION.md, from the committed records."""
 
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from diffusion_lib import compare
 from diffusion_lib.metrics import Interval
-from other_tests import common
+from other_tests import common, registered
 from other_tests.mnist.bottleneck import outputs, toy
+from other_tests.registered import minus
 
 FOLDER = Path(__file__).parent
-HYPOTHESES = 8
+ALPHA = 0.05 / 8  # eight hypotheses
+Statement = partial(registered.Statement, alpha=ALPHA)
 SURE = "confidence > 0.9"
 BATCH = 64  # images in a step
 PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
@@ -38,29 +35,9 @@ STUDIES += ["crossing", "crossing_ddim"]
 Record = Mapping[str, Any]
 
 
-class Statement(NamedTuple):
-    """A part of a hypothesis: a range, and one value for each seed whose mean should lie in it."""
-
-    hypothesis: str
-    text: str
-    values: Sequence[float]
-    low: float = -math.inf
-    high: float = math.inf
-
-    def judge(self, parts: int = 1) -> str:
-        """Say whether the interval lies in the range, out of it, or neither."""
-        if len(set(self.values)) == 1 or not all(map(math.isfinite, self.values)):
-            return "undecided"  # no spread is known
-        effect = interval(self.values, 0.05 / HYPOTHESES / parts)
-        if self.low <= effect.low and effect.high <= self.high:
-            return "supported"
-        is_out = effect.high < self.low or effect.low > self.high
-        return "refuted" if is_out else "undecided"
-
-
-def interval(values: Sequence[float], alpha: float = 0.05 / HYPOTHESES) -> Interval:
+def interval(values: Sequence[float]) -> Interval:
     """Estimate the mean of independent values at the level of this study."""
-    return Interval.student_t(values, alpha)
+    return Interval.student_t(values, ALPHA)
 
 
 def records() -> dict[str, Record]:
@@ -78,11 +55,6 @@ def records() -> dict[str, Record]:
 def sure(record: Record, arm: str, steps: int | None = None) -> list[float]:
     """Return the share of sure samples for each seed, by default after the longest training."""
     return compare.values(record, SURE, arm, steps or record["steps"][-1])
-
-
-def minus(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    """Return the differences of values that share a seed."""
-    return [a - b for a, b in zip(one, other, strict=True)]
 
 
 def best(record: Record, network: str, prediction: str) -> list[float]:
@@ -119,7 +91,7 @@ def floors(by_study: Mapping[str, Record]) -> dict[str, float]:
     return result
 
 
-def floor_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def floor_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 1: no error below the floor, and none far above it."""
     statements = []
     for network, floor in floors(by_study).items():
@@ -131,7 +103,7 @@ def floor_statements(by_study: Mapping[str, Record]) -> list[Statement]:
     return statements
 
 
-def place_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def place_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 2: it does not matter where the network is narrow, and a way around it helps."""
     statements = []
     for network in ("MLP 1024, 256 in", "MLP 1024, 256 out"):
@@ -154,7 +126,9 @@ def place_statements(by_study: Mapping[str, Record]) -> list[Statement]:
     return statements
 
 
-def cell_statements(by_study: Mapping[str, Record], study: str = "cells") -> list[Statement]:
+def cell_statements(
+    by_study: Mapping[str, Record], study: str = "cells"
+) -> list[registered.Statement]:
     """Hypothesis 3: with H < D prediction and weight decide, with H > D no prediction is out.
 
     `study` is "cells_ddim" for the same by DDIM, of which only a change of a verdict is told.
@@ -175,7 +149,7 @@ def cell_statements(by_study: Mapping[str, Record], study: str = "cells") -> lis
     return statements
 
 
-def exact_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def exact_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 4: what is left above the floor is not for want of a better last layer."""
     statements = []
     for network in outputs.WIDE_ENOUGH:
@@ -188,7 +162,7 @@ def exact_statements(by_study: Mapping[str, Record]) -> list[Statement]:
     return statements
 
 
-def dose_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def dose_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 5: the wider an MLP, the more samples of eps are sure."""
     cells, floor = by_study["cells"], by_study["floor"]
     seeds = min(len(cells["seeds"]), len(floor["seeds"]))
@@ -203,7 +177,7 @@ def dose_statements(by_study: Mapping[str, Record]) -> list[Statement]:
     return [Statement("5 dose and response", text, correlations, 0.0)]
 
 
-def window_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def window_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 6: what is learned where labels are decided matters most."""
     record, statements = by_study["window"], []
     for prediction, other in product(PREDICTIONS, ("noisier", "cleaner")):
@@ -214,44 +188,22 @@ def window_statements(by_study: Mapping[str, Record]) -> list[Statement]:
     return statements
 
 
-def crossing_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 7: with skips x_0 is ahead early and not late."""
-    record = by_study["crossing"]
-    effects = {steps: crossing_gaps(record, steps) for steps in record["steps"]}
-    (first, early), *_, (last, late) = effects.items()
-    text = "after {:,} images: x_0 with uniform minus eps with snr"
+    (first, early), *_, (last, late) = crossing_leads(by_study["crossing"]).items()
+    text = "after {:,} images: eps with snr minus x_0 with uniform"
     return [
-        Statement("7a ahead early", text.format(BATCH * first), early, 0.0),
-        Statement("7b not late", text.format(BATCH * last), late, -math.inf, 0.0),
+        Statement("7a behind early", text.format(first), early, -math.inf, 0.0),
+        Statement("7b ahead late", text.format(last), late, 0.0),
     ]
 
 
-def crossing_gaps(record: Record, steps: int) -> list[float]:
-    """Return the lead of x_0 with uniform over eps with snr, for each seed."""
-    return minus(*(sure(record, arm, steps) for arm in ("x_0, uniform", "eps, snr")))
-
-
-def crossing(record: Record, seeds: Sequence[int] | None = None) -> int | None:
-    """Return the number of images from which on eps is ahead in the mean, None if it never is.
-
-    Args:
-        record: record of one of the crossings.
-        seeds: indices of the seeds to average over, which a bootstrap repeats.
-    """
-    since = None
-    for steps in record["steps"]:
-        gaps = crossing_gaps(record, steps)
-        gap = fmean([gaps[k] for k in seeds] if seeds else gaps)
-        since = (since or BATCH * steps) if gap < 0 else None
-    return since
-
-
-def crossing_interval(record: Record, resamples: int = 2000) -> list[int | None]:
-    """Return the middle 95 % of the crossing, by a bootstrap over seeds; None is never."""
-    draw, seeds = random.Random(0), range(len(record["seeds"]))
-    images = [crossing(record, draw.choices(seeds, k=len(seeds))) for _ in range(resamples)]
-    ordered = sorted(images, key=lambda n: math.inf if n is None else n)
-    return [ordered[round(q * (resamples - 1))] for q in (0.025, 0.975)]
+def crossing_leads(record: Record) -> dict[int, list[float]]:
+    """Return the lead of eps with snr over x_0 with uniform for each seed, by the images seen."""
+    return {
+        BATCH * steps: minus(*(sure(record, arm, steps) for arm in ("eps, snr", "x_0, uniform")))
+        for steps in record["steps"]
+    }
 
 
 def best_mixes(record: Record) -> dict[tuple[int, int], list[float]]:
@@ -266,7 +218,7 @@ def best_mixes(record: Record) -> dict[tuple[int, int], list[float]]:
     return result
 
 
-def mix_statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def mix_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 8: D / (D + d) says better than a constant which k is best."""
     by_cell = best_mixes(by_study["toy"])
     seeds = range(min(map(len, by_cell.values())))
@@ -300,7 +252,7 @@ MAKERS = {
 }
 
 
-def statements(by_study: Mapping[str, Record]) -> list[Statement]:
+def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Make the statements of all hypotheses whose records are there."""
     return [
         statement
@@ -308,21 +260,6 @@ def statements(by_study: Mapping[str, Record]) -> list[Statement]:
         if all(name in by_study for name in needed)
         for statement in make(by_study)
     ]
-
-
-def verdict(parts: Sequence[Statement]) -> str:
-    """Judge a hypothesis by its statements."""
-    if any(part.judge(len(parts)) == "refuted" for part in parts):
-        return "refuted"
-    return "supported" if all(part.judge() == "supported" for part in parts) else "undecided"
-
-
-def verdicts(by_study: Mapping[str, Record]) -> dict[str, str]:
-    """Judge the parts of all hypotheses whose records are there, by their names."""
-    parts: dict[str, list[Statement]] = {}
-    for statement in statements(by_study):
-        parts.setdefault(statement.hypothesis, []).append(statement)
-    return {name: verdict(of_name) for name, of_name in parts.items()}
 
 
 def less_varied(record: Record) -> dict[str, float]:
@@ -383,25 +320,3 @@ def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
             row[name] = f"{interval(values)}" if values else ""
         table.append(row)
     return table
-
-
-def rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Make the table of statements."""
-    return [
-        {
-            "hypothesis": s.hypothesis,
-            "statement": s.text,
-            "expected": range_in_words(s),
-            "measured": f"{interval(s.values)}",
-            "verdict": s.judge(),
-        }
-        for s in statements(by_study)
-    ]
-
-
-def range_in_words(statement: Statement) -> str:
-    """Describe the range of a statement in words."""
-    low, high = f"{statement.low:.3g}", f"{statement.high:.3g}"
-    if math.isinf(statement.high):
-        return f"above {low}"
-    return f"below {high}" if math.isinf(statement.low) else f"{low} to {high}"

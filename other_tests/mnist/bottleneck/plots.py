@@ -132,7 +132,7 @@ def verdicts(by_study: Mapping[str, Record]) -> style.Plot:
     statements = answers.statements(by_study)
     figure = style.figure(size=(9, 0.5 + 0.24 * len(statements)))
     (axis,) = figure.axes
-    spans = [answers.interval(s.values) for s in statements]
+    spans = [statement.interval() for statement in statements]
     low, high = min(s.low for s in spans) - 0.05, max(s.high for s in spans) + 0.05
     for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
         inside = max(low, statement.low), min(high, statement.high)

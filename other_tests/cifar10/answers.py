@@ -1,0 +1,108 @@
+"""The statements of the hypotheses of REGISTRATION.md, from the committed records.
+
+Those on the complexity of the data are in `dials`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from diffusion_lib import compare
+from other_tests import registered
+from other_tests.cifar10 import prediction
+from other_tests.cifar10.prediction import DDPM, NAIVE, SAMPLERS, STUDIES
+from other_tests.registered import minus
+
+ALPHA = 0.05 / 7  # seven hypotheses
+MEASURE = "Frechet distance"
+BATCH = 64  # images in a step
+NARROW, WIDE = ("U-Net 8/64", "transformer 16/256"), ("U-Net 8/256", "transformer 16/1024")
+FAR = -10.0  # a lead that no one overlooks
+BOTTLENECK = Path(__file__).parent / "bottleneck.record.json"
+Statement = partial(registered.Statement, alpha=ALPHA)
+Record = Mapping[str, Any]
+
+
+def records() -> dict[str, Record]:
+    """Read the records that there are, by the names of their studies, such as "crossing, ddim"."""
+    paths = {
+        f"{name}, {sampler}": prediction.record_file(name, sampler)
+        for name in STUDIES
+        for sampler in SAMPLERS
+    }
+    paths["bottleneck"] = BOTTLENECK
+    return {name: compare.load(path) for name, path in paths.items() if path.exists()}
+
+
+def gap(record: Record, one: str, other: str, steps: int) -> list[float]:
+    """Return the Frechet distance of an arm minus that of another, for each seed."""
+    return minus(*(compare.values(record, MEASURE, arm, steps) for arm in (one, other)))
+
+
+def leads(record: Record) -> dict[int, list[float]]:
+    """Return the lead of DDPM over the naive network for each seed, by the images seen."""
+    return {BATCH * steps: gap(record, NAIVE, DDPM, steps) for steps in record["steps"]}
+
+
+def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
+    """Hypotheses 1 to 3: who is ahead late and early, and what the sampler changes."""
+    by_sampler = {sampler: leads(by_study[f"crossing, {sampler}"]) for sampler in SAMPLERS}
+    (first, early), *_, (last, late) = by_sampler["ddpm"].items()
+    by_ddim = by_sampler["ddim"][last]
+    text = f"after {last:,} images: naive minus DDPM, by "
+    return [
+        Statement("1a late, by DDPM", f"{text}DDPM", late, 0.0),
+        Statement("1b late, by DDIM", f"{text}DDIM", by_ddim, 0.0),
+        Statement("2 early", f"after {first:,} images: naive minus DDPM", early, high=0.0),
+        Statement("3 the sampler", f"{text}DDIM, less that by DDPM", minus(by_ddim, late), 0.0),
+    ]
+
+
+def prediction_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
+    """Hypotheses 4 and 5: the prediction alone, and the weight alone."""
+    record = by_study["prediction, ddpm"]
+    last = record["steps"][-1]
+    same = gap(record, "x_0, min_snr", "eps, min_snr", last)
+    made = [Statement("4 the prediction", "min_snr: $x_0$ minus $\\epsilon$", same, -1.0, 1.0)]
+    for part, cell in zip("abc", (DDPM, NAIVE, "x_0, snr"), strict=True):
+        predicted, weight = cell.split(", ")
+        text, flatter = f"{predicted}: min_snr minus {weight}", f"{predicted}, min_snr"
+        made.append(
+            Statement(f"5{part} the weight", text, gap(record, flatter, cell, last), high=0.0)
+        )
+    return made
+
+
+def bottleneck_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
+    """Hypothesis 6: a narrow network can predict the picture and not the noise."""
+    record = by_study["bottleneck"]
+    last = record["steps"][-1]
+
+    def lead(network: str) -> Sequence[float]:
+        cells = [f"{network}: eps, {weight}" for weight in ("snr", "min_snr")]
+        best = min(cells, key=lambda arm: fmean(compare.values(record, MEASURE, arm, last)))
+        return gap(record, f"{network}: {NAIVE}", best, last)
+
+    text = "{}: naive minus the better cell of $\\epsilon$"
+    narrow = [Statement("6a H < D", text.format(n), lead(n), high=FAR) for n in NARROW]
+    return narrow + [Statement("6b H > D", text.format(n), lead(n), FAR) for n in WIDE]
+
+
+# What is stated -> the records that it needs.
+MAKERS = {
+    crossing_statements: tuple(f"crossing, {sampler}" for sampler in SAMPLERS),
+    prediction_statements: ("prediction, ddpm",),
+    bottleneck_statements: ("bottleneck",),
+}
+
+
+def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
+    """Make the statements of all hypotheses whose records are there."""
+    return [
+        statement
+        for make, needed in MAKERS.items()
+        if all(name in by_study for name in needed)
+        for statement in make(by_study)
+    ]

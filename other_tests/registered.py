@@ -1,0 +1,110 @@
+"""Verdicts on hypotheses that were registered before their study was run.
+
+A hypothesis is one or more statements: a range, and one value for each seed whose mean should lie
+in it.  Student's interval over seeds, at a level divided by the number of hypotheses [Bonferroni],
+lies in the range (supported), out of it (refuted) or neither (undecided).
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from diffusion_lib.metrics import Interval
+
+
+class Statement(NamedTuple):
+    """A part of a hypothesis: a range, and one value for each seed whose mean should lie in it."""
+
+    hypothesis: str
+    text: str
+    values: Sequence[float]
+    low: float = -math.inf
+    high: float = math.inf
+    alpha: float = 0.05  # of the study, divided by the number of its hypotheses
+
+    def interval(self) -> Interval:
+        """Estimate the mean at the level of the study."""
+        return Interval.student_t(self.values, self.alpha)
+
+    def judge(self, parts: int = 1) -> str:
+        """Say whether the interval lies in the range, out of it, or neither."""
+        if len(set(self.values)) == 1 or not all(map(math.isfinite, self.values)):
+            return "undecided"  # no spread is known
+        effect = Interval.student_t(self.values, self.alpha / parts)
+        if self.low <= effect.low and effect.high <= self.high:
+            return "supported"
+        is_out = effect.high < self.low or effect.low > self.high
+        return "refuted" if is_out else "undecided"
+
+    def range_in_words(self) -> str:
+        """Describe the range in words."""
+        low, high = f"{self.low:.3g}", f"{self.high:.3g}"
+        if math.isinf(self.high):
+            return f"above {low}"
+        return f"below {high}" if math.isinf(self.low) else f"{low} to {high}"
+
+
+def verdict(parts: Sequence[Statement]) -> str:
+    """Judge a hypothesis by its statements.
+
+    It is supported if all of them are, and refuted if one of them is at a level that is divided by
+    their number besides.
+    """
+    if any(part.judge(len(parts)) == "refuted" for part in parts):
+        return "refuted"
+    return "supported" if all(part.judge() == "supported" for part in parts) else "undecided"
+
+
+def verdicts(statements: Sequence[Statement]) -> dict[str, str]:
+    """Judge the hypotheses that statements belong to, by their names."""
+    parts: dict[str, list[Statement]] = {}
+    for statement in statements:
+        parts.setdefault(statement.hypothesis, []).append(statement)
+    return {name: verdict(of_name) for name, of_name in parts.items()}
+
+
+def rows(statements: Sequence[Statement]) -> list[dict[str, str]]:
+    """Make the table of statements."""
+    return [
+        {
+            "hypothesis": s.hypothesis,
+            "statement": s.text,
+            "expected": s.range_in_words(),
+            "measured": f"{s.interval()}",
+            "verdict": s.judge(),
+        }
+        for s in statements
+    ]
+
+
+def minus(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Return the differences of values that share a seed."""
+    return [a - b for a, b in zip(one, other, strict=True)]
+
+
+def crossing(
+    leads: Mapping[int, Sequence[float]], seeds: Sequence[int] | None = None
+) -> int | None:
+    """Return the number of images from which on a lead is above 0 in the mean, None if it never is.
+
+    Args:
+        leads: lead at each seed, by the number of images seen, which grows.
+        seeds: indices of the seeds to average over, which a bootstrap repeats.
+    """
+    since = None
+    for images, values in leads.items():
+        lead = fmean([values[k] for k in seeds] if seeds else values)
+        since = (since or images) if lead > 0 else None
+    return since
+
+
+def crossing_interval(
+    leads: Mapping[int, Sequence[float]], resamples: int = 2000
+) -> list[int | None]:
+    """Return the middle 95 % of the crossing, by a bootstrap over seeds; None is never."""
+    draw, seeds = random.Random(0), range(len(next(iter(leads.values()))))
+    images = [crossing(leads, draw.choices(seeds, k=len(seeds))) for _ in range(resamples)]
+    ordered = sorted(images, key=lambda n: math.inf if n is None else n)
+    return [ordered[round(q * (resamples - 1))] for q in (0.025, 0.975)]
