@@ -14,7 +14,7 @@ BOTTLENECK = compare.read_study(answers.BOTTLENECK.with_name("bottleneck.json"))
 
 def record(study, distance):
     """A record as `compare` makes it, of seeds that differ a little."""
-    draw = random.Random(0)
+    draw = random.Random(study.conditions.sampler)
     measured = [
         {"arm": arm, "seed": seed, "steps": steps}
         | {"measures": {answers.MEASURE: distance(arm, steps) + draw.uniform(0, 1e-2)}}
