@@ -9,23 +9,32 @@ The last one is for your own pictures, each class in a folder of its own:
 `python -m diffusion_lib evaluate RUN --features photos.safetensors` measures distances by it.
 
 Writes features-NAME.safetensors into diffusion_lib/assets with its test accuracy inside, and prints
-the hash that `features.RELEASED` must hold.  Another processor or version of torch rounds otherwise
+the hash that `features.RELEASED` must hold.  An interrupt saves the training in the folder of the
+runs, and the same command goes on with it.  Another processor or version of torch rounds otherwise
 and ends with other weights and another hash: records of the two are not comparable.
 """
 
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from diffusion_lib import config, data, rng
+from diffusion_lib import config, data, optimizers, rng
 from diffusion_lib.data import sets
 from diffusion_lib.metrics.features import ASSETS, Classifier
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+from diffusion_lib.system.interrupts import defer_interrupts, explain_stop
 from diffusion_lib.system.progress import Bar
+from diffusion_lib.train_config import TrainConfig
+from diffusion_lib.training import learning_rate
 from other_tests import common
 
-SEED, BATCH, LEARNING_RATE = 0, 128, 2e-3
+SEED, WEIGHT_DECAY = 0, 0.05
 LEAST_STEPS = 300  # of small data sets
 
 
@@ -38,12 +47,26 @@ class Recipe(NamedTuple):
     mirror: float
     shift: int  # pixels that training images are moved by, at most
     dtype: torch.dtype  # that the network computes in while it is trained
+    depth: int = 1
+    batch: int = 128
+    optimizer: optimizers.MakeOptimizer = optimizers.adamw
+    learning_rate: float = 2e-3
+    saved: torch.dtype = torch.float32  # of the weights in the file
 
 
 RECIPES = {
     "mnist": Recipe(data.mnist, (32, 64), 8, 0.0, 0, torch.float32),
     "fashion_mnist": Recipe(data.fashion_mnist, (32, 64), 12, 0.5, 0, torch.float32),
-    "cifar10_jpeg": Recipe(data.cifar10_jpeg, (48, 96, 192, 192), 12, 0.5, 3, torch.bfloat16),
+    # Near the fastest trainings to 94 % of the original [Jordan 2024].  Labels are not smoothed,
+    # because no sample's class would then have the probability that is counted as sure.
+    "cifar10_jpeg": Recipe(
+        *(data.cifar10_jpeg, (64, 256, 256), 15, 0.5, 2, torch.bfloat16),
+        depth=2,
+        batch=256,
+        optimizer=optimizers.muon,
+        learning_rate=4e-3,
+        saved=torch.float16,
+    ),
 }
 
 
@@ -61,26 +84,17 @@ def main() -> None:
     train, test = (recipe.dataset(options.data, part) for part in (True, False))
 
     torch.manual_seed(rng.seed(SEED))
-    device = config.device()
     _, channels, height, width = train.images.shape
     shape, classes = (channels, height, width), int(train.labels.max()) + 1
     if classes < 2:
         raise SystemExit(f"{options.name} has {classes} class: put each class in its own folder")
-    network = Classifier(shape, classes, widths=recipe.widths).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
-    steps = max(recipe.epochs * len(train.images) // BATCH, LEAST_STEPS)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in Bar(range(steps), "feature network"):
-        chosen = torch.randint(len(train.images), (BATCH,))
-        x = augment(data.to_float(train.images[chosen].to(device)), recipe)
-        with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
-            loss = F.cross_entropy(network(x)[1], train.labels[chosen].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    network = Classifier(shape, classes, widths=recipe.widths, depth=recipe.depth)
+    out = options.out or ASSETS / f"features-{options.name}.safetensors"
+    state = config.runs_root() / f"{out.stem}.training"
+    fit(network.to(config.device()), train, recipe, state)
 
     network.normalize(train.images)
+    network.to(recipe.saved).float()  # the numbers that the file will hold
     classes = network.extract_features(test.images).probabilities.argmax(1)
     accuracy = (classes == test.labels).double().mean().item()
     about = {
@@ -88,8 +102,96 @@ def main() -> None:
         "data": f"{options.name}, {len(train.images)} training images",
         "seed": str(SEED),
     }
-    out = options.out or ASSETS / f"features-{options.name}.safetensors"
-    print(f"test accuracy {accuracy:.4f}, sha256 {network.cpu().save(out, about)}")
+    sha256 = network.cpu().to(recipe.saved).save(out, about)
+    state.unlink()
+    print(f"test accuracy {accuracy:.4f}, sha256 {sha256}")
+
+
+@explain_stop("The training is saved. Run this again to go on.")
+def fit(network: Classifier, train: data.Images, recipe: Recipe, path: Path) -> None:
+    """Train a network.
+
+    Args:
+        network: network, on the device to train on.
+        train: images and labels.
+        recipe: settings.
+        path: file of the training's state, written after each epoch and where it is interrupted;
+            where it is there, the training goes on from it.
+    """
+    n, device = len(train.images), network.scale.device
+    steps = max(recipe.epochs * n // recipe.batch, LEAST_STEPS)
+    rate = {"learning_rate": recipe.learning_rate, "warmup_steps": steps // 5, "cooldown": 0.8}
+    settings = TrainConfig(steps, recipe.batch, weight_decay=WEIGHT_DECAY, seed=SEED, **rate)
+    add_batch_norm(network.train())
+    with hardware.overridden(layout="channels_last"):  # 0.63 of the time of photographs' steps
+        hardware.optimize_memory_layout(network)
+    optimizer = recipe.optimizer([*network.parameters()], settings)
+    format = f"training of a feature network on {n} images, {settings}"
+    done = load(path, format, network, optimizer) if path.is_file() else 0
+    batches = data.batch_indices(n, recipe.batch, SEED, done, train.images.device)
+    try:
+        for step in Bar(range(done, steps), "feature network", steps, done):
+            chosen = next(batches)
+            with defer_interrupts() as deliver:
+                torch.manual_seed(rng.seed(SEED, step))
+                x = augment(data.to_float(train.images[chosen].to(device)), recipe)
+                with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
+                    loss = F.cross_entropy(network(x)[1], train.labels[chosen].to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, step)
+                optimizer.step()
+                done = step + 1
+            deliver()
+            if done % (n // recipe.batch + 1) == 0 or done == steps:
+                save(path, format, network, optimizer, done)
+    except KeyboardInterrupt:
+        save(path, format, network, optimizer, done)
+        raise
+    fold_batch_norm(network.eval())
+
+
+def add_batch_norm(network: nn.Module) -> None:
+    """Put BatchNorm behind each convolution of a network, in place of its bias."""
+    for name, conv in [*network.named_children()]:
+        if isinstance(conv, nn.Conv2d):
+            conv.bias = None
+            setattr(network, name, nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)))
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Replace each convolution with BatchNorm by one convolution that computes the same."""
+    for name, pair in [*network.named_children()]:
+        if isinstance(pair, nn.Sequential):
+            conv, norm = pair
+            fused = fuse_conv_bn_eval(conv, norm)  # pyright: ignore[reportArgumentType]
+            setattr(network, name, fused)
+
+
+def save(
+    path: Path, format: str, network: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Write all that `load` needs to go on after so many steps."""
+    states = optimizer.state_dict()["state"].items()
+    moments = {f"optimizer.{i}.{k}": v for i, state in states for k, v in state.items()}
+    metadata = {"format": format, "step": str(step)}
+    files.write_tensors(path, network.state_dict() | moments, metadata)
+
+
+def load(path: Path, format: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load what `save` wrote, and return the number of steps; other settings are refused."""
+    tensors, metadata = files.read_tensors(path, format)
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for i, weight in enumerate(network.parameters()):
+        for key in [key for key in tensors if key.startswith(f"optimizer.{i}.")]:
+            value = tensors.pop(key)
+            # In the weight's memory layout, which fused updates take for granted.
+            value = torch.empty_like(weight).copy_(value) if value.ndim else value
+            state[i][key.split(".")[2]] = value
+    network.load_state_dict(tensors)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(metadata["step"])
 
 
 def augment(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:

@@ -1,9 +1,13 @@
+import signal
+
 import pytest
 import torch
 from safetensors import safe_open
 
+from diffusion_lib import data, optimizers
 from diffusion_lib.metrics import features
 from diffusion_lib.metrics.features import Classifier
+from other_tests import features as script
 
 ACCURACY = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.8, "cifar10_jpeg": 0.8}
 
@@ -50,6 +54,89 @@ def test_a_deeper_classifier_is_read_as_it_was_saved(tmp_path):
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     one, other = classifier.extract_features(images), again.extract_features(images)
     assert torch.equal(one.features, other.features)
+
+
+def test_several_convolutions_a_level_are_read_from_the_names_of_their_weights(tmp_path):
+    classifier = Classifier((3, 16, 16), features=6, widths=(4, 5), depth=3)
+    names = {name for name, _ in classifier.named_children() if name.startswith("conv")}
+    assert names == {"conv1", "conv1_2", "conv1_3", "conv2", "conv2_2", "conv2_3"}
+    again = features.read(tmp_path / "a", classifier.save(tmp_path / "a", {}))
+    assert (again.levels, again.depth, again.describe.in_features) == (2, 3, 5)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    one, other = classifier.extract_features(images), again.extract_features(images)
+    assert torch.equal(one.features, other.features)
+
+
+def test_weights_of_half_precision_are_read_as_float32(tmp_path):
+    classifier = Classifier((3, 16, 16), widths=(4, 5), depth=2).half().float()
+    whole, half = tmp_path / "a", tmp_path / "b"
+    classifier.save(whole, {})
+    again = features.read(half, classifier.half().save(half, {}))
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32}
+    for name, tensor in classifier.float().state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_batch_norm_is_folded_into_the_convolutions(depth):
+    classifier = Classifier((3, 16, 16), widths=(4, 5), depth=depth)
+    names = classifier.state_dict().keys()
+    script.add_batch_norm(classifier.train())
+    x = torch.randn(50, 3, 16, 16) + 0.5
+    for _ in range(3):
+        classifier(x)  # moves the running averages
+    for name, parameter in classifier.named_parameters():
+        if name.endswith(("1.weight", "1.bias")):
+            torch.nn.init.normal_(parameter)  # BatchNorm's, or of other signs
+    before = classifier.eval()(x)
+    script.fold_batch_norm(classifier)
+    assert classifier.state_dict().keys() == names
+    torch.testing.assert_close(classifier(x), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.muon])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(optimizer, tmp_path, monkeypatch):
+    """Also where weights are not contiguous, and with the draws of dropout and of the shifts."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    train = data.Images(images, torch.arange(20) % 3)
+    recipe = script.Recipe(data.cifar10, (8, 9), 3, 0.5, 1, torch.float32, 2, 8, optimizer)
+    monkeypatch.setattr(script, "LEAST_STEPS", 1)
+
+    def fitted():
+        torch.manual_seed(0)
+        network = Classifier((3, 8, 8), 3, widths=recipe.widths, depth=recipe.depth)
+        script.fit(network, train, recipe, tmp_path / "state")
+        return network.state_dict()
+
+    augment, calls = script.augment, []
+    whole = fitted()
+    (tmp_path / "state").unlink()
+
+    def interrupt(x, recipe):
+        calls.append(len(x))
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)  # the step is finished all the same
+        return augment(x, recipe)
+
+    monkeypatch.setattr(script, "augment", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="saved"):
+        fitted()
+    resumed = fitted()
+    assert len(calls) == 7  # 3 epochs of 20 images in batches of 8
+    again = fitted()  # one that was trained to its end is not trained again
+    assert len(calls) == 7
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name])
+        assert torch.equal(tensor, again[name])
+
+
+def test_the_network_of_photographs_fits_in_5_MB(tmp_path):
+    recipe = script.RECIPES["cifar10_jpeg"]
+    classifier = Classifier((3, 32, 32), widths=recipe.widths, depth=recipe.depth)
+    classifier.to(recipe.saved).save(tmp_path / "a", {})
+    assert (tmp_path / "a").stat().st_size < 5_000_000
 
 
 def test_normalised_features_have_variance_1():

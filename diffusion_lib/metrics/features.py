@@ -50,15 +50,17 @@ class ClassifierOutput(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Convolutions, each followed by a pooling, a layer of `features` numbers, the classes.
+    """Levels of convolutions and a pooling, a layer of `features` numbers, the classes.
 
-    `normalize` it when it is trained.
+    The pooling of level k follows conv{k}; conv{k}_2 and so on add to their input, and where there
+    are any, the maps of the last level are pooled to their maxima.  `normalize` it once trained.
 
     Args:
         image_shape: (C, H, W).
         classes: number of classes.
         features: number of features; they are taken before the non-linearity.
-        widths: channels of each convolution.
+        widths: channels of each level.
+        depth: convolutions of each level.
     """
 
     scale: Tensor
@@ -69,15 +71,19 @@ class Classifier(nn.Module):
         classes: int = 10,
         features: int = 64,
         widths: Sequence[int] = (32, 64),
+        depth: int = 1,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.image_shape = image_shape
-        self.depth = len(widths)
+        self.levels, self.depth = len(widths), depth
         for k, (c_in, c_out) in enumerate(pairwise((channels, *widths)), start=1):
             self.add_module(f"conv{k}", nn.Conv2d(c_in, c_out, 3, padding=1))
+            for j in range(2, depth + 1):
+                self.add_module(f"conv{k}_{j}", nn.Conv2d(c_out, c_out, 3, padding=1))
             height, width = height // 2, width // 2
-        self.describe = nn.Linear(widths[-1] * height * width, features)
+        positions = height * width if depth == 1 else 1
+        self.describe = nn.Linear(widths[-1] * positions, features)
         self.classify = nn.Linear(features, classes)
         self.dropout = nn.Dropout(0.3)
         self.register_buffer("scale", torch.ones(()))
@@ -85,8 +91,12 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
         h = x
-        for k in range(1, self.depth + 1):
-            h = F.max_pool2d(F.relu(self.get_submodule(f"conv{k}")(h)), 2)
+        for k in range(1, self.levels + 1):
+            h = F.relu(F.max_pool2d(self.get_submodule(f"conv{k}")(h), 2))
+            for j in range(2, self.depth + 1):
+                h = F.relu(h + self.get_submodule(f"conv{k}_{j}")(h))
+        if self.depth > 1:
+            h = h.amax((2, 3))
         features = self.describe(self.dropout(h.flatten(1)))
         return features, self.classify(self.dropout(F.relu(features)))
 
@@ -149,7 +159,8 @@ def read(path: str | Path, sha256: str) -> Classifier:
     classes, features = tensors["classify.weight"].shape
     convolutions = sorted(name for name in tensors if re.fullmatch(r"conv\d\.bias", name))
     widths = [len(tensors[name]) for name in convolutions]
-    classifier = Classifier((channels, height, width), classes, features, widths)
+    depth = sum(bool(re.fullmatch(r"conv1(_\d)?\.bias", name)) for name in tensors)
+    classifier = Classifier((channels, height, width), classes, features, widths, depth)
     classifier.load_state_dict(tensors)
     return classifier.eval()
 
