@@ -1,6 +1,6 @@
 """The statements of the hypotheses of REGISTRATION.md, from the committed records.
 
-Those on the complexity of the data are in `dials`.
+Those on the complexity of the data are in `slopes`.
 """
 
 from collections.abc import Mapping, Sequence
