@@ -228,6 +228,10 @@ def test_the_environment_chooses_budget_and_data(monkeypatch):
         config.budget()
 
 
+def test_an_entry_whose_name_has_parentheses_is_found():
+    assert config.lookup("width(8), seed 1", {"width(8), seed 1": 3}, "arm") == 3
+
+
 @pytest.mark.parametrize(
     ("inside", "up"), [("", ""), ("other_tests/editing", "../../"), ("tests", "../")]
 )

@@ -98,12 +98,12 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
     names = choices(registry)
     if not isinstance(text, str):
         text = str(text)
-    name, parenthesis, rest = text.partition("(")
+    if text.strip() in names:  # also an arm whose name has parentheses
+        return names[text.strip()]
+    name, _, rest = text.partition("(")
     if name.strip() not in names:
         raise ValueError(_unknown(what, name.strip(), list(names)))
     choice = names[name.strip()]
-    if not parenthesis:
-        return choice
     if not callable(choice):
         raise ValueError(f"{what} {name.strip()!r} takes no settings in parentheses")
     if not rest.rstrip().endswith(")"):
