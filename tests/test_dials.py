@@ -186,7 +186,7 @@ def test_the_statements_are_those_whose_dials_were_run():
     ]
     rows = slopes.others(records, levels)
     assert [row["dial"] for row in rows] == ["low pass", "gray levels", "low pass"]
-    assert not rows[0]["doubling of the bits, all times"].startswith("-")
+    assert not rows[0]["a level, all times"].startswith("-")
     figure = slopes.plot(records, levels)
     assert [axis.get_title("left") for axis in figure.axes] == ["low pass", "gray levels"]
     records["mixed"] = record("mixed", 0.5)

@@ -31,7 +31,8 @@ PARTS = (
 )
 # Secondary slopes -> measure of complexity, window.
 OTHERS = {
-    "doubling of the bits, all times": ("bits", EVERYWHERE),
+    "a level, all times": (None, EVERYWHERE),
+    "doubling of the bits": ("bits", WINDOW),
     "doubling of the dimension by TwoNN": ("TwoNN", WINDOW),
     "doubling of the dimension by MLE": ("MLE", WINDOW),
 }
@@ -75,21 +76,23 @@ def slopes(
     records: Records,
     levels: Levels,
     line: tuple[str, str],
-    measure: str = "bits",
+    measure: str | None = None,
     window: tuple[float, float] = WINDOW,
 ) -> list[float]:
-    """Fit the rise of the gap for each doubling of a measure of complexity, for each seed.
+    """Fit the rise of the gap from level to level, or for each doubling of a measure of complexity.
+
+    Returns a slope for each seed.
 
     Args:
         records: records by dial.
         levels: measures of each level.
         line: dial and network.
-        measure: name of a measure of `levels`.
+        measure: name of a measure of `levels`; None counts the levels.
         window: as in `gaps`.
     """
     name, kind = line
     own = DIALS[name].datasets()
-    x = [math.log2(levels[level][measure]) for level in own]
+    x = [math.log2(levels[n][measure]) if measure else float(k) for k, n in enumerate(own)]
     y = [gaps(records[name], f"{level}, {kind}", window) for level in own]
     return np.polyfit(x, y, 1)[0].tolist()
 
@@ -104,7 +107,7 @@ def statements(records: Records, levels: Levels) -> list[registered.Statement]:
     return [
         Statement(
             hypothesis,
-            f"{dial.replace('_', ' ')}, {network}: rise of the gap for each doubling of the bits",
+            f"{dial.replace('_', ' ')}, {network}: rise of the gap a level",
             slopes(records, levels, (dial, network)),
             0.0,
         )
