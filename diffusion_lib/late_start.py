@@ -27,7 +27,7 @@ class LateStart:
     """
 
     def __init__(self, images: Tensor) -> None:
-        x_0 = data.to_float(data.check(images)[:10_000]).flatten(1).double()
+        x_0 = data.to_float(data.check(images)[:10_000].cpu()).flatten(1).double()
         self.mean = x_0.mean(0)
         self.variances, self.axes = torch.linalg.eigh((x_0 - self.mean).T.cov(correction=0))
 
@@ -35,7 +35,15 @@ class LateStart:
         """Compute x_t = signal_t mean + (C_t / C_T)^(1/2) (x_T - signal_T mean).
 
         C_t = signal_t^2 covariance + noise_t^2 I; x_T and x_t are [B, C, H, W].
+
+        Raises:
+            ValueError: t outside 0..T; x_T of another shape than the images.
         """
+        if not 0 <= t <= schedule.num_timesteps or x_T[:1].numel() != len(self.mean):
+            raise ValueError(
+                f"t must lie in 0..{schedule.num_timesteps}, and x_T have {len(self.mean)} numbers "
+                f"an image, as those that this was made of; got t = {t}, {list(x_T.shape)}"
+            )
         (signal_T, noise_T), (signal, noise) = map(schedule.scales, (schedule.num_timesteps, t))
         variances = self.variances.clamp(min=0)
         ratio = (signal**2 * variances + noise**2) / (signal_T**2 * variances + noise_T**2)

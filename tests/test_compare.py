@@ -312,6 +312,25 @@ def test_without_its_pictures_the_first_seed_of_a_record_is_measured_again(
 
 
 @pytest.mark.slow
+def test_what_a_record_has_besides_the_study_is_left_alone(root, undisturbed, one_thread):
+    """Other arms, seeds and devices, and rows that hold no errors."""
+    arms, seeds = STUDY["arms"] | {"v": {"prediction": "v"}}, [1, 2]
+    Path("study.json").write_text(json.dumps(STUDY | {"arms": arms, "seeds": seeds}))
+    study = compare.read_study("study.json")
+    start = undisturbed | {"devices": ["another machine"]}
+    start["measured"] = [
+        row if row["steps"] == 2 else {key: row[key] for key in ("arm", "seed", "steps")}
+        for row in undisturbed["measured"]
+    ]
+    record = compare.compare(study, root, CPU, start)
+    assert record == compare.compare(study, root, CPU)  # the first seed is another one: anew
+    del arms["eps"]
+    Path("study.json").write_text(json.dumps(STUDY | {"arms": arms}))
+    record = compare.compare(compare.read_study("study.json"), root, CPU, start)
+    assert "another machine" in record["devices"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "name"), [("conditions", "n"), ("all", "T")])
 def test_a_record_of_other_settings_starts_nothing(root, undisturbed, part, name):
     Path("study.json").write_text(json.dumps(STUDY | {part: STUDY[part] | {name: 71}}))

@@ -176,13 +176,14 @@ def test_the_statements_are_those_whose_dials_were_run():
     records = {"low_pass": record("low_pass", -0.3, 1.0), "gray_levels": record("gray_levels", 0.2)}
     levels = made_up_levels("low_pass") | made_up_levels("gray_levels")
     statements = slopes.statements(records, levels)
-    assert [statement.values[0] for statement in statements] == pytest.approx([-0.3, 0.2, -0.3])
+    assert [statement.values[0] for statement in statements] == pytest.approx(
+        [-0.3, 0.2]
+    )  # 7e needs the mix
     assert {(s.low, s.high, s.alpha) for s in statements} == {(0.0, math.inf, 0.05 / 7)}
     verdicts = registered.verdicts(statements)
     assert [(name[:2], verdict) for name, verdict in verdicts.items()] == [
         ("7a", "refuted"),
         ("7c", "supported"),
-        ("7e", "refuted"),
     ]
     rows = slopes.others(records, levels)
     assert [row["dial"] for row in rows] == ["low pass", "gray levels", "low pass"]

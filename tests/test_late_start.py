@@ -53,3 +53,9 @@ def test_a_late_start_ends_where_all_steps_do(start):
     x_t = start(schedule, 40, x_T)
     late = samplers.final(editing.reconstruct(denoiser, x_t, 40, times, samplers.heun))
     torch.testing.assert_close(late, whole, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(("t", "size"), [(-1, 2), (101, 2), (50, 3)])
+def test_other_times_and_shapes_are_refused(start, t, size):
+    with pytest.raises(ValueError, match=r"0\.\.100, and x_T have 4 numbers"):
+        start(schedules.linear(100), t, torch.zeros(2, 1, size, size))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
+from operator import contains
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -52,8 +53,8 @@ def compare(
         study: at least 2 arms and 2 seeds.  A longer training goes on from a shorter one.
         root: folder of the data sets, None for `config.data_root()`.
         device: None takes the GPU if there is one.
-        start: record of a former run of the study, with fewer arms or seeds: what it holds is not
-            measured again.
+        start: record of a former run of the study on the same images, with fewer arms or seeds:
+            what it holds is not measured again.
 
     Returns:
         {"arms", "seeds", "steps", "conditions", "devices", "floor", "measured": one for each arm,
@@ -143,14 +144,17 @@ class _Comparison:
                     )
         first = self.study.seeds[0]  # its samples are in the record, so they must be at hand
         has_samples = start["seeds"][0] == first and "samples" in start
+        of_study = self.study.arms, self.study.seeds, self.study.steps
         for row in start["measured"]:
-            pictures = {}
+            job, pictures = (row["arm"], row["seed"], row["steps"]), {}
+            if "errors" not in row or not all(map(contains, of_study, job)):
+                continue
             if self.study.conditions.n and row["seed"] == first:
                 if not has_samples:
                     continue
                 pictures["samples"] = to_png(stored_samples(start, row["arm"], row["steps"]))
-            self.former[row["arm"], row["seed"], row["steps"]] = row | pictures
-        self.devices = {*start["devices"]}
+            self.former[job] = row | pictures
+        self.devices = {*start["devices"]} if self.former else set()
 
     def run(self) -> dict[str, Any]:
         """Train and measure what is missing; return the record."""
@@ -227,7 +231,8 @@ class _Comparison:
                 records.write_or_warn(path, measures)
             measurements.append(measures)
             # A learning rate that has fallen at the end cannot be resumed: train from step 0.
-            start = folder if experiment.train.cooldown == 0 and folder.exists() else None
+            is_there = (folder / "training.safetensors").is_file()  # not of a run of another place
+            start = folder if is_there and experiment.train.cooldown == 0 else None
         return measurements
 
     def measure(self, run: Run, images: _DataSet) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def lookup(text: Any, registry: ModuleType | Mapping[str, Any], what: str) -> An
         return names[text.strip()]
     name, _, rest = text.partition("(")
     if name.strip() not in names:
-        raise ValueError(_unknown(what, name.strip(), list(names)))
+        whole = any("(" in choice for choice in names)
+        raise ValueError(_unknown(what, (text if whole else name).strip(), list(names)))
     choice = names[name.strip()]
     if not callable(choice):
         raise ValueError(f"{what} {name.strip()!r} takes no settings in parentheses")

@@ -60,8 +60,13 @@ class Interval:
 
     @staticmethod
     def student_t(values: Sequence[float], alpha: float = 0.05) -> "Interval":
-        """Estimate the mean of at least 2 independent values at 1 - alpha [Student 1908]."""
+        """Estimate the mean of at least 2 independent values at 1 - alpha [Student 1908].
+
+        Where one of them is not finite, nothing is known: the interval has no ends.
+        """
         n, mean = len(values), fmean(values)
+        if not all(map(math.isfinite, values)):
+            return Interval(mean, -math.inf, math.inf)
         margin = float(special.stdtrit(n - 1, 1 - alpha / 2)) * stdev(values) / math.sqrt(n)
         return Interval(mean, mean - margin, mean + margin)
 

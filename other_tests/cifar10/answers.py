@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_lib import compare
 from other_tests import registered
 from other_tests.cifar10 import prediction
-from other_tests.cifar10.prediction import DDPM, NAIVE, SAMPLERS, STUDIES
+from other_tests.cifar10.prediction import DDPM, NAIVE, SAMPLERS, SEEDS, STUDIES
 from other_tests.registered import minus
 
 ALPHA = 0.05 / 7  # seven hypotheses
@@ -26,14 +26,15 @@ Record = Mapping[str, Any]
 
 
 def records() -> dict[str, Record]:
-    """Read the records that there are, by the names of their studies, such as "crossing, ddim"."""
+    """Read the records that hold all registered seeds, by their names, such as "crossing, ddim"."""
     paths = {
         f"{name}, {sampler}": prediction.record_file(name, sampler)
         for name in STUDIES
         for sampler in SAMPLERS
     }
     paths["bottleneck"] = BOTTLENECK
-    return {name: compare.load(path) for name, path in paths.items() if path.exists()}
+    there = {name: compare.load(path) for name, path in paths.items() if path.exists()}
+    return {name: record for name, record in there.items() if {*SEEDS} <= {*record["seeds"]}}
 
 
 def gap(record: Record, one: str, other: str, steps: int) -> list[float]:

@@ -17,7 +17,7 @@ from diffusion_lib.metrics import Interval
 from diffusion_lib.style import Plot
 from other_tests import registered
 from other_tests.cifar10.answers import ALPHA, Statement
-from other_tests.cifar10.dials import DIALS, NARROW, SCHEDULE, SKIPS, STEPS, record_file
+from other_tests.cifar10.dials import DIALS, NARROW, SCHEDULE, SEEDS, SKIPS, STEPS, record_file
 
 WINDOW, EVERYWHERE = (-5.0, 5.0), (-math.inf, math.inf)  # of log2 SNR
 # Part of the hypothesis, dial, network.
@@ -42,8 +42,10 @@ Levels = Mapping[str, Mapping[str, float]]  # by level
 
 
 def load() -> Records:
-    """Read the records that there are."""
-    return {name: compare.load(path) for name in DIALS if (path := record_file(name)).exists()}
+    """Read the records that hold all registered seeds."""
+    paths = {name: record_file(name) for name in DIALS}
+    there = {name: compare.load(path) for name, path in paths.items() if path.exists()}
+    return {name: record for name, record in there.items() if {*SEEDS} <= {*record["seeds"]}}
 
 
 def gaps(record: Mapping[str, Any], pair: str, window: tuple[float, float] = WINDOW) -> list[float]:
@@ -112,7 +114,7 @@ def statements(records: Records, levels: Levels) -> list[registered.Statement]:
             0.0,
         )
         for hypothesis, dial, network in PARTS
-        if dial in records
+        if all(d in records for part, d, _ in PARTS if part == hypothesis)
     ]
 
 

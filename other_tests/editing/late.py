@@ -58,7 +58,7 @@ def main() -> None:
             ways = product([name], [seed], samplers.__all__, STEPS)
             for way in Bar([way for way in ways if way not in done], run.folder.name):
                 distances = measure(run, start, way[-2:], network, reference)
-                row = dict(zip(KEYS, way, strict=True)) | law.about(run, judge) | {"n": N}
+                row = law.about(run, judge) | dict(zip(KEYS, way, strict=True)) | {"n": N}
                 law.add(OUT, "rows", row | {"starts": STARTS, MEASURE: distances})
 
 

@@ -38,10 +38,15 @@ MIDPOINTS = [
 ]
 
 
+class MissingRowsError(LookupError):
+    """What is asked of a record has not been measured, or not with all seeds."""
+
+
 def records() -> dict[str, Any]:
-    """Read the records that there are."""
+    """Read the records as far as they are."""
     paths = {"law": law.OUT, "late": late.OUT}
-    return {name: common.load(path) for name, path in paths.items() if path.exists()}
+    empty = {"predictions": [], "rows": []}
+    return {n: empty | (common.load(p) if p.exists() else {}) for n, p in paths.items()}
 
 
 # ---- what rows say ------------------------------------------------------------------------------
@@ -69,10 +74,13 @@ def midpoint(row: Row, name: str = LABEL) -> float:
 
 
 def peak(x: Sequence[float], y: Sequence[float]) -> float:
-    """Find where y is largest: the vertex of a parabola through the largest and its neighbors."""
+    """Find where y is largest: the vertex of a parabola through the largest and its neighbors.
+
+    NaN where the first or the last is the largest: the peak may lie beyond.
+    """
     k = int(np.argmax(y))
     if k in (0, len(x) - 1):
-        return x[k]
+        return math.nan
     near = slice(k - 1, k + 2)
     a, b, _ = np.polyfit(np.array(x[near]) - x[k], y[near], 2)
     return float(x[k] - b / (2 * a))
@@ -84,8 +92,10 @@ def peak_of(row: Row, name: str) -> float:
 
 
 def predicted(records: Records, dataset: str, schedule: str) -> Row:
-    """Return the predictions for a data set and a schedule; a LookupError if there are none."""
+    """Return the predictions for a data set and a schedule, or a `MissingRowsError`."""
     rows = {(row["dataset"], row["schedule"]): row for row in records["law"]["predictions"]}
+    if (dataset, schedule) not in rows:
+        raise MissingRowsError(f"no prediction for {dataset}, {schedule}")
     return rows[dataset, schedule]
 
 
@@ -96,9 +106,12 @@ def values(
     of: Callable[[Row], Any] = midpoint,
     variant: str = "",
 ) -> list[Any]:
-    """Return a number of each seed's network; a LookupError if not all have been measured."""
+    """Return a number of each seed's network; `MissingRowsError` if not all have been measured."""
     rows = {law.Job(*(row[f] for f in law.Job._fields)): row for row in records["law"]["rows"]}
-    return [of(rows[law.Job(dataset, schedule, seed, variant)]) for seed in law.SEEDS]
+    jobs = [law.Job(dataset, schedule, seed, variant) for seed in law.SEEDS]
+    if missing := [job for job in jobs if job not in rows]:
+        raise MissingRowsError(f"not measured: {missing[0]}")
+    return [of(rows[job]) for job in jobs]
 
 
 def schedules_of(dataset: str) -> list[str]:
@@ -214,7 +227,10 @@ def network_statements(records: Records) -> list[registered.Statement]:
 def distances(records: Records, dataset: str, sampler: str, steps: int) -> list[list[float]]:
     """Return the Frechet distances from each of `late.STARTS`, for each seed."""
     rows = {tuple(row[key] for key in late.KEYS): row for row in records["late"]["rows"]}
-    return [rows[dataset, seed, sampler, steps][late.MEASURE] for seed in law.SEEDS]
+    keys = [(dataset, seed, sampler, steps) for seed in law.SEEDS]
+    if missing := [key for key in keys if key not in rows]:
+        raise MissingRowsError(f"not measured: {missing[0]}")
+    return [rows[key][late.MEASURE] for key in keys]
 
 
 def best_start(records: Records, dataset: str, steps: int) -> list[float]:
@@ -257,7 +273,7 @@ def statements(records: Records) -> list[registered.Statement]:
     """Make the statements of all hypotheses whose rows are there."""
     made: list[registered.Statement] = []
     for make in MAKERS:
-        with suppress(LookupError):
+        with suppress(MissingRowsError):
             made += make(records)
     return made
 
@@ -281,7 +297,7 @@ def datasets(records: Records) -> list[str]:
     """List the data sets that have been measured with all of their schedules."""
     names: list[str] = []
     for name in law.SOURCES:
-        with suppress(LookupError):
+        with suppress(MissingRowsError):
             over_schedules(records, name)
             names.append(name)
     return names

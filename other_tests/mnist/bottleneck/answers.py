@@ -16,7 +16,8 @@ from other_tests import common, registered
 from other_tests.mnist.bottleneck import outputs, toy
 from other_tests.registered import minus
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent  # of the records
+REGISTERED = FOLDER  # of the studies
 ALPHA = 0.05 / 8  # eight hypotheses
 Statement = partial(registered.Statement, alpha=ALPHA)
 SURE = "confidence > 0.9"
@@ -41,14 +42,22 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def records() -> dict[str, Record]:
-    """Read the records that there are, by the names of their studies."""
-    paths = {name: FOLDER / f"{name}.record.json" for name in STUDIES}
-    by_study: dict[str, Record] = {
-        name: compare.load(path) for name, path in paths.items() if path.exists()
-    }
-    for name, path in (("outputs", outputs.RECORD), ("toy", toy.RECORD)):
-        if path.exists():
-            by_study[name] = common.load(path)
+    """Read the records that hold all registered seeds, by the names of their studies."""
+    by_study: dict[str, Record] = {}
+    for name in STUDIES:
+        file, path = REGISTERED / f"{name}.json", FOLDER / f"{name}.record.json"
+        seeds = compare.read_study(file if file.exists() else REGISTERED / "cells.json").seeds
+        if path.exists() and {*seeds} <= {*(record := compare.load(path))["seeds"]}:
+            by_study[name] = record
+    jobs = {(name, seed) for name, (_, seeds) in outputs.arms().items() for seed in seeds}
+    mixes = {(*cell, seed, k) for cell in toy.CELLS for seed in toy.SEEDS for k in toy.MIXES}
+    for name, path, registered_jobs, keys in (
+        ("outputs", outputs.RECORD, jobs, ("network", "seed")),
+        ("toy", toy.RECORD, mixes, ("d", "D", "seed", "k")),
+    ):
+        record = common.load(path) if path.exists() else {"measured": []}
+        if registered_jobs <= {tuple(row[key] for key in keys) for row in record["measured"]}:
+            by_study[name] = record
     return by_study
 
 
@@ -266,12 +275,13 @@ def less_varied(record: Record) -> dict[str, float]:
     """Return arms with more sure samples than their network's "eps, snr", and 0.1 less recall."""
     last, result = record["steps"][-1], {}
     for arm in record["arms"]:
-        base = f"{arm.split(':')[0]}: eps, snr"
+        network, colon, _ = arm.rpartition(": ")
+        base = f"{network}{colon}eps, snr"
         (more, less), (recall, own) = (
             [fmean(compare.values(record, name, a, last)) for a in (arm, base)]
             for name in (SURE, "recall")
         )
-        if more > less and recall < own - GAIN:
+        if more > less and own - recall >= GAIN:
             result[arm] = recall - own
     return result
 
