@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy import stats
 
-from diffusion_lib import config
+from diffusion_lib import compare, config
 from diffusion_lib.compare import Difference
 from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
@@ -84,6 +84,18 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     made.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     return made
+
+
+def run_study(study: compare.Study, root: str | Path, path: Path) -> None:
+    """Train and measure what the record of a study lacks, and write it.
+
+    Args:
+        study: arms, seeds, numbers of steps, conditions.
+        root: folder of the data sets.
+        path: file of the record, which need not be there.
+    """
+    start = compare.load(path) if path.exists() else None
+    compare.save(compare.compare(study, root, start=start), path)
 
 
 def provenance(run: Run) -> dict[str, Any]:

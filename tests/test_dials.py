@@ -220,6 +220,7 @@ def test_the_command_measures_trains_and_goes_on(root, monkeypatch):
         (dials, "STEPS", 2),
         (slopes, "STEPS", 2),
         (dials, "SEEDS", (0, 1)),
+        (slopes, "SEEDS", (0, 1)),
         (dials, "POINTS", 9),
         (complexity, "IMAGES", 4),
         (dials, "CONDITIONS", Conditions(n=0, n_likelihood=2, num_times=2)),

@@ -204,9 +204,7 @@ def main() -> None:
     levels(options.dials, options.data)
     for name in options.dials:  # one at a time: all data sets of a comparison are in memory
         study = compare.Study(arms(name), SEEDS, (STEPS,), CONDITIONS)
-        path = record_file(name)
-        start = compare.load(path) if path.exists() else None
-        compare.save(compare.compare(study, options.data, start=start), path)
+        common.run_study(study, options.data, record_file(name))
 
 
 if __name__ == "__main__":

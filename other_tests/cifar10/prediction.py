@@ -69,9 +69,7 @@ def main() -> None:
     options = common.parser(__doc__).parse_args()
     for name in STUDIES:
         for sampler in SAMPLERS:
-            path = record_file(name, sampler)
-            start = compare.load(path) if path.exists() else None
-            compare.save(compare.compare(study(name, sampler), options.data, start=start), path)
+            common.run_study(study(name, sampler), options.data, record_file(name, sampler))
 
 
 if __name__ == "__main__":

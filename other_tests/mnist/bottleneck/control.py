@@ -118,10 +118,8 @@ def arms() -> dict[str, config.Experiment]:
 def main() -> None:
     options = common.parser(__doc__).parse_args()
     study = compare.read_study(FOLDER / "cells.json")
-    start = compare.load(RECORD) if RECORD.exists() else None
     study = study._replace(arms=arms(), steps=study.steps[-1:])
-    record = compare.compare(study, options.data, start=start)
-    compare.save(record, RECORD)
+    common.run_study(study, options.data, RECORD)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,7 @@ def arms() -> dict[str, config.Experiment]:
 def main() -> None:
     options = common.parser(__doc__).parse_args()
     study = compare.read_study(FOLDER / "cells.json")
-    start = compare.load(RECORD) if RECORD.exists() else None
-    record = compare.compare(study._replace(arms=arms()), options.data, start=start)
-    compare.save(record, RECORD)
+    common.run_study(study._replace(arms=arms()), options.data, RECORD)
 
 
 if __name__ == "__main__":
