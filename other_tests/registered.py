@@ -7,10 +7,12 @@ lies in the range (supported), out of it (refuted) or neither (undecided).
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from diffusion_lib import compare
 from diffusion_lib.metrics import Interval
 
 
@@ -44,6 +46,30 @@ class Statement(NamedTuple):
         if math.isinf(self.high):
             return f"above {low}"
         return f"below {high}" if math.isinf(self.low) else f"{low} to {high}"
+
+
+def load(paths: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Read the records of studies that are there and hold all registered seeds, by their names."""
+    there = {name: compare.load(path) for name, path in paths.items() if path.exists()}
+    return {name: record for name, record in there.items() if {*seeds} <= {*record["seeds"]}}
+
+
+def make(
+    makers: Mapping[Callable[[Mapping[str, Any]], list[Statement]], Sequence[str]],
+    by_study: Mapping[str, Any],
+) -> list[Statement]:
+    """Make the statements of all hypotheses whose records are there.
+
+    Args:
+        makers: function from the records to statements -> names of the records that it needs.
+        by_study: records by the names of their studies.
+    """
+    return [
+        statement
+        for of_hypothesis, needed in makers.items()
+        if all(name in by_study for name in needed)
+        for statement in of_hypothesis(by_study)
+    ]
 
 
 def verdict(parts: Sequence[Statement]) -> str:

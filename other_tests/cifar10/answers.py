@@ -25,7 +25,7 @@ Statement = partial(registered.Statement, alpha=ALPHA)
 Record = Mapping[str, Any]
 
 
-def records() -> dict[str, Record]:
+def records() -> dict[str, dict[str, Any]]:
     """Read the records that hold all registered seeds, by their names, such as "crossing, ddim"."""
     paths = {
         f"{name}, {sampler}": prediction.record_file(name, sampler)
@@ -33,8 +33,7 @@ def records() -> dict[str, Record]:
         for sampler in SAMPLERS
     }
     paths["bottleneck"] = BOTTLENECK
-    there = {name: compare.load(path) for name, path in paths.items() if path.exists()}
-    return {name: record for name, record in there.items() if {*SEEDS} <= {*record["seeds"]}}
+    return registered.load(paths, SEEDS)
 
 
 def gap(record: Record, one: str, other: str, steps: int) -> list[float]:
@@ -101,9 +100,4 @@ MAKERS = {
 
 def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Make the statements of all hypotheses whose records are there."""
-    return [
-        statement
-        for make, needed in MAKERS.items()
-        if all(name in by_study for name in needed)
-        for statement in make(by_study)
-    ]
+    return registered.make(MAKERS, by_study)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_lib import compare, viz
+from diffusion_lib import viz
 from diffusion_lib.compare.record import rows as rows_of
 from diffusion_lib.metrics import Interval
 from diffusion_lib.style import Plot
@@ -43,9 +43,7 @@ Levels = Mapping[str, Mapping[str, float]]  # by level
 
 def load() -> Records:
     """Read the records that hold all registered seeds."""
-    paths = {name: record_file(name) for name in DIALS}
-    there = {name: compare.load(path) for name, path in paths.items() if path.exists()}
-    return {name: record for name, record in there.items() if {*SEEDS} <= {*record["seeds"]}}
+    return registered.load({name: record_file(name) for name in DIALS}, SEEDS)
 
 
 def gaps(record: Mapping[str, Any], pair: str, window: tuple[float, float] = WINDOW) -> list[float]:

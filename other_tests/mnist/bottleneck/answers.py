@@ -47,8 +47,7 @@ def records() -> dict[str, Record]:
     for name in STUDIES:
         file, path = REGISTERED / f"{name}.json", FOLDER / f"{name}.record.json"
         seeds = compare.read_study(file if file.exists() else REGISTERED / "cells.json").seeds
-        if path.exists() and {*seeds} <= {*(record := compare.load(path))["seeds"]}:
-            by_study[name] = record
+        by_study |= registered.load({name: path}, seeds)
     jobs = {(name, seed) for name, (_, seeds) in outputs.arms().items() for seed in seeds}
     mixes = {(*cell, seed, k) for cell in toy.CELLS for seed in toy.SEEDS for k in toy.MIXES}
     for name, path, registered_jobs, keys in (
@@ -263,12 +262,7 @@ MAKERS = {
 
 def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Make the statements of all hypotheses whose records are there."""
-    return [
-        statement
-        for make, needed in MAKERS.items()
-        if all(name in by_study for name in needed)
-        for statement in make(by_study)
-    ]
+    return registered.make(MAKERS, by_study)
 
 
 def less_varied(record: Record) -> dict[str, float]:
