@@ -6,6 +6,7 @@ same function, but for the last bits.
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lib import config, interop, losses, predictions, schedules
+from diffusion_lib import config, data, interop, losses, predictions, schedules
+from diffusion_lib.config import Experiment
+from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import Interval
 from diffusion_lib.networks import UNetConfig
@@ -47,6 +50,9 @@ MNIST_ADAMW_V = replace(
     MNIST_ADAMW, schedule=schedules.cosine, prediction=predictions.v, weight=losses.uniform
 )
 MNIST_ADAMW_LABELS = replace(MNIST_ADAMW_V, network=replace(MNIST_ADAMW_V.network, classes=10))
+
+CIFAR10_JPEG = replace(config.UNET32, dataset=data.cifar10_jpeg)
+CIFAR10_JPEG_LABELS = replace(CIFAR10_JPEG, network=replace(CIFAR10_JPEG.network, classes=10))
 
 
 class Mode(NamedTuple):
@@ -303,6 +309,49 @@ def write(name: str, device: torch.device, record: dict[str, Any]) -> None:
     path = FOLDER / f"{name}.json"
     files.write_json(path, record)
     print(path.read_text())
+
+
+def different_conditions(record: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """Name the conditions of a record that are not the present ones; speeds vary and are none."""
+    return [
+        name
+        for name, value in present.items()
+        if value != record.get(name) and not name.startswith("GFLOP/s")
+    ]
+
+
+def resume(path: Path, present: dict[str, Any]) -> dict[str, Any]:
+    """Read a record to go on with; where there is none, begin with the present conditions.
+
+    Raises:
+        SystemExit: it was measured under other conditions.
+    """
+    record = json.loads(path.read_text()) if path.exists() else present
+    if different := different_conditions(record, present):
+        names = " and ".join(different)
+        raise SystemExit(f"{path.name} is of another {names}: move it away to measure again")
+    return record
+
+
+def fit(experiment: Experiment, seconds: float, images: Images) -> Experiment:
+    """Give an experiment as many steps as fit into the time, judged by 50 of them.
+
+    Args:
+        experiment: what is to be trained; at most a tenth of its steps will be warm-up.
+        seconds: time of the training.
+        images: training images.
+    """
+
+    def of(num_steps: int) -> Experiment:
+        warmup_steps = min(experiment.train.warmup_steps, num_steps // 10)
+        train = replace(experiment.train, num_steps=num_steps, warmup_steps=warmup_steps)
+        return replace(experiment, train=train)
+
+    clock = time.perf_counter()
+    for step in of(60).trainer().run(images):
+        if step.step == 10:
+            clock = time.perf_counter()
+    return of(max(1, round(seconds / (time.perf_counter() - clock) * 50)))
 
 
 def record_suffix(device: torch.device) -> str:

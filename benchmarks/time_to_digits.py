@@ -12,7 +12,6 @@ Writes time_to_digits.json beside itself and the runs under runs/; goes on where
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,13 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     train, held_out = data.mnist(options.data, True), data.mnist(options.data, False).images
     record: dict[str, Any] = {"minutes": options.minutes, "n": N, "sampling steps": SAMPLE_STEPS}
-    record |= common.machine(torch.device("cpu"))
-    if OUT.exists():
-        previous = json.loads(OUT.read_text())
-        conditions = ("minutes", "n", "sampling steps", "device", "processor", "torch")
-        if any(previous[name] != record[name] for name in conditions):
-            raise SystemExit(f"{OUT.name} was measured otherwise: move it away to measure again")
-        record = previous
+    record = common.resume(OUT, record | common.machine(torch.device("cpu")))
     # Each with its first seed: nothing was chosen by that.
     ways: dict[str, tuple[int, Callable[..., dict[str, Any]]]] = {
         "a plain loop with diffusers: eps, linear": (0, diffusers),
@@ -75,20 +68,14 @@ def ours(
     experiment: Experiment, seed: int, seconds: float, train: Images, held_out: Tensor
 ) -> dict[str, Any]:
     """Train an experiment for as many steps as fit into the time, and judge its samples."""
-    settings = replace(experiment.train, seed=seed)
-    trial = replace(experiment, train=replace(settings, num_steps=60)).trainer()
-    clock = time.perf_counter()
-    for step in trial.run(train):
-        if step.step == 10:
-            clock = time.perf_counter()
-    fits = round(SAVING * seconds / (time.perf_counter() - clock) * 50)
-    experiment = replace(experiment, train=replace(settings, num_steps=fits))
+    experiment = replace(experiment, train=replace(experiment.train, seed=seed))
+    experiment = common.fit(experiment, SAVING * seconds, train)
     labels = "-labels" if experiment.network.classes else ""
     prediction = config.label(experiment.prediction)
     folder = config.runs_root() / f"{prediction}{labels}-in-{seconds:.0f}-s-{seed}"
     clock = time.perf_counter()
     run = runs.train(experiment, train, held_out, folder, torch.device("cpu"))
-    result = {"seconds": round(time.perf_counter() - clock, 1), "steps": fits}
+    result = {"seconds": round(time.perf_counter() - clock, 1), "steps": experiment.train.num_steps}
     result["parameters"] = sum(p.numel() for p in run.denoiser.parameters())
     if labels:
         run = run.guided(range(10), GUIDANCE)

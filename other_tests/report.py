@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import tables as benchmarks
+from benchmarks import time_to_objects
 from benchmarks.speedrun import board
 from diffusion_lib import viz
 from other_tests import extensions, findings, release, sentences
@@ -62,6 +63,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
     "growth": (benchmarks.growth, benchmarks.records),
+    "objects": (time_to_objects.summary, benchmarks.records),
     "speedrun": (board.text, board.records),
     "releases": (release.rows, release.records),
 }

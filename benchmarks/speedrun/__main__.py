@@ -65,11 +65,7 @@ def record(recipe: Path, seeds: Sequence[int], root: Path) -> None:
         "features sha256": features.released("mnist")[1],
     }
     measured = json.loads(path.read_text()) if path.exists() else present | {"seeds": {}}
-    different = [
-        name
-        for name, value in present.items()
-        if value != measured[name] and not name.startswith("GFLOP/s")
-    ]
+    different = common.different_conditions(measured, present)
     if different and not {*seeds}.isdisjoint(speedrun.SEEDS):
         raise SystemExit(
             f"{path} is of another {' and '.join(different)}: delete it to measure all seeds again"

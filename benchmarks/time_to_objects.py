@@ -1,0 +1,189 @@
+"""How good are photographs of objects after minutes of training on a CPU?
+
+    python -m benchmarks.time_to_objects [--minutes 12 40] [--seeds 1] [--data FOLDER]
+
+Three ways on all of CIFAR-10's JPEG copy, each budget a training of its own: ours with labels,
+guided by 2, and without, with as many steps as fit into the time; and the loop that diffusers gives
+as its example.  Of each 1,000 samples by DDPM in 50 steps are measured, beside as many real images.
+Writes time_to_objects.json and .png beside itself and the first 60 samples of each training into
+time_to_objects/; goes on where it was stopped.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import common
+from benchmarks.diffusers_loop import DiffusersExample
+from benchmarks.speedrun import Entry, Recipe
+from diffusion_lib import config, data, evaluation, metrics, style, viz
+from diffusion_lib.data import Images
+from diffusion_lib.metrics import Interval, features
+from diffusion_lib.metrics.features import Classifier, ClassifierOutput
+from diffusion_lib.system import device as hardware
+from diffusion_lib.system import files
+
+OUT = common.FOLDER / "time_to_objects.json"
+N, STEPS = 1000, 50
+SURE = f"confidence > {metrics.CONFIDENT}"
+COLUMNS = {"Frechet distance": "", "precision": ".2f", "recall": ".2f"}
+COLUMNS |= {SURE: ".1%", "as asked": ".1%"}
+WAYS: dict[str, Recipe | DiffusersExample] = {
+    "ours, labels, guided": Recipe(common.CIFAR10_JPEG_LABELS, num_steps=STEPS, guidance=2.0),
+    "ours": Recipe(common.CIFAR10_JPEG, num_steps=STEPS),
+    "diffusers' example": DiffusersExample(num_steps=STEPS),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[12.0, 40.0])
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each")
+    parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
+    options = parser.parse_args()
+    train, test = data.load_splits(data.cifar10_jpeg, options.data)
+    measure(OUT, options.minutes, range(options.seeds), train, test)
+
+
+def measure(
+    out: Path, minutes: Sequence[float], seeds: Sequence[int], train: Images, test: Images
+) -> None:
+    """Train and measure what a record lacks, and draw it.
+
+    Args:
+        out: file of the record; the pictures stand beside it, under the same name.
+        minutes: lengths of the trainings.
+        seeds: seeds of the trainings and of their samples.
+        train: images to train on.
+        test: images that samples are compared with.
+    """
+    cpu, judge = torch.device("cpu"), features.load("cifar10_jpeg")
+    present = {"data": "cifar10_jpeg", "training images": len(train.images), "n": N}
+    present |= {"reference": len(test.images), "sampler": f"ddpm, {STEPS} steps"}
+    present |= {"features sha256": features.released("cifar10_jpeg")[1]}
+    present |= {"ways": {name: way.describe() for name, way in WAYS.items()}}
+    record = common.resume(out, present | common.machine(cpu))
+    reference = judge.extract_features(test.images)
+    if "floor" not in record:
+        real = evaluation.random_subset(train.images, N)
+        record |= {"floor": judged(real, 0, judge, reference), "rows": []}
+    for seed, budget, name in ((s, m, name) for s in seeds for m in minutes for name in WAYS):
+        row: dict[str, Any] = {"way": name, "minutes": budget, "seed": seed}
+        if any(row.items() <= former.items() for former in record["rows"]):
+            continue
+        way, batch_size = within(WAYS[name], 60 * budget, train)
+        clock = time.perf_counter()
+        trained = way.train(train, seed)
+        row |= {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
+        row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
+        row["computed in"] = way.describe().get("precision", hardware.precision(cpu))
+        clock = time.perf_counter()
+        samples = trained.sample(N)
+        row["seconds of sampling"] = round(time.perf_counter() - clock, 1)
+        row["samples"] = judged(samples, trained.classes, judge, reference)
+        out.with_suffix("").mkdir(exist_ok=True)
+        picture = re.sub(r"\W+", "-", f"{name} {budget:g} {seed}")
+        viz.grid(samples[:60], columns=10, scale=1).save(out.with_suffix("") / f"{picture}.png")
+        record["rows"].append(row)
+        files.write_json(out, record)
+        print(json.dumps(row), flush=True)
+    out.with_suffix(".png").write_bytes(draw(record).png())
+
+
+def within(way: Recipe | DiffusersExample, seconds: float, images: Images) -> tuple[Entry, int]:
+    """Give a way the time of its training; return it with the size of its batches."""
+    if isinstance(way, DiffusersExample):
+        return replace(way, seconds=seconds), way.batch_size
+    experiment = common.fit(way.experiment, seconds, images)
+    return replace(way, experiment=experiment), experiment.train.batch_size
+
+
+def judged(
+    samples: Tensor, classes: int, judge: Classifier, reference: ClassifierOutput
+) -> dict[str, list[float]]:
+    """Measure images: [value, low, high] of each of COLUMNS.
+
+    Args:
+        samples: uint8 [N, C, H, W]; image i was to show the class i % classes.
+        classes: number of classes, 0 where none was asked for: then there is no "as asked".
+        judge: classifier in whose features images are compared.
+        reference: its output for real images.
+    """
+    output = judge.extract_features(samples)
+    intervals = metrics.quality(output, reference)
+    if classes:
+        labels = torch.arange(len(samples)) % classes
+        accuracy = metrics.label_accuracy_and_diversity(output, labels, reference)["accuracy"]
+        intervals["as asked"] = accuracy
+    return {name: common.rounded(intervals[name]) for name in COLUMNS if name in intervals}
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Make the figure, the table and its conditions, or nothing before there is a record.
+
+    Args:
+        records: all records of the benchmarks.
+    """
+    if not (record := records.get(OUT.stem)):
+        return ()
+
+    def cells(measured: Mapping[str, Sequence[float]]) -> dict[str, str]:
+        return {
+            name.replace(SURE, "sure"): f"{Interval(*measured[name]):{form}}"
+            if name in measured
+            else ""
+            for name, form in COLUMNS.items()
+        }
+
+    rows = [
+        {"": f"{row['way']}, seed {row['seed']}", "minutes": f"{row['seconds'] / 60:.1f}"}
+        | {"images": f"{row['images']:,}", "parameters": f"{row['parameters'] / 1e6:.1f} million"}
+        | {"computed in": row["computed in"]}
+        | cells(row["samples"])
+        for row in record["rows"]
+    ]
+    real = dict.fromkeys(rows[0], "") | {"": "real images: the floor"} | cells(record["floor"])
+    return (
+        "How good photographs of objects are after minutes of training on CIFAR-10's JPEG copy, "
+        "beside the loop that diffusers gives as its example:",
+        f"![Quality against minutes]({OUT.stem}.png)",
+        [*rows, real],
+        f"{record['n']:,} samples of each training by {record['sampler']}, beside "
+        f"{record['reference']:,} held-out images, in the features of the released classifier "
+        f"({record['features sha256'][:8]}); {record['device']}, {record['processor']}, torch "
+        f"{record['torch']} (`python -m benchmarks.{OUT.stem}`). The samples: "
+        f"[{OUT.stem}/]({OUT.stem}).",
+    )
+
+
+def draw(record: Mapping[str, Any]) -> style.Plot:
+    """Draw the distance of samples to real images against minutes, a line for a way and seed.
+
+    Args:
+        record: record of `measure`.
+    """
+    lines: dict[str, Any] = {}
+    for row in sorted(record["rows"], key=lambda row: row["seconds"]):
+        name = row["way"] + f", seed {row['seed']}" * (row["seed"] > 0)
+        distance = Interval(*row["samples"]["Frechet distance"])
+        points = lines.setdefault(name, ([], [], []))
+        for values, value in zip(
+            points, (row["seconds"] / 60, distance.value, distance.margin), strict=True
+        ):
+            values.append(value)
+    minutes = [row["seconds"] / 60 for row in record["rows"]]
+    floor = record["floor"]["Frechet distance"][0]
+    lines["real images"] = ([min(minutes), max(minutes)], [floor, floor])
+    return viz.curve(lines, "minutes of training", "Frechet distance", y_scale="log")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Quality against minutes: a record that goes on where it stopped, its table and its figure."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import common, diffusers_loop
+from benchmarks import time_to_objects as objects
+from benchmarks.diffusers_loop import DiffusersExample
+from benchmarks.speedrun import Recipe
+from diffusion_lib.data import Images
+from diffusion_lib.metrics import features
+from tests.helpers import random_images
+
+MEASURED = {"Frechet distance": [5, 4, 6], "precision": [0.9, 0.8, 1.0], "recall": [0.6, 0.5, 0.7]}
+MEASURED |= {"confidence > 0.9": [0.7, 0.6, 0.8]}
+ASKED = MEASURED | {"as asked": [0.8, 0.7, 0.9]}
+
+
+def row(way, minutes, samples):
+    sizes = {"steps": 100, "images": 6400, "parameters": 6_500_000, "computed in": "bfloat16"}
+    conditions = {"way": way, "minutes": minutes, "seed": 0, "seconds": 60 * minutes}
+    return conditions | sizes | {"samples": samples}
+
+
+RECORD = {"device": "CPU", "processor": "known", "torch": "2", "n": 1000, "reference": 10_000}
+RECORD |= {"sampler": "ddpm, 50 steps", "features sha256": "a" * 64, "floor": MEASURED}
+RECORD["rows"] = [row(w, m, s) for m in (12, 40) for w, s in (("a", ASKED), ("b", MEASURED))]
+
+
+def test_the_table_has_a_row_for_each_training_and_the_floor():
+    assert objects.summary({}) == ()
+    *_, rows, text = objects.summary({"time_to_objects": RECORD})
+    assert [(r[""], r["minutes"]) for r in rows[:2]] == [
+        ("a, seed 0", "12.0"),
+        ("b, seed 0", "12.0"),
+    ]
+    assert rows[0]["as asked"].startswith("80.0%")
+    assert rows[1]["as asked"] == rows[4]["as asked"] == ""
+    assert len(rows) == 5
+    assert "1,000 samples" in text
+
+
+def test_the_figure_has_a_line_for_each_way_and_the_floor():
+    (axis,) = objects.draw(RECORD).axes
+    assert [line.get_label() for line in axis.lines] == ["a", "b", "real images"]
+    assert [[*line.get_xdata()] for line in axis.lines] == [[12, 40]] * 3
+
+
+def test_the_recipe_is_the_pilots():
+    experiment = common.CIFAR10_JPEG_LABELS
+    assert experiment.network.classes == 10
+    assert (experiment.prediction.__name__, experiment.weight.__name__) == ("v", "min_snr")
+    assert (experiment.train.cooldown, experiment.train.mirror) == (0.4, 0.5)
+
+
+@pytest.mark.slow
+def test_the_example_warms_up_and_ends_in_a_cosine(monkeypatch):
+    rates = []
+
+    def updates(network, scheduler, optimizer, batches, seconds):
+        for elapsed in (0, 5, 10, 50, 100):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            yield elapsed
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(diffusers_loop, "updates", updates)
+    images = Images(random_images(16, 3, 32, 32), torch.zeros(16))
+    trained = DiffusersExample(100, widths=(32, 32, 32)).train(images, 0)
+    assert trained.steps == 5
+    assert rates[0] == 0
+    assert rates[1] == pytest.approx(1e-4 / 500)
+    assert rates[2:] == pytest.approx([0.497e-4, 0.9755e-4, 0.5e-4, 0], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
+    network = replace(
+        common.CIFAR10_JPEG.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=8
+    )
+    tiny = [
+        Recipe(
+            replace(
+                common.CIFAR10_JPEG,
+                network=replace(network, classes=classes),
+                train=replace(common.CIFAR10_JPEG.train, batch_size=2),
+            ),
+            num_steps=2,
+            guidance=guidance,
+        )
+        for classes, guidance in ((10, 2.0), (0, None))
+    ]
+    tiny.append(DiffusersExample(num_steps=2, widths=(32, 32, 32), batch_size=2))
+    monkeypatch.setattr(objects, "WAYS", dict(zip(objects.WAYS, tiny, strict=True)))
+    monkeypatch.setattr(objects, "N", 20)
+    monkeypatch.setattr(common, "machine", lambda device: {"device": "CPU", "GFLOP/s, float32": 1})
+    torch.manual_seed(0)
+    judge = features.Classifier((3, 32, 32), features=4, widths=(4, 4))
+    monkeypatch.setattr(features, "load", lambda dataset: judge)
+    images = Images(random_images(80, 3, 32, 32), torch.arange(80) % 10)
+    out = tmp_path / "time_to_objects.json"
+
+    def measure(*minutes):
+        objects.measure(out, minutes, [0], images, images)
+        return json.loads(out.read_text())
+
+    record = measure(0.002)
+    assert [row["way"] for row in record["rows"]] == [*objects.WAYS]
+    for row in record["rows"]:
+        assert row["images"] == 2 * row["steps"] > 0
+        for value, low, high in row["samples"].values():
+            assert low <= value <= high
+    asked = ["as asked" in row["samples"] for row in record["rows"]]
+    assert asked == [True, False, False]
+    assert [row["computed in"] for row in record["rows"]][2] == "float32"
+    pictures = [Image.open(path) for path in sorted((tmp_path / out.stem).iterdir())]
+    assert [picture.size for picture in pictures] == [(331, 67)] * 3
+    assert out.with_suffix(".png").exists()
+    assert measure(0.002) == record
+    monkeypatch.setattr(objects, "N", 21)
+    with pytest.raises(SystemExit, match="of another n: move it away"):
+        measure(0.002)
