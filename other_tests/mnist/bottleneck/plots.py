@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from diffusion_lib import compare, style, viz
 from other_tests.mnist.bottleneck import answers
-from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, SURE, WEIGHTS, Record
+from other_tests.mnist.bottleneck.answers import BATCH, DISTANCE, PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
@@ -48,11 +48,14 @@ def cells(
     networks: Sequence[str] = (*answers.NARROW, *answers.WIDE),
     studies: Sequence[str] = ("cells", "control"),
 ) -> style.Plot:
-    """Draw the share of sure samples of each prediction and weight, a panel for each network."""
+    """Draw the distance of samples to real digits for each prediction and weight.
+
+    A panel for each network.
+    """
     records = [by_study[study] for study in studies if study in by_study]
     figure = style.figure(1, len(networks), (2.5 * len(networks), 3.2))
     for axis, network in zip(figure.axes, networks, strict=True):
-        _draw_shares(axis, records, f"{network}: ", MARKERS)
+        _draw_distances(axis, records, f"{network}: ", MARKERS)
         size = {answers.NARROW: ": H < D", answers.WIDE: ": H > D"}
         axis.set(title=network + next((s for of, s in size.items() if network in of), ""))
     _name_markers(figure, MARKERS)
@@ -61,49 +64,49 @@ def cells(
 
 @style.look
 def window(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw the share of sure samples of each prediction and each part of the noise levels."""
+    """Draw the distance of samples for each prediction and each part of the noise levels."""
     figure = style.figure(size=(5, 3.2))
-    _draw_shares(figure.axes[0], [by_study["window"]], "", WINDOW_MARKERS)
+    _draw_distances(figure.axes[0], [by_study["window"]], "", WINDOW_MARKERS)
     _name_markers(figure, WINDOW_MARKERS)
     return figure
 
 
-def _draw_shares(
+def _draw_distances(
     axis: Axes, records: Sequence[Record], network: str, markers: Mapping[str, str]
 ) -> None:
-    """Draw the sure samples of a network's arms, those of a prediction side by side."""
+    """Draw the distances of a network's arms, those of a prediction side by side."""
     for (place, prediction), (k, weight) in product(enumerate(PREDICTIONS), enumerate(markers)):
         arm = f"{network}{prediction}, {weight}"
         for record in (record for record in records if arm in record["arms"]):
-            share = answers.interval(answers.sure(record, arm))
+            distance = answers.interval(answers.measured(record, arm))
             x, color = place + 0.17 * (k - 1.5), style.PREDICTIONS[prediction]
-            axis.plot([x] * 2, [share.low, share.high], color=color, alpha=0.4, linewidth=3)
-            axis.plot(x, share.value, markers[weight], color=color, markersize=5)
+            axis.plot([x] * 2, [distance.low, distance.high], color=color, alpha=0.4, linewidth=3)
+            axis.plot(x, distance.value, markers[weight], color=color, markersize=5)
     axis.set_xticks(range(len(PREDICTIONS)), [style.words(p) for p in PREDICTIONS])
 
 
 def _name_markers(figure: style.Plot, markers: Mapping[str, str]) -> None:
     """Write below a figure which weight each marker is."""
-    figure.axes[0].set_ylabel("sure samples")
+    figure.axes[0].set_ylabel("Fréchet distance")
     for weight, marker in markers.items():
         figure.axes[0].plot([], [], marker, color=style.GRAY, markersize=5, label=weight)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
 
 
 def crossing(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw sure samples against the images seen, a panel for each sampler."""
+    """Draw the distance of samples against the images seen, a panel for each sampler."""
     panels: dict[str, Any] = {}
     for study, title in (("crossing", "DDPM"), ("crossing_ddim", "DDIM")):
         if study in by_study:
             record = by_study[study]
             panels[title] = {arm: _series(record, arm) for arm in record["arms"]}
-    return viz.curve(panels, "images seen", "sure samples")
+    return viz.curve(panels, "images seen", "Fréchet distance")
 
 
 def _series(record: Record, arm: str) -> tuple[list[int], list[float], list[float]]:
     steps = record["steps"]
-    shares = [answers.interval(compare.values(record, SURE, arm, n)) for n in steps]
-    return [BATCH * n for n in steps], [s.value for s in shares], [s.margin for s in shares]
+    distances = [answers.interval(compare.values(record, DISTANCE, arm, n)) for n in steps]
+    return [BATCH * n for n in steps], [d.value for d in distances], [d.margin for d in distances]
 
 
 @style.look
