@@ -30,7 +30,7 @@ def quality(
         "kernel distance": squared, with the kernel (x y / D + 1)^3, without bias [Binkowski 2018].
         "precision": share of the samples within the reference's neighborhoods, and "recall":
             share of the reference within the samples' [Kynkaanniemi 2019, k = 3].
-        "confidence > 0.9": share of the samples of which the classifier is so sure.
+        "confidence > 0.9": share of the samples of which the classifier is so sure; of noise, too.
         "class 0", ...: share of the samples in each class.
     """
     x, y = _check(samples.features, reference.features)
