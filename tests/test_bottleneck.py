@@ -91,24 +91,8 @@ def verdicts(by_study):
 def test_all_hypotheses_are_supported_where_they_hold():
     by_part = verdicts(studies(sure_if_all_hold, floor_of))
     assert set(by_part.values()) == {"supported"}
-    numbers = [name.split()[0] for name in by_part]
-    assert numbers == [
-        "1a",
-        "1b",
-        "2a",
-        "2b",
-        "3a",
-        "3b",
-        "3c",
-        "3d",
-        "3e",
-        "3f",
-        "4",
-        "5",
-        "6",
-        "7a",
-        "7b",
-    ]
+    numbers = " ".join(name.split()[0] for name in by_part)
+    assert numbers == "1a 1b 2a 2b 3a 3b 3c 3d 3e 3f 4 5 6 7a 7b"
 
 
 def test_none_is_supported_where_nothing_differs_and_errors_are_below_the_floor():

@@ -302,12 +302,12 @@ def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
 
 def less_varied(record: Record) -> dict[str, float]:
     """Return arms with more sure samples than their network's "eps, snr", and 0.1 less recall."""
-    last, result = record["steps"][-1], {}
+    result = {}
     for arm in record["arms"]:
         network, colon, _ = arm.rpartition(": ")
         base = f"{network}{colon}eps, snr"
         (more, less), (recall, own) = (
-            [fmean(compare.values(record, name, a, last)) for a in (arm, base)]
+            [fmean(measured(record, a, name)) for a in (arm, base)]
             for name in (SURE, "recall")
         )
         if more > less and own - recall >= GAIN:
@@ -325,14 +325,13 @@ def cell_rows(record: Record, measure: str = DISTANCE) -> list[dict[str, str]]:
         measure: measure of the samples, after the longest training.
     """
     spec, table = ".1f" if measure == DISTANCE else ".2f", []
-    last = record["steps"][-1]
     for cell in CELLS:
         row = {"": cell}
         for network in (*NARROW, *WIDE):
             arm, base = f"{network}: {cell}", f"{network}: {CELLS[0]}"
             effect = ""
             if arm in record["arms"]:
-                own, other = (compare.values(record, measure, a, last) for a in (arm, base))
+                own, other = (measured(record, a, measure) for a in (arm, base))
                 gap = format(interval(minus(own, other)), f"+{spec}")
                 effect = format(interval(own), spec) if arm == base else gap
             row[network] = effect

@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from diffusion_lib import compare, style, viz
+from diffusion_lib import style, viz
 from other_tests.mnist.bottleneck import answers
-from other_tests.mnist.bottleneck.answers import BATCH, DISTANCE, PREDICTIONS, WEIGHTS, Record
+from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
@@ -105,7 +105,7 @@ def crossing(by_study: Mapping[str, Record]) -> style.Plot:
 
 def _series(record: Record, arm: str) -> tuple[list[int], list[float], list[float]]:
     steps = record["steps"]
-    distances = [answers.interval(compare.values(record, DISTANCE, arm, n)) for n in steps]
+    distances = [answers.interval(answers.measured(record, arm, steps=n)) for n in steps]
     return [BATCH * n for n in steps], [d.value for d in distances], [d.margin for d in distances]
 
 
