@@ -307,8 +307,7 @@ def less_varied(record: Record) -> dict[str, float]:
         network, colon, _ = arm.rpartition(": ")
         base = f"{network}{colon}eps, snr"
         (more, less), (recall, own) = (
-            [fmean(measured(record, a, name)) for a in (arm, base)]
-            for name in (SURE, "recall")
+            [fmean(measured(record, a, name)) for a in (arm, base)] for name in (SURE, "recall")
         )
         if more > less and own - recall >= GAIN:
             result[arm] = recall - own
