@@ -25,6 +25,7 @@ class Statement(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     alpha: float = 0.05  # of the study, divided by the number of its hypotheses
+    unit: str = ""  # of the values, which a plot shares among statements
 
     def interval(self) -> Interval:
         """Estimate the mean at the level of the study."""

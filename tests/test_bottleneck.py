@@ -292,9 +292,10 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
     table = registered.rows(answers.statements(read))
     assert {row["verdict"] for row in table} == {"supported"}
     assert "above 0.1" in {row["expected"] for row in table}
-    drawings = plots.floor, plots.cells, plots.window, plots.crossing, plots.mixes, plots.verdicts
-    for draw in drawings:
+    for draw in (plots.floor, plots.cells, plots.window, plots.crossing, plots.mixes):
         assert draw(read).png().startswith(b"\x89PNG")
+    plot = plots.verdicts([s for s in answers.statements(read) if s.unit == answers.DISTANCE])
+    assert plot.png().startswith(b"\x89PNG")
 
 
 def test_cells_are_held_against_ddpm_and_floors_against_errors():

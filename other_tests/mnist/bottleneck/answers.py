@@ -20,8 +20,9 @@ from other_tests.registered import minus
 FOLDER = Path(__file__).parent  # of the records
 REGISTERED = FOLDER  # of the studies
 ALPHA = 0.05 / 8  # eight hypotheses
-Statement = partial(registered.Statement, alpha=ALPHA)
 SURE, DISTANCE = "confidence > 0.9", "Frechet distance"
+Statement = partial(registered.Statement, alpha=ALPHA)
+OfDistance = partial(Statement, unit=DISTANCE)
 BETTER = {SURE: max, DISTANCE: min}
 BATCH = 64  # images in a step
 PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
@@ -143,7 +144,7 @@ def place_statements(by_study: Mapping[str, Record]) -> list[registered.Statemen
             best(by_study["cells"], network.removesuffix(" + skip"), "eps"),
         )
         text = f"{network}: distance of eps, minus that without it"
-        statements.append(Statement("2b a way around it", text, gain, -math.inf, -GAP))
+        statements.append(OfDistance("2b a way around it", text, gain, -math.inf, -GAP))
     return statements
 
 
@@ -178,13 +179,13 @@ def again_statements(by_study: Mapping[str, Record]) -> list[registered.Statemen
         naive = measured(record, f"{network}: x_0, uniform")
         text = f"{network}: distance of x_0 with uniform minus the best cell of eps"
         effect = minus(naive, best(record, network, "eps"))
-        statements.append(Statement("3d the prediction again", text, effect, -math.inf, -GAP))
+        statements.append(OfDistance("3d the prediction again", text, effect, -math.inf, -GAP))
         text = f"{network}: distance of x_0, uniform minus snr"
         effect = minus(naive, measured(record, f"{network}: x_0, snr"))
-        statements.append(Statement("3e the weight again", text, effect, -math.inf, -GAP))
+        statements.append(OfDistance("3e the weight again", text, effect, -math.inf, -GAP))
     text = f"{WIDE[0]}: distance of the best cell of x_0 minus best of eps"
     effect = minus(*(best(record, WIDE[0], prediction) for prediction in ("x_0", "eps")))
-    return [*statements, Statement("3f neither again, H > D", text, effect, -GAP)]
+    return [*statements, OfDistance("3f neither again, H > D", text, effect, -GAP)]
 
 
 def exact_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
@@ -224,7 +225,7 @@ def window_statements(by_study: Mapping[str, Record]) -> list[registered.Stateme
         text = f"{prediction}: distance with the weight inside minus {other}"
         arms = (f"{prediction}, inside", f"{prediction}, {other}")
         effect = minus(*(measured(record, arm) for arm in arms))
-        statements.append(Statement("6 the window", text, effect, -math.inf, 0.0))
+        statements.append(OfDistance("6 the window", text, effect, -math.inf, 0.0))
     return statements
 
 
@@ -233,8 +234,8 @@ def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.State
     (first, early), *_, (last, late) = crossing_leads(by_study["crossing"]).items()
     text = "after {:,} images: distance of x_0 with uniform minus eps with snr"
     return [
-        Statement("7a behind early", text.format(first), early, -math.inf, 0.0),
-        Statement("7b ahead late", text.format(last), late, 0.0),
+        OfDistance("7a behind early", text.format(first), early, -math.inf, 0.0),
+        OfDistance("7b ahead late", text.format(last), late, 0.0),
     ]
 
 

@@ -1,5 +1,6 @@
 """Plots of the study of bottlenecks, from its records."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from statistics import fmean
@@ -8,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from diffusion_lib import style, viz
+from other_tests import registered
 from other_tests.mnist.bottleneck import answers
 from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, WEIGHTS, Record
 
@@ -130,13 +132,14 @@ def mixes(by_study: Mapping[str, Record]) -> style.Plot:
 
 
 @style.look
-def verdicts(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw every statement: its interval, and the range that was expected, shaded."""
-    statements = answers.statements(by_study)
+def verdicts(statements: Sequence[registered.Statement]) -> style.Plot:
+    """Draw statements of one unit: their intervals, and the ranges expected, shaded."""
     figure = style.figure(size=(9, 0.5 + 0.24 * len(statements)))
     (axis,) = figure.axes
     spans = [statement.interval() for statement in statements]
-    low, high = min(s.low for s in spans) - 0.05, max(s.high for s in spans) + 0.05
+    ends = [end for s in (*spans, *statements) for end in (s.low, s.high) if math.isfinite(end)]
+    margin = 0.02 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
     for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
         inside = max(low, statement.low), min(high, statement.high)
         axis.barh(place, inside[1] - inside[0], 0.8, inside[0], color=style.GRAY, alpha=0.12)
