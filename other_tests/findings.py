@@ -2,12 +2,12 @@
 
 The measure of a finding was chosen before its study was run where the table says "planned".
 "Added" are the likelihood's, the schedule's for DDPM alone and without the arms `eps, uniform`
-(while the study ran), epsilon's with `min_snr`, the two of complexity over data sets, and that of
-the three properties in editing (after a first look), those of narrow networks (registered against
-the best cell of epsilon, here against DDPM's), and all that only the six sentences say.  An
-answer follows from the interval alone: 95 %, over seeds where it does not say otherwise, and
-"undecided" wherever it holds 0, or for a share the level that the question names.  Beside it stands
-what is left of it when all rows are taken together.
+(while the study ran), epsilon's with `min_snr`, the two of complexity over data sets, that of the
+three properties in editing (after a first look), those of narrow networks (registered against the
+best cell of epsilon, here against DDPM's), and all that only the six sentences say.  An answer
+follows from the interval alone: 95 %, over seeds where it does not say otherwise, and "undecided"
+wherever it holds 0, or for a share the level that the question names.  Beside it stands what is
+left of it when all rows are taken together.
 """
 
 from collections.abc import Mapping
