@@ -188,6 +188,19 @@ FINDINGS = [
             ("MLP 1024", "MLP whose last layer sees 1,024 numbers for 784 pixels"),
         )
     ),
+    *(
+        Finding(
+            f"MNIST, {network}: does one connection from input to output help DDPM?",
+            "way around",
+            "DDPM with it minus DDPM without it",
+            (f"{network} + skip: eps, snr", f"{network}: eps, snr"),
+            LAST,
+            "yes",
+            "no: it is worse",
+            chosen="added",
+        )
+        for network in ("MLP 256", "U-Net 14/64")
+    ),
     Finding(
         "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, unweighted?",
         "cifar10",
@@ -290,11 +303,20 @@ def record(study: str) -> dict[str, Any]:
 def records() -> dict[str, dict[str, Any]]:
     """Read the records of all studies and of all else that `sentences` needs, by name."""
     return {study: record(study) for study in STUDIES} | {
+        "way around": _way_around(),
         "flow": compare.load(flow.RECORD),
         "editing": common.load(curves.RECORD),
         "few steps": few_steps.load()[min(few_steps.NUM_STEPS)],
         "guidance": common.load(guidance.RECORD),
     }
+
+
+def _way_around() -> dict[str, Any]:
+    """Join the records of networks with and without a connection from input to output."""
+    folder = STUDIES["bottleneck"].parent
+    without, record = (compare.load(folder / f"{n}.record.json") for n in ("cells", "control"))
+    arms, rows = without["arms"] | record["arms"], without["measured"] + record["measured"]
+    return record | {"arms": arms, "measured": rows}
 
 
 def conditions(record: Mapping[str, Any], arm: str) -> dict[str, Any]:

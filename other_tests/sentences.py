@@ -25,17 +25,25 @@ def text(records: Records) -> str:
 
 
 def _surprise(records: Records) -> str:
-    record = records["mnist"]
+    record, narrow, around = (records[name] for name in ("mnist", "bottleneck", "way around"))
+    mlp, unet = (
+        _effect(narrow, (f"{network}: x_0, uniform", f"{network}: eps, snr"))
+        for network in ("MLP 256", "U-Net 14/64")
+    )
+    skip = _effect(around, ("MLP 256 + skip: eps, snr", "MLP 256: eps, snr"))
     lead, flatter, prediction = (
         _effect(record, pair, FIRST)
         for pair in ((NAIVE, DDPM), (FLATTER, DDPM), (SAME_WEIGHT, DDPM))
     )
     return (
-        "**A small U-Net that predicts the picture $x_0$** with the plain error is ahead of DDPM "
-        f"early (Fréchet distance {lead}, {_budget(record, FIRST)}), at "
-        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim. The loss weight "
-        f"`min_snr` alone changes DDPM's by {flatter}; with DDPM's weight $x_0$ shows no lead "
-        f"({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
+        "**Where a network is narrower than the picture, DDPM draws noise and $x_0$ draws "
+        f"digits**: Fréchet distance {mlp} in an MLP and {unet} in a U-Net "
+        f"({_budget(narrow, LAST)}). One connection around the narrow layer changes DDPM's by "
+        f"{skip} ([story](other_tests/mnist/bottleneck.ipynb)). In a small U-Net with skip "
+        f"connections both draw digits, $x_0$ is ahead early ({lead}, {_budget(record, FIRST)}; "
+        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim), and the loss weight "
+        f"decides: `min_snr` alone changes DDPM's by {flatter}, and with DDPM's weight $x_0$ shows "
+        f"no lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
     )
 
 

@@ -92,6 +92,15 @@ def test_the_words_of_the_six_sentences_are_what_their_records_say():
         ("mnist", findings.NAIVE, findings.DDPM, 0, "bits per dim", "higher"),
         ("mnist", findings.FLATTER, findings.DDPM, 0, findings.MEASURE, "lower"),
         ("mnist", findings.SAME_WEIGHT, findings.DDPM, 0, findings.MEASURE, "not distinguishable"),
+        ("bottleneck", "MLP 256: x_0, uniform", "MLP 256: eps, snr", -1, findings.MEASURE, "lower"),
+        (
+            "way around",
+            "MLP 256 + skip: eps, snr",
+            "MLP 256: eps, snr",
+            -1,
+            findings.MEASURE,
+            "lower",
+        ),
         ("mnist", "eps, snr, cosine", findings.DDPM, -1, "confidence > 0.9", "higher"),
         ("mnist", "eps, snr, cosine", findings.DDPM, -1, "precision", "lower"),
         ("mnist", "eps, snr, cosine", findings.DDPM, -1, "bits per dim", "lower"),
@@ -124,7 +133,7 @@ def test_every_effect_of_the_six_sentences_is_a_row_of_the_table(monkeypatch):
 
     monkeypatch.setattr(sentences, "_effect", effect)
     sentences.text(records)
-    assert len(effects) == 15
+    assert len(effects) == 18
     rows = [(row.study, row.arms, row.steps, row.measure) for row in findings.FINDINGS]
     assert [effect for effect in effects if effect not in rows] == []
 
