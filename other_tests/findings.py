@@ -315,6 +315,8 @@ def _way_around() -> dict[str, Any]:
     """Join the records of networks with and without a connection from input to output."""
     folder = STUDIES["bottleneck"].parent
     without, record = (compare.load(folder / f"{n}.record.json") for n in ("cells", "control"))
+    if (without["seeds"], without["conditions"]) != (record["seeds"], record["conditions"]):
+        raise ValueError("the two records have other seeds or conditions and cannot be joined")
     arms, rows = without["arms"] | record["arms"], without["measured"] + record["measured"]
     return record | {"arms": arms, "measured": rows}
 

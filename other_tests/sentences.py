@@ -26,9 +26,9 @@ def text(records: Records) -> str:
 
 def _surprise(records: Records) -> str:
     record, narrow, around = (records[name] for name in ("mnist", "bottleneck", "way around"))
-    mlp, unet = (
+    mlp, unet, wide = (
         _effect(narrow, (f"{network}: x_0, uniform", f"{network}: eps, snr"))
-        for network in ("MLP 256", "U-Net 14/64")
+        for network in ("MLP 256", "U-Net 14/64", "MLP 1024")
     )
     skip = _effect(around, ("MLP 256 + skip: eps, snr", "MLP 256: eps, snr"))
     lead, flatter, prediction = (
@@ -36,11 +36,13 @@ def _surprise(records: Records) -> str:
         for pair in ((NAIVE, DDPM), (FLATTER, DDPM), (SAME_WEIGHT, DDPM))
     )
     return (
-        "**Where a network is narrower than the picture, DDPM draws noise and $x_0$ draws "
-        f"digits**: Fréchet distance {mlp} in an MLP and {unet} in a U-Net "
-        f"({_budget(narrow, LAST)}). One connection around the narrow layer changes DDPM's by "
-        f"{skip} ([story](other_tests/mnist/bottleneck.ipynb)). In a small U-Net with skip "
-        f"connections both draw digits, $x_0$ is ahead early ({lead}, {_budget(record, FIRST)}; "
+        "**In small networks without a way around them DDPM draws noise, and $x_0$ draws "
+        f"digits**: Fréchet distance {mlp} and {unet} in an MLP and a U-Net that are narrower than "
+        f"the picture, and {wide} in a wider MLP, which that does not explain "
+        f"({_budget(narrow, LAST)}). One connection from input to output changes DDPM's by {skip} "
+        "in the first ([story](other_tests/mnist/bottleneck.ipynb)). In a small U-Net whose skip "
+        "connections are wide enough for the noise both draw digits, $x_0$ is ahead early "
+        f"({lead}, {_budget(record, FIRST)}; "
         f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim), and the loss weight "
         f"decides: `min_snr` alone changes DDPM's by {flatter}, and with DDPM's weight $x_0$ shows "
         f"no lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."

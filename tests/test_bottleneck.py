@@ -98,7 +98,7 @@ def test_all_hypotheses_are_supported_where_they_hold():
 def test_none_is_supported_where_nothing_differs_and_errors_are_below_the_floor():
     by_part = verdicts(studies(FLAT["sure"], FLAT["error"]))
     held = {name for name, verdict in by_part.items() if verdict == "supported"}
-    assert held == {"3c neither, H > D", "3f neither again, H > D", "4 above the floor"}
+    assert held == {"3c no lead, H > D", "3f no lead again, H > D", "4 above the floor"}
     assert by_part["1a the floor is a bound"] == "refuted"
     assert by_part["3a the prediction, H < D"] == "refuted"
 

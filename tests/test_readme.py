@@ -92,7 +92,17 @@ def test_the_words_of_the_six_sentences_are_what_their_records_say():
         ("mnist", findings.NAIVE, findings.DDPM, 0, "bits per dim", "higher"),
         ("mnist", findings.FLATTER, findings.DDPM, 0, findings.MEASURE, "lower"),
         ("mnist", findings.SAME_WEIGHT, findings.DDPM, 0, findings.MEASURE, "not distinguishable"),
-        ("bottleneck", "MLP 256: x_0, uniform", "MLP 256: eps, snr", -1, findings.MEASURE, "lower"),
+        *(
+            (
+                "bottleneck",
+                f"{name}: x_0, uniform",
+                f"{name}: eps, snr",
+                -1,
+                findings.MEASURE,
+                "lower",
+            )
+            for name in ("MLP 256", "U-Net 14/64", "MLP 1024")
+        ),
         (
             "way around",
             "MLP 256 + skip: eps, snr",
@@ -133,7 +143,7 @@ def test_every_effect_of_the_six_sentences_is_a_row_of_the_table(monkeypatch):
 
     monkeypatch.setattr(sentences, "_effect", effect)
     sentences.text(records)
-    assert len(effects) == 18
+    assert len(effects) == 19
     rows = [(row.study, row.arms, row.steps, row.measure) for row in findings.FINDINGS]
     assert [effect for effect in effects if effect not in rows] == []
 

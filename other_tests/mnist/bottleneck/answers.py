@@ -168,7 +168,7 @@ def cell_statements(
     for network in WIDE:
         text = f"{network}: best cell of x_0 minus best of eps"
         effect = minus(*(best(record, network, name, SURE) for name in ("x_0", "eps")))
-        statements.append(Statement("3c neither, H > D", text, effect, -math.inf, GAIN))
+        statements.append(Statement("3c no lead, H > D", text, effect, -math.inf, GAIN))
     return statements
 
 
@@ -185,7 +185,7 @@ def again_statements(by_study: Mapping[str, Record]) -> list[registered.Statemen
         statements.append(OfDistance("3e the weight again", text, effect, -math.inf, -GAP))
     text = f"{WIDE[0]}: distance of the best cell of x_0 minus best of eps"
     effect = minus(*(best(record, WIDE[0], prediction) for prediction in ("x_0", "eps")))
-    return [*statements, OfDistance("3f neither again, H > D", text, effect, -GAP)]
+    return [*statements, OfDistance("3f no lead again, H > D", text, effect, -GAP)]
 
 
 def exact_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
@@ -234,8 +234,8 @@ def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.State
     (first, early), *_, (last, late) = crossing_leads(by_study["crossing"]).items()
     text = "after {:,} images: distance of x_0 with uniform minus eps with snr"
     return [
-        OfDistance("7a behind early", text.format(first), early, -math.inf, 0.0),
-        OfDistance("7b ahead late", text.format(last), late, 0.0),
+        OfDistance("7a x_0 ahead early", text.format(first), early, -math.inf, 0.0),
+        OfDistance("7b x_0 behind late", text.format(last), late, 0.0),
     ]
 
 
@@ -335,6 +335,35 @@ def cell_rows(record: Record, measure: str = DISTANCE) -> list[dict[str, str]]:
                 gap = format(interval(minus(own, other)), f"+{spec}")
                 effect = format(interval(own), spec) if arm == base else gap
             row[network] = effect
+        table.append(row)
+    return table
+
+
+def around_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Make a table of the networks of `control`: distances, and less those of the same networks.
+
+    Intervals are at 1 - 0.05 / 8, as all of this study.
+    """
+    control, cells, table = by_study["control"], by_study["cells"], []
+    for arm in control["arms"]:
+        network, cell = arm.split(": ")
+        own, plain = network.split(",")[0].removesuffix(" + skip"), measured(control, arm)
+        gap = minus(plain, measured(cells, f"{own}: {cell}"))
+        row = {"network": network, "cell": cell, DISTANCE: f"{interval(plain):.1f}"}
+        table.append(row | {"minus that of the network without": f"{interval(gap):+.1f}"})
+    return table
+
+
+def size_rows(record: Record) -> list[dict[str, str]]:
+    """Make a table of the four networks of `cells`, and of what two cells gain by training."""
+    table = []
+    for network in (*NARROW, *WIDE):
+        numbers, pixels = last_layer(record["arms"][f"{network}: {CELLS[0]}"]["network"])
+        row = {"network": network, "H": f"{numbers}", "D": f"{pixels}"}
+        row["1 - H/D, or 0"] = f"{max(0.0, 1 - numbers / pixels):.2f}"
+        for cell, steps in product(("eps, snr", "x_0, uniform"), record["steps"]):
+            distances = measured(record, f"{network}: {cell}", steps=steps)
+            row[f"{cell}, {steps:,} steps"] = f"{fmean(distances):.1f}"
         table.append(row)
     return table
 

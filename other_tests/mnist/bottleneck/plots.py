@@ -148,7 +148,9 @@ def verdicts(statements: Sequence[registered.Statement]) -> style.Plot:
         axis.plot(span.value, place, "o", color=color, markersize=4)
     names = [style.words(f"{s.hypothesis.split()[0]}  {s.text}") for s in statements]
     axis.set(
-        ylim=(len(names) - 0.4, -0.6), xlim=(low, high), xlabel=style.words(statements[0].unit)
+        ylim=(len(names) - 0.4, -0.6),
+        xlim=(low, high),
+        xlabel=f"{style.words(statements[0].unit)}, difference",
     )
     style.plain_ticks(axis)
     axis.set_yticks(range(len(names)), names)
