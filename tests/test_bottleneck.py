@@ -308,6 +308,17 @@ def test_cells_are_held_against_ddpm_and_floors_against_errors():
         row["measures"]["Frechet distance"] = 5.0 + (row["arm"].endswith("uniform"))
     rows = {row[""]: row for row in answers.cell_rows(by_study["cells"], "Frechet distance")}
     assert rows["v, uniform"]["MLP 1024"].startswith("+1.0")
+    around = {(row["network"], row["cell"]): row for row in answers.around_rows(by_study)}
+    gap = around["MLP 1024, 256 in", "x_0, uniform"]["minus that of the network without"]
+    own = answers.measured(by_study["control"], "MLP 1024, 256 in: x_0, uniform")
+    assert gap.startswith(f"{own[0] - 6:+.1f}")
+    narrow, *_, wide = answers.size_rows(by_study["cells"])
+    assert (narrow["H"], narrow["1 - H/D, or 0"]) == ("256", "0.67")
+    assert (wide["D"], wide["1 - H/D, or 0"], wide["x_0, uniform, 2,000 steps"]) == (
+        "196",
+        "0.00",
+        "6.0",
+    )
     for row in by_study["outputs"]["measured"]:
         row["effective rank"] = 10.0 + row["seed"] % 2
     first, *_, last = answers.floor_rows(by_study)
