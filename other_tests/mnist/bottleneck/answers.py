@@ -361,9 +361,10 @@ def size_rows(record: Record) -> list[dict[str, str]]:
         numbers, pixels = last_layer(record["arms"][f"{network}: {CELLS[0]}"]["network"])
         row = {"network": network, "H": f"{numbers}", "D": f"{pixels}"}
         row["1 - H/D, or 0"] = f"{max(0.0, 1 - numbers / pixels):.2f}"
-        for cell, steps in product(("eps, snr", "x_0, uniform"), record["steps"]):
-            distances = measured(record, f"{network}: {cell}", steps=steps)
-            row[f"{cell}, {steps:,} steps"] = f"{fmean(distances):.1f}"
+        for cell in ("eps, snr", "x_0, uniform"):
+            for steps in record["steps"]:
+                distances = measured(record, f"{network}: {cell}", steps=steps)
+                row[f"{cell}, {steps:,} steps"] = f"{fmean(distances):.1f}"
         table.append(row)
     return table
 
