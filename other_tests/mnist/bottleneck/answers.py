@@ -14,7 +14,7 @@ import torch
 from diffusion_lib import compare, data, metrics
 from diffusion_lib.metrics import Interval, features
 from other_tests import common, registered
-from other_tests.mnist.bottleneck import outputs, toy
+from other_tests.mnist.bottleneck import control, outputs, toy
 from other_tests.registered import minus
 
 FOLDER = Path(__file__).parent  # of the records
@@ -103,13 +103,22 @@ def last_layer(network: Mapping[str, Any]) -> tuple[int, int]:
     return network["width"], channels * network.get("patch", 1) ** 2
 
 
+def floor_of(network: Mapping[str, Any]) -> float:
+    """Return 1 - H / D, or 0: the share of the noise that a linear last layer cannot output.
+
+    Args:
+        network: record of the network of an arm.
+    """
+    numbers, pixels = last_layer(network)
+    return max(0.0, 1 - numbers / pixels)
+
+
 def floors(by_study: Mapping[str, Record]) -> dict[str, float]:
     """Return 1 - H / D, or 0, of each network of `cells` and `floor` with a linear last layer."""
     result = {}
     for study in ("cells", "floor"):
         for arm, fields in by_study[study]["arms"].items():
-            numbers, pixels = last_layer(fields["network"])
-            result[arm.split(":")[0]] = max(0.0, 1 - numbers / pixels)
+            result[arm.split(":")[0]] = floor_of(fields["network"])
     return result
 
 
@@ -141,7 +150,7 @@ def place_statements(by_study: Mapping[str, Record]) -> list[registered.Statemen
         statements.append(Statement("2b a way around it", text, error, -math.inf, FLOOR / 5))
         gain = minus(
             best(by_study["control"], network, "eps"),
-            best(by_study["cells"], network.removesuffix(" + skip"), "eps"),
+            best(by_study["cells"], control.NETWORKS[network][0], "eps"),
         )
         text = f"{network}: distance of eps, minus that without it"
         statements.append(OfDistance("2b a way around it", text, gain, -math.inf, -GAP))
@@ -344,12 +353,12 @@ def around_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
 
     Intervals are at 1 - 0.05 / 8, as all of this study.
     """
-    control, cells, table = by_study["control"], by_study["cells"], []
-    for arm in control["arms"]:
+    record, cells, table = by_study["control"], by_study["cells"], []
+    for arm in record["arms"]:
         network, cell = arm.split(": ")
-        own, plain = network.split(",")[0].removesuffix(" + skip"), measured(control, arm)
-        gap = minus(plain, measured(cells, f"{own}: {cell}"))
-        row = {"network": network, "cell": cell, DISTANCE: f"{interval(plain):.1f}"}
+        (changed, _), own = control.NETWORKS[network], measured(record, arm)
+        gap = minus(own, measured(cells, f"{changed}: {cell}"))
+        row = {"network": network, "cell": cell, DISTANCE: f"{interval(own):.1f}"}
         table.append(row | {"minus that of the network without": f"{interval(gap):+.1f}"})
     return table
 
@@ -358,9 +367,10 @@ def size_rows(record: Record) -> list[dict[str, str]]:
     """Make a table of the four networks of `cells`, and of what two cells gain by training."""
     table = []
     for network in (*NARROW, *WIDE):
-        numbers, pixels = last_layer(record["arms"][f"{network}: {CELLS[0]}"]["network"])
+        fields = record["arms"][f"{network}: {CELLS[0]}"]["network"]
+        numbers, pixels = last_layer(fields)
         row = {"network": network, "H": f"{numbers}", "D": f"{pixels}"}
-        row["1 - H/D, or 0"] = f"{max(0.0, 1 - numbers / pixels):.2f}"
+        row["1 - H/D, or 0"] = f"{floor_of(fields):.2f}"
         for cell in ("eps, snr", "x_0, uniform"):
             for steps in record["steps"]:
                 distances = measured(record, f"{network}: {cell}", steps=steps)
