@@ -4,7 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ FLAT = {"sure": lambda arm, steps: 0.3, "error": lambda network: 0.3}
 @cache
 def described(name):
     """The arms of a study as a record has them."""
-    if name in ("cells", "again", "floor", "crossing"):
+    if name in ("cells", "again", "floor", *answers.SAMPLERS):
         arms = compare.read_study(answers.FOLDER / f"{name}.json").arms
     else:
         arms = {"control": control, "window": window}[name].arms()
@@ -48,7 +48,8 @@ def studies(sure, error):
     by_study = {
         name: record(name, sure) for name in ("cells", "again", "floor", "control", "window")
     }
-    by_study["crossing"] = record("crossing", sure, (500, 8000))
+    for name in answers.SAMPLERS:
+        by_study[name] = record(name, sure, (500, 8000))
     draw = random.Random(1)
     rows = [
         dict.fromkeys(ERRORS, error(network) + draw.uniform(0, 1e-3))
@@ -335,8 +336,35 @@ def test_cells_are_held_against_ddpm_and_floors_against_errors():
 def test_arms_of_little_variety_are_named():
     cells = record("cells", sure_if_all_hold)
     for row in cells["measured"]:
-        row["measures"]["recall"] = 0.2 if row["arm"] == "MLP 256: x_0, uniform" else 0.5
+        row["measures"]["recall"] = 0.5 - 0.3 * row["arm"].startswith("MLP 256: x_0, ")
+    for row in cells["measured"]:  # behind, and not named
+        if row["arm"] in ("MLP 256: x_0, snr", "MLP 256: x_0, min_snr"):
+            row["measures"][answers.DISTANCE] = 80
+        elif row["arm"] == "MLP 256: x_0, snr_plus_1":
+            row["measures"]["recall"] = 0.45
     assert answers.less_varied(cells) == {"MLP 256: x_0, uniform": pytest.approx(-0.3)}
+
+
+def test_the_share_of_the_loss_in_a_window_and_where_eps_overtakes():
+    """A window with one error in it, that is three times as large as another out of it."""
+    by_study = studies(sure_if_all_hold, floor_of)
+    snr = schedules.linear(1000).snr(torch.tensor([200, 400, 800]))
+    assert snr.log2().tolist() == pytest.approx([1.0, -2.0, -9.3], abs=1.0)
+    loss = torch.tensor([1.0, 3.0, 0.0]) / losses.min_snr(snr)
+    for row in by_study["window"]["measured"]:
+        row["errors"] = {"t": [0, 200, 400, 800, 1000], "x_0": [0.0, *loss.tolist(), 0.0]}
+        row["measures"]["recall"] = 0.5
+    share = partial(answers.share_inside, by_study["window"])
+    assert share("v, min_snr") == pytest.approx(0.75)
+    assert share("eps, inside") == pytest.approx(3 / (3 + window.ELSEWHERE))
+    rows = {row["prediction, weight"]: row for row in answers.window_rows(by_study["window"])}
+    assert rows["v, min_snr"]["share of the loss inside"] == "0.75"
+    assert rows["x_0, inside"][answers.DISTANCE].startswith("24.0")
+    ddpm, ddim = answers.crossing_rows(by_study)
+    assert (ddpm["sampler"], ddim["sampler"]) == ("DDPM", "DDIM")
+    assert ddpm["32,000 images"].startswith("-6.0")
+    assert ddpm["512,000 images"].startswith("+6.0")
+    assert ddpm["ahead from"] == "512,000 [512,000, 512,000]"
 
 
 def test_the_effective_rank_counts_directions():

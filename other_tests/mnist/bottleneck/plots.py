@@ -98,10 +98,9 @@ def _name_markers(figure: style.Plot, markers: Mapping[str, str]) -> None:
 def crossing(by_study: Mapping[str, Record]) -> style.Plot:
     """Draw the distance of samples against the images seen, a panel for each sampler."""
     panels: dict[str, Any] = {}
-    for study, title in (("crossing", "DDPM"), ("crossing_ddim", "DDIM")):
-        if study in by_study:
-            record = by_study[study]
-            panels[title] = {arm: _series(record, arm) for arm in record["arms"]}
+    for study, sampler in answers.SAMPLERS.items():
+        record = by_study[study]
+        panels[sampler] = {arm: _series(record, arm) for arm in record["arms"]}
     return viz.curve(panels, "images seen", "Fréchet distance")
 
 
