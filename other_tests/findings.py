@@ -434,7 +434,9 @@ def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, An
         row["p, all rows"] = f"{p:.2g}"
         if p < 0.05:
             row["answer"] = f"**{row['answer']}**"
-    made = ["other_tests.mnist.flow", "other_tests.editing.measure"]
+    commands.append("diffusion_lib compare other_tests/mnist/bottleneck/cells.json")
+    made = ["other_tests.mnist.bottleneck.control", "other_tests.mnist.flow"]
+    made.append("other_tests.editing.measure")
     return table, (
         f"The records are of {', '.join(dict.fromkeys(devices))}, and made by\n\n"
         + "\n".join(f"- `python -m {c}`" for c in [*commands, *made])

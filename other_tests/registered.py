@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from diffusion_lib import compare
 from diffusion_lib.metrics import Interval
 
+DISTANCE = "Frechet distance"  # the measure that decides about samples
+
 
 class Statement(NamedTuple):
     """A part of a hypothesis: a range, and one value for each seed whose mean should lie in it."""
@@ -109,6 +111,17 @@ def rows(statements: Sequence[Statement]) -> list[dict[str, str]]:
 def minus(one: Sequence[float], other: Sequence[float]) -> list[float]:
     """Return the differences of values that share a seed."""
     return [a - b for a, b in zip(one, other, strict=True)]
+
+
+def gap(record: Mapping[str, Any], one: str, other: str, steps: int) -> list[float]:
+    """Return the Frechet distance of an arm minus that of another, for each seed."""
+    return minus(*(compare.values(record, DISTANCE, arm, steps) for arm in (one, other)))
+
+
+def leads(record: Mapping[str, Any], one: str, other: str) -> dict[int, list[float]]:
+    """Return the `gap` of two arms by the number of images that they have seen."""
+    batch_size = record["arms"][one]["train"]["batch_size"]
+    return {batch_size * steps: gap(record, one, other, steps) for steps in record["steps"]}
 
 
 def crossing(

@@ -39,7 +39,8 @@ def record(name, sure, steps=(500, 2000)):
             for n in steps:
                 share = sure(arm, n) + draw.uniform(0, 1e-3)
                 measures = {answers.SURE: share, answers.DISTANCE: 60 * (1 - share)}
-                measured.append({"arm": arm, "seed": seed, "steps": n, "measures": measures})
+                row = {"arm": arm, "seed": seed, "steps": n, "images seen": 64 * n}
+                measured.append(row | {"measures": measures})
     return {"arms": arms, "seeds": seeds, "steps": list(steps), "measured": measured}
 
 
@@ -135,11 +136,13 @@ def test_eps_crosses_where_it_is_ahead_from_then_on():
     def sure(arm, steps):
         return 0.5 if ("eps" in arm) == (steps > 1000) else 0.2
 
-    leads = answers.crossing_leads(record("crossing", sure, (500, 2000, 8000)))
+    leads = registered.leads(
+        record("crossing", sure, (500, 2000, 8000)), answers.NAIVE, answers.DDPM
+    )
     assert registered.crossing(leads) == 64 * 2000
     assert registered.crossing_interval(leads, 20) == [64 * 2000] * 2
     never = record("crossing", lambda arm, steps: 0.9 * ("x_0" in arm))
-    leads = answers.crossing_leads(never)
+    leads = registered.leads(never, answers.NAIVE, answers.DDPM)
     assert registered.crossing(leads) is None
     assert registered.crossing(leads, [0, 0, 1]) is None
 

@@ -17,7 +17,7 @@ def record(study, distance):
     draw = random.Random(study.conditions.sampler)
     measured = [
         {"arm": arm, "seed": seed, "steps": steps}
-        | {"measures": {answers.MEASURE: distance(arm, steps) + draw.uniform(0, 1e-2)}}
+        | {"measures": {registered.DISTANCE: distance(arm, steps) + draw.uniform(0, 1e-2)}}
         for arm in study.arms
         for seed in study.seeds
         for steps in study.steps

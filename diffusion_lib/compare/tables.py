@@ -133,10 +133,10 @@ def variance_reduction(record: Mapping[str, Any], steps: int) -> list[dict[str, 
 
 
 def series(
-    record: Mapping[str, Any], measure: str, arm: str
+    record: Mapping[str, Any], measure: str, arm: str, alpha: float = 0.05
 ) -> tuple[list[int], list[float], list[float]]:
-    """Return images seen, mean over seeds and its 95 % margin, for `viz.curve`."""
-    means = [Interval.student_t(values(record, measure, arm, n)) for n in record["steps"]]
+    """Return images seen, mean over seeds and its margin at 1 - `alpha`, for `viz.curve`."""
+    means = [Interval.student_t(values(record, measure, arm, n), alpha) for n in record["steps"]]
     images_seen = [rows_of(record, arm, n)[0]["images seen"] for n in record["steps"]]
     return images_seen, [mean.value for mean in means], [mean.margin for mean in means]
 

@@ -13,11 +13,9 @@ from diffusion_lib import compare
 from other_tests import registered
 from other_tests.cifar10 import prediction
 from other_tests.cifar10.prediction import DDPM, NAIVE, SAMPLERS, SEEDS, STUDIES
-from other_tests.registered import minus
+from other_tests.registered import DISTANCE, gap, leads, minus
 
 ALPHA = 0.05 / 7  # seven hypotheses
-MEASURE = "Frechet distance"
-BATCH = 64  # images in a step
 NARROW, WIDE = ("U-Net 8/64", "transformer 16/256"), ("U-Net 8/256", "transformer 16/1024")
 FAR = -10.0  # a lead that no one overlooks
 BOTTLENECK = Path(__file__).parent / "bottleneck.record.json"
@@ -36,19 +34,11 @@ def records() -> dict[str, dict[str, Any]]:
     return registered.load(paths, SEEDS)
 
 
-def gap(record: Record, one: str, other: str, steps: int) -> list[float]:
-    """Return the Frechet distance of an arm minus that of another, for each seed."""
-    return minus(*(compare.values(record, MEASURE, arm, steps) for arm in (one, other)))
-
-
-def leads(record: Record) -> dict[int, list[float]]:
-    """Return the lead of DDPM over the naive network for each seed, by the images seen."""
-    return {BATCH * steps: gap(record, NAIVE, DDPM, steps) for steps in record["steps"]}
-
-
 def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypotheses 1 to 3: who is ahead late and early, and what the sampler changes."""
-    by_sampler = {sampler: leads(by_study[f"crossing, {sampler}"]) for sampler in SAMPLERS}
+    by_sampler = {
+        sampler: leads(by_study[f"crossing, {sampler}"], NAIVE, DDPM) for sampler in SAMPLERS
+    }
     (first, early), *_, (last, late) = by_sampler["ddpm"].items()
     by_ddim = by_sampler["ddim"][last]
     text = f"after {last:,} images: naive minus DDPM, by "
@@ -82,7 +72,7 @@ def bottleneck_statements(by_study: Mapping[str, Record]) -> list[registered.Sta
 
     def lead(network: str) -> Sequence[float]:
         cells = [f"{network}: eps, {weight}" for weight in ("snr", "min_snr")]
-        best = min(cells, key=lambda arm: fmean(compare.values(record, MEASURE, arm, last)))
+        best = min(cells, key=lambda arm: fmean(compare.values(record, DISTANCE, arm, last)))
         return gap(record, f"{network}: {NAIVE}", best, last)
 
     text = "{}: naive minus the better cell of $\\epsilon$"

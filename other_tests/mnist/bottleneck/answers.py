@@ -15,16 +15,16 @@ from diffusion_lib import compare, data, metrics
 from diffusion_lib.metrics import Interval, features
 from other_tests import common, registered
 from other_tests.mnist.bottleneck import control, outputs, toy, window
-from other_tests.registered import minus
+from other_tests.registered import DISTANCE, leads, minus
 
 FOLDER = Path(__file__).parent  # of the records
 REGISTERED = FOLDER  # of the studies
 ALPHA = 0.05 / 8  # eight hypotheses
-SURE, DISTANCE = "confidence > 0.9", "Frechet distance"
+SURE = "confidence > 0.9"
+DDPM, NAIVE = "eps, snr", "x_0, uniform"
 Statement = partial(registered.Statement, alpha=ALPHA)
 OfDistance = partial(Statement, unit=DISTANCE)
 BETTER = {SURE: max, DISTANCE: min}
-BATCH = 64  # images in a step
 PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
 CELLS = [", ".join(cell) for cell in product(PREDICTIONS, WEIGHTS)]
 NARROW, WIDE = ("MLP 256", "U-Net 14/64"), ("MLP 1024", "U-Net 14/256")
@@ -241,22 +241,12 @@ def window_statements(by_study: Mapping[str, Record]) -> list[registered.Stateme
 
 def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 7: with skips x_0 is ahead early and not late."""
-    (first, early), *_, (last, late) = crossing_leads(by_study["crossing"]).items()
+    (first, early), *_, (last, late) = leads(by_study["crossing"], NAIVE, DDPM).items()
     text = "after {:,} images: distance of x_0 with uniform minus eps with snr"
     return [
         OfDistance("7a x_0 ahead early", text.format(first), early, -math.inf, 0.0),
         OfDistance("7b x_0 behind late", text.format(last), late, 0.0),
     ]
-
-
-def crossing_leads(record: Record) -> dict[int, list[float]]:
-    """Return the lead of eps with snr over x_0 with uniform for each seed, by the images seen."""
-    return {
-        BATCH * steps: minus(
-            measured(record, "x_0, uniform", steps=steps), measured(record, "eps, snr", steps=steps)
-        )
-        for steps in record["steps"]
-    }
 
 
 def best_mixes(record: Record) -> dict[tuple[int, int], list[float]]:
@@ -372,7 +362,7 @@ def size_rows(record: Record) -> list[dict[str, str]]:
         numbers, pixels = last_layer(fields)
         row = {"network": network, "H": f"{numbers}", "D": f"{pixels}"}
         row["1 - H/D, or 0"] = f"{floor_of(fields):.2f}"
-        for cell in ("eps, snr", "x_0, uniform"):
+        for cell in (DDPM, NAIVE):
             for steps in record["steps"]:
                 distances = measured(record, f"{network}: {cell}", steps=steps)
                 row[f"{cell}, {steps:,} steps"] = f"{fmean(distances):.1f}"
@@ -437,9 +427,9 @@ def crossing_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     """
     table = []
     for study, sampler in SAMPLERS.items():
-        leads = crossing_leads(by_study[study])
-        row = {f"{images:,} images": f"{interval(lead):+.1f}" for images, lead in leads.items()}
-        ends = [registered.crossing(leads), *registered.crossing_interval(leads)]
+        by_images = leads(by_study[study], NAIVE, DDPM)
+        row = {f"{images:,} images": f"{interval(lead):+.1f}" for images, lead in by_images.items()}
+        ends = [registered.crossing(by_images), *registered.crossing_interval(by_images)]
         since, low, high = ("never" if n is None else f"{n:,}" for n in ends)
         table.append({"sampler": sampler} | row | {"ahead from": f"{since} [{low}, {high}]"})
     return table

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from diffusion_lib import style, viz
+from diffusion_lib import compare, style, viz
 from other_tests import registered
 from other_tests.mnist.bottleneck import answers
-from other_tests.mnist.bottleneck.answers import BATCH, PREDICTIONS, WEIGHTS, Record
+from other_tests.mnist.bottleneck.answers import PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
@@ -100,14 +100,11 @@ def crossing(by_study: Mapping[str, Record]) -> style.Plot:
     panels: dict[str, Any] = {}
     for study, sampler in answers.SAMPLERS.items():
         record = by_study[study]
-        panels[sampler] = {arm: _series(record, arm) for arm in record["arms"]}
+        panels[sampler] = {
+            arm: compare.series(record, answers.DISTANCE, arm, answers.ALPHA)
+            for arm in record["arms"]
+        }
     return viz.curve(panels, "images seen", "Fréchet distance")
-
-
-def _series(record: Record, arm: str) -> tuple[list[int], list[float], list[float]]:
-    steps = record["steps"]
-    distances = [answers.interval(answers.measured(record, arm, steps=n)) for n in steps]
-    return [BATCH * n for n in steps], [d.value for d in distances], [d.margin for d in distances]
 
 
 @style.look
