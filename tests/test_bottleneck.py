@@ -296,7 +296,7 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
     table = registered.rows(answers.statements(read))
     assert {row["verdict"] for row in table} == {"supported"}
     assert "above 0.1" in {row["expected"] for row in table}
-    for draw in (plots.floor, plots.cells, plots.window, plots.crossing, plots.mixes):
+    for draw in (plots.floor, plots.errors, plots.cells, plots.window, plots.crossing, plots.mixes):
         assert draw(read).png().startswith(b"\x89PNG")
     plot = plots.verdicts([s for s in answers.statements(read) if s.unit == answers.DISTANCE])
     assert plot.png().startswith(b"\x89PNG")
@@ -346,6 +346,15 @@ def test_arms_of_little_variety_are_named():
         elif row["arm"] == "MLP 256: x_0, snr_plus_1":
             row["measures"]["recall"] = 0.45
     assert answers.less_varied(cells) == {"MLP 256: x_0, uniform": pytest.approx(-0.3)}
+
+
+def test_the_larger_the_error_of_the_outputs_the_worse_the_samples():
+    by_study = studies(lambda arm, steps: 1 - floor_of(arm.split(":")[0]), floor_of)
+    correlations = answers.rank_correlations(by_study)
+    assert correlations.keys() == {*ERRORS}
+    assert min(correlations.values()) > 0.8
+    mean = sum(answers.distance_of_eps(by_study, "MLP 256 + skip")) / 5
+    assert mean == pytest.approx(60 * 0.02, abs=0.06)
 
 
 def test_the_share_of_the_loss_in_a_window_and_where_eps_overtakes():

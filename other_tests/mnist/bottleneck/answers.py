@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from diffusion_lib import compare, data, metrics
 from diffusion_lib.metrics import Interval, features
@@ -121,6 +122,28 @@ def floors(by_study: Mapping[str, Record]) -> dict[str, float]:
         for arm, fields in by_study[study]["arms"].items():
             result[arm.split(":")[0]] = floor_of(fields["network"])
     return result
+
+
+def distance_of_eps(by_study: Mapping[str, Record], network: str) -> list[float]:
+    """Return the distance of samples of "eps, snr" of any network of `outputs`, for each seed."""
+    arm = f"{network}: {DDPM}"
+    study = next(name for name in ("cells", "floor", "control") if arm in by_study[name]["arms"])
+    return measured(by_study[study], arm)
+
+
+def rank_correlations(by_study: Mapping[str, Record]) -> dict[str, float]:
+    """Return Spearman's correlation of distances and errors of eps over networks, by the time."""
+    networks = [*outputs.arms()]
+    distances = [fmean(distance_of_eps(by_study, network)) for network in networks]
+    return {
+        f"error at {time}": float(
+            stats.spearmanr(
+                distances,
+                [fmean(output_measure(by_study, n, f"error at {time}")) for n in networks],
+            ).statistic
+        )
+        for time in outputs.TIMES
+    }
 
 
 def floor_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:

@@ -10,27 +10,31 @@ from matplotlib.axes import Axes
 
 from diffusion_lib import compare, style, viz
 from other_tests import registered
-from other_tests.mnist.bottleneck import answers
+from other_tests.mnist.bottleneck import answers, outputs
 from other_tests.mnist.bottleneck.answers import PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
+NAMED = ("MLP 128", "MLP 1024", "U-Net 7/32", "U-Net 14/256", "U-Net 2/16", "U-Net 2/32")
+NAMED += ("U-Net 14/64 + skip", "transformer 14/256", "encoder-decoder")
 COLORS = {"supported": style.GREEN, "refuted": style.VERMILLION, "undecided": style.GRAY}
 
 
 @style.look
 def floor(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw the error of the outputs against the share of the picture that cannot be output."""
+    """Draw the error of the outputs against the share of the picture that cannot be output.
+
+    A point for each network and seed.
+    """
     figure = style.figure(size=(7, 4))
     (axis,) = figure.axes
     axis.plot([0, 1], [0, 1], color=style.GRAY, linewidth=1)
     axis.text(0.93, 0.95, "floor", color=style.GRAY, ha="right")
     places: dict[float, list[str]] = {}
     for network, share in answers.floors(by_study).items():
-        error = answers.interval(answers.output_measure(by_study, network, "error at 900"))
+        errors = answers.output_measure(by_study, network, "error at 900")
         color = style.BLUE if share > 0 else style.SKY
-        axis.plot([share] * 2, [error.low, error.high], color=color, alpha=0.4, linewidth=3)
-        axis.plot(share, error.value, "o", color=color, markersize=5)
+        axis.plot([share] * len(errors), errors, "o", color=color, markersize=4)
         places.setdefault(round(share, 1), []).append(network)
     for share, networks in places.items():
         if share > 0.1:
@@ -40,6 +44,27 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
         xlabel="1 - H/D: the share of the picture that the last layer cannot output",
         ylabel=r"error of $\hat{\epsilon}$ at $t$ = 900",
         xlim=(-0.03, 1),
+        ylim=(-0.03, 1),
+    )
+    return figure
+
+
+@style.look
+def errors(by_study: Mapping[str, Record], time: int = 100) -> style.Plot:
+    """Draw the distance of samples of eps against the error of the outputs, a point a network."""
+    figure = style.figure(size=(7, 4))
+    (axis,) = figure.axes
+    for network in outputs.arms():
+        error = fmean(answers.output_measure(by_study, network, f"error at {time}"))
+        distance = fmean(answers.distance_of_eps(by_study, network))
+        axis.plot(error, distance, "o", color=style.BLUE, markersize=4)
+        if network in NAMED:
+            axis.annotate(network, (error, distance), (6, -9), textcoords="offset points")
+    axis.set(
+        xlabel=rf"error of $\hat{{\epsilon}}$ at $t$ = {time}",
+        ylabel="Fréchet distance",
+        xlim=(0, 1),
+        ylim=(0, None),
     )
     return figure
 
