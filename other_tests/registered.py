@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from diffusion_lib import compare
+from diffusion_lib import compare, style, viz
 from diffusion_lib.metrics import Interval
 
+COLORS = {"supported": style.GREEN, "refuted": style.VERMILLION, "undecided": style.GRAY}
 DISTANCE = "Frechet distance"  # the measure that decides about samples
 
 
@@ -148,3 +149,64 @@ def crossing_interval(
     images = [crossing(leads, draw.choices(seeds, k=len(seeds))) for _ in range(resamples)]
     ordered = sorted(images, key=lambda n: math.inf if n is None else n)
     return [ordered[round(q * (resamples - 1))] for q in (0.025, 0.975)]
+
+
+def crossing_rows(
+    by_sampler: Mapping[str, Mapping[str, Any]], one: str, other: str, alpha: float
+) -> list[dict[str, str]]:
+    """Make a table of the gap of two arms, by sampler and images seen, and where it turns.
+
+    Args:
+        by_sampler: records by the names of their samplers.
+        one: arm that is behind from the crossing on.
+        other: arm that is ahead from there on.
+        alpha: of the intervals; those of the crossing hold the middle 95 % of a bootstrap.
+    """
+    table = []
+    for sampler, record in by_sampler.items():
+        gaps, row = leads(record, one, other), {"sampler": sampler}
+        for images, lead in gaps.items():
+            row[f"{images:,} images"] = f"{Interval.student_t(lead, alpha):+.1f}"
+        ends = [crossing(gaps), *crossing_interval(gaps)]
+        since, low, high = ("never" if n is None else f"{n:,}" for n in ends)
+        table.append(row | {"ahead from": f"{since} [{low}, {high}]"})
+    return table
+
+
+def draw_crossing(by_sampler: Mapping[str, Mapping[str, Any]], alpha: float) -> style.Plot:
+    """Draw the distance of samples against the images seen, a panel for each sampler.
+
+    Arguments as of `crossing_rows`.
+    """
+    panels = {
+        sampler: {arm: compare.series(record, DISTANCE, arm, alpha) for arm in record["arms"]}
+        for sampler, record in by_sampler.items()
+    }
+    return viz.curve(panels, "images seen", "Fréchet distance")
+
+
+@style.look
+def draw(statements: Sequence[Statement]) -> style.Plot:
+    """Draw statements of one unit: their intervals, and the ranges expected, shaded."""
+    figure = style.figure(size=(9, 0.5 + 0.24 * len(statements)))
+    (axis,) = figure.axes
+    spans = [statement.interval() for statement in statements]
+    ends = [end for s in (*spans, *statements) for end in (s.low, s.high) if math.isfinite(end)]
+    margin = 0.02 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
+    for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
+        inside = max(low, statement.low), min(high, statement.high)
+        axis.barh(place, inside[1] - inside[0], 0.8, inside[0], color=style.GRAY, alpha=0.12)
+        color = COLORS[statement.judge()]
+        axis.plot([span.low, span.high], [place] * 2, color=color, linewidth=2)
+        axis.plot(span.value, place, "o", color=color, markersize=4)
+    names = [style.words(f"{s.hypothesis.split()[0]}  {s.text}") for s in statements]
+    axis.set(
+        ylim=(len(names) - 0.4, -0.6),
+        xlim=(low, high),
+        xlabel=f"{style.words(statements[0].unit)}, difference",
+    )
+    style.plain_ticks(axis)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(False, axis="y")
+    return figure

@@ -23,7 +23,7 @@ FLAT = {"sure": lambda arm, steps: 0.3, "error": lambda network: 0.3}
 @cache
 def described(name):
     """The arms of a study as a record has them."""
-    if name in ("cells", "again", "floor", *answers.SAMPLERS):
+    if name in ("cells", "again", "floor", *answers.SAMPLERS.values()):
         arms = compare.read_study(answers.FOLDER / f"{name}.json").arms
     else:
         arms = {"control": control, "window": window}[name].arms()
@@ -49,7 +49,7 @@ def studies(sure, error):
     by_study = {
         name: record(name, sure) for name in ("cells", "again", "floor", "control", "window")
     }
-    for name in answers.SAMPLERS:
+    for name in answers.SAMPLERS.values():
         by_study[name] = record(name, sure, (500, 8000))
     draw = random.Random(1)
     rows = [
@@ -296,9 +296,9 @@ def test_records_are_read_and_drawn(tmp_path, monkeypatch):
     table = registered.rows(answers.statements(read))
     assert {row["verdict"] for row in table} == {"supported"}
     assert "above 0.1" in {row["expected"] for row in table}
-    for draw in (plots.floor, plots.errors, plots.cells, plots.window, plots.crossing, plots.mixes):
+    for draw in (plots.floor, plots.errors, plots.cells, plots.window, plots.mixes):
         assert draw(read).png().startswith(b"\x89PNG")
-    plot = plots.verdicts([s for s in answers.statements(read) if s.unit == answers.DISTANCE])
+    plot = registered.draw([s for s in answers.statements(read) if s.unit == answers.DISTANCE])
     assert plot.png().startswith(b"\x89PNG")
 
 
@@ -372,7 +372,10 @@ def test_the_share_of_the_loss_in_a_window_and_where_eps_overtakes():
     rows = {row["prediction, weight"]: row for row in answers.window_rows(by_study["window"])}
     assert rows["v, min_snr"]["share of the loss inside"] == "0.75"
     assert rows["x_0, inside"][answers.DISTANCE].startswith("24.0")
-    ddpm, ddim = answers.crossing_rows(by_study)
+    by_sampler = {name: by_study[study] for name, study in answers.SAMPLERS.items()}
+    assert registered.draw_crossing(by_sampler, 0.05).png().startswith(b"\x89PNG")
+    arms = answers.NAIVE, answers.DDPM
+    ddpm, ddim = registered.crossing_rows(by_sampler, *arms, 0.05)
     assert (ddpm["sampler"], ddim["sampler"]) == ("DDPM", "DDIM")
     assert ddpm["32,000 images"].startswith("-6.0")
     assert ddpm["512,000 images"].startswith("+6.0")

@@ -37,8 +37,8 @@ GAP = 5  # of a distance that matters
 WIDTHS = {"MLP 128": 128, "MLP 256": 256, "MLP 512": 512, "MLP 768": 768}
 WIDTHS |= {"MLP 1024": 784, "MLP 1568": 784}
 STUDIES = ["cells", "cells_ddim", "again", "floor", "control", "rates", "window"]
-SAMPLERS = {"crossing": "DDPM", "crossing_ddim": "DDIM"}
-STUDIES += SAMPLERS
+SAMPLERS = {"DDPM": "crossing", "DDIM": "crossing_ddim"}
+STUDIES += SAMPLERS.values()
 Record = Mapping[str, Any]
 
 
@@ -441,18 +441,3 @@ def window_rows(record: Record) -> list[dict[str, str]]:
         }
         for arm in record["arms"]
     ]
-
-
-def crossing_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Make a table of the lead of eps with snr, by sampler and images seen, and where it begins.
-
-    Intervals are at 1 - 0.05 / 8, those of the crossing hold the middle 95 % of a bootstrap.
-    """
-    table = []
-    for study, sampler in SAMPLERS.items():
-        by_images = leads(by_study[study], NAIVE, DDPM)
-        row = {f"{images:,} images": f"{interval(lead):+.1f}" for images, lead in by_images.items()}
-        ends = [registered.crossing(by_images), *registered.crossing_interval(by_images)]
-        since, low, high = ("never" if n is None else f"{n:,}" for n in ends)
-        table.append({"sampler": sampler} | row | {"ahead from": f"{since} [{low}, {high}]"})
-    return table

@@ -1,15 +1,12 @@
 """Plots of the study of bottlenecks, from its records."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 
-from diffusion_lib import compare, style, viz
-from other_tests import registered
+from diffusion_lib import style
 from other_tests.mnist.bottleneck import answers, outputs
 from other_tests.mnist.bottleneck.answers import PREDICTIONS, WEIGHTS, Record
 
@@ -17,7 +14,6 @@ MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
 NAMED = ("MLP 128", "MLP 1024", "U-Net 7/32", "U-Net 14/256", "U-Net 2/16", "U-Net 2/32")
 NAMED += ("U-Net 14/64 + skip", "transformer 14/256", "encoder-decoder")
-COLORS = {"supported": style.GREEN, "refuted": style.VERMILLION, "undecided": style.GRAY}
 
 
 @style.look
@@ -120,18 +116,6 @@ def _name_markers(figure: style.Plot, markers: Mapping[str, str]) -> None:
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
 
 
-def crossing(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw the distance of samples against the images seen, a panel for each sampler."""
-    panels: dict[str, Any] = {}
-    for study, sampler in answers.SAMPLERS.items():
-        record = by_study[study]
-        panels[sampler] = {
-            arm: compare.series(record, answers.DISTANCE, arm, answers.ALPHA)
-            for arm in record["arms"]
-        }
-    return viz.curve(panels, "images seen", "Fréchet distance")
-
-
 @style.look
 def mixes(by_study: Mapping[str, Record]) -> style.Plot:
     """Draw the best mix of the toy against D, a line for each d, and the law as dashes."""
@@ -149,31 +133,4 @@ def mixes(by_study: Mapping[str, Record]) -> style.Plot:
         axis.plot(x, [D / (D + d) for D in x], "--", color=line["color"], label="_")
     axis.set(ylim=(0, 1.05), title="The best mix, and D / (D + d) (dashes)")
     style.name_ends(axis)
-    return figure
-
-
-@style.look
-def verdicts(statements: Sequence[registered.Statement]) -> style.Plot:
-    """Draw statements of one unit: their intervals, and the ranges expected, shaded."""
-    figure = style.figure(size=(9, 0.5 + 0.24 * len(statements)))
-    (axis,) = figure.axes
-    spans = [statement.interval() for statement in statements]
-    ends = [end for s in (*spans, *statements) for end in (s.low, s.high) if math.isfinite(end)]
-    margin = 0.02 * (max(ends) - min(ends))
-    low, high = min(ends) - margin, max(ends) + margin
-    for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
-        inside = max(low, statement.low), min(high, statement.high)
-        axis.barh(place, inside[1] - inside[0], 0.8, inside[0], color=style.GRAY, alpha=0.12)
-        color = COLORS[statement.judge()]
-        axis.plot([span.low, span.high], [place] * 2, color=color, linewidth=2)
-        axis.plot(span.value, place, "o", color=color, markersize=4)
-    names = [style.words(f"{s.hypothesis.split()[0]}  {s.text}") for s in statements]
-    axis.set(
-        ylim=(len(names) - 0.4, -0.6),
-        xlim=(low, high),
-        xlabel=f"{style.words(statements[0].unit)}, difference",
-    )
-    style.plain_ticks(axis)
-    axis.set_yticks(range(len(names)), names)
-    axis.grid(False, axis="y")
     return figure
