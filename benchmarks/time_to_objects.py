@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,12 +49,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each")
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
-    train, test = data.load_splits(data.cifar10_jpeg, options.data)
-    measure(OUT, options.minutes, range(options.seeds), train, test)
+    splits = data.load_splits(data.cifar10_jpeg, options.data)
+    measure(OUT, options.minutes, range(options.seeds), *splits)
 
 
 def measure(
-    out: Path, minutes: Sequence[float], seeds: Sequence[int], train: Images, test: Images
+    out: Path, minutes: Sequence[float], seeds: Sequence[int], images: Images, test: Images
 ) -> None:
     """Train and measure what a record lacks, and draw it.
 
@@ -62,40 +62,63 @@ def measure(
         out: file of the record; the pictures stand beside it, under the same name.
         minutes: lengths of the trainings.
         seeds: seeds of the trainings and of their samples.
-        train: images to train on.
+        images: images to train on.
         test: images that samples are compared with.
     """
     cpu, judge = torch.device("cpu"), features.load("cifar10_jpeg")
-    present = {"data": "cifar10_jpeg", "training images": len(train.images), "n": N}
+    present = {"data": "cifar10_jpeg", "training images": len(images.images), "n": N}
     present |= {"reference": len(test.images), "sampler": f"ddpm, {STEPS} steps"}
     present |= {"features sha256": features.released("cifar10_jpeg")[1]}
     present |= {"ways": {name: way.describe() for name, way in WAYS.items()}}
     record = common.resume(out, present | common.machine(cpu))
     reference = judge.extract_features(test.images)
     if "floor" not in record:
-        real = evaluation.random_subset(train.images, N)
+        real = evaluation.random_subset(images.images, N)
         record |= {"floor": judged(real, 0, judge, reference), "rows": []}
     for seed, budget, name in ((s, m, name) for s in seeds for m in minutes for name in WAYS):
-        row: dict[str, Any] = {"way": name, "minutes": budget, "seed": seed}
-        if any(row.items() <= former.items() for former in record["rows"]):
+        job = {"way": name, "minutes": budget, "seed": seed}
+        if any(job.items() <= former.items() for former in record["rows"]):
             continue
-        way, batch_size = within(WAYS[name], 60 * budget, train)
-        clock = time.perf_counter()
-        trained = way.train(train, seed)
-        row |= {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
-        row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
-        row["computed in"] = way.describe().get("precision", hardware.precision(cpu))
-        clock = time.perf_counter()
-        samples = trained.sample(N)
-        row["seconds of sampling"] = round(time.perf_counter() - clock, 1)
-        row["samples"] = judged(samples, trained.classes, judge, reference)
+        row, samples = train(WAYS[name], 60 * budget, seed, images)
+        row["samples"] = judged(samples.images, samples.classes, judge, reference)
         out.with_suffix("").mkdir(exist_ok=True)
         picture = re.sub(r"\W+", "-", f"{name} {budget:g} {seed}")
-        viz.grid(samples[:60], columns=10, scale=1).save(out.with_suffix("") / f"{picture}.png")
-        record["rows"].append(row)
+        grid = viz.grid(samples.images[:60], columns=10, scale=1)
+        grid.save(out.with_suffix("") / f"{picture}.png")
+        record["rows"].append(job | row)
         files.write_json(out, record)
-        print(json.dumps(row), flush=True)
+        print(json.dumps(record["rows"][-1]), flush=True)
     out.with_suffix(".png").write_bytes(draw(record).png())
+
+
+class Samples(NamedTuple):
+    """Samples, uint8 [N, C, H, W]; image i was to show the class i % classes, if any."""
+
+    images: Tensor
+    classes: int
+
+
+def train(
+    way: Recipe | DiffusersExample, seconds: float, seed: int, images: Images
+) -> tuple[dict[str, Any], Samples]:
+    """Train a way for so long; return a description of the training, and N samples.
+
+    Args:
+        way: what is trained, and how it is sampled.
+        seconds: time of the training.
+        seed: of the training and of the samples.
+        images: training images.
+    """
+    way, batch_size = within(way, seconds, images)
+    clock = time.perf_counter()
+    trained = way.train(images, seed)
+    row: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
+    row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
+    precision = hardware.precision(torch.device("cpu"))
+    row["computed in"] = way.describe().get("precision", precision)
+    clock = time.perf_counter()
+    samples = Samples(trained.sample(N), trained.classes)
+    return row | {"seconds of sampling": round(time.perf_counter() - clock, 1)}, samples
 
 
 def within(way: Recipe | DiffusersExample, seconds: float, images: Images) -> tuple[Entry, int]:

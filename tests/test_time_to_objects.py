@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, diffusers_loop
+from benchmarks import common, diffusers_loop, objects_trials
 from benchmarks import time_to_objects as objects
 from benchmarks.diffusers_loop import DiffusersExample
 from benchmarks.speedrun import Recipe
@@ -17,6 +17,7 @@ from tests.helpers import random_images
 
 MEASURED = {"Frechet distance": [5, 4, 6], "precision": [0.9, 0.8, 1.0], "recall": [0.6, 0.5, 0.7]}
 MEASURED |= {"confidence > 0.9": [0.7, 0.6, 0.8]}
+IMAGES = Images(random_images(80, 3, 32, 32), torch.arange(80) % 10)
 ASKED = MEASURED | {"as asked": [0.8, 0.7, 0.9]}
 
 
@@ -77,35 +78,37 @@ def test_the_example_warms_up_and_ends_in_a_cosine(monkeypatch):
     assert rates[2:] == pytest.approx([0.497e-4, 0.9755e-4, 0.5e-4, 0], rel=1e-3)
 
 
+def small(classes):
+    """The recipe with a small network and batches of 2."""
+    size = {"width": 8, "multipliers": (1,), "num_blocks": 1, "attention": (), "patch": 8}
+    return replace(
+        common.CIFAR10_JPEG,
+        network=replace(common.CIFAR10_JPEG.network, classes=classes, **size),
+        train=replace(common.CIFAR10_JPEG.train, batch_size=2),
+    )
+
+
+def use_small_judge(monkeypatch):
+    torch.manual_seed(0)
+    judge = features.Classifier((3, 32, 32), features=4, widths=(4, 4))
+    monkeypatch.setattr(features, "load", lambda dataset: judge)
+
+
 @pytest.mark.slow
 def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
-    network = replace(
-        common.CIFAR10_JPEG.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=8
-    )
     tiny = [
-        Recipe(
-            replace(
-                common.CIFAR10_JPEG,
-                network=replace(network, classes=classes),
-                train=replace(common.CIFAR10_JPEG.train, batch_size=2),
-            ),
-            num_steps=2,
-            guidance=guidance,
-        )
+        Recipe(small(classes), num_steps=2, guidance=guidance)
         for classes, guidance in ((10, 2.0), (0, None))
     ]
     tiny.append(DiffusersExample(num_steps=2, widths=(32, 32, 32), batch_size=2))
     monkeypatch.setattr(objects, "WAYS", dict(zip(objects.WAYS, tiny, strict=True)))
     monkeypatch.setattr(objects, "N", 20)
     monkeypatch.setattr(common, "machine", lambda device: {"device": "CPU", "GFLOP/s, float32": 1})
-    torch.manual_seed(0)
-    judge = features.Classifier((3, 32, 32), features=4, widths=(4, 4))
-    monkeypatch.setattr(features, "load", lambda dataset: judge)
-    images = Images(random_images(80, 3, 32, 32), torch.arange(80) % 10)
+    use_small_judge(monkeypatch)
     out = tmp_path / "time_to_objects.json"
 
     def measure(*minutes):
-        objects.measure(out, minutes, [0], images, images)
+        objects.measure(out, minutes, [0], IMAGES, IMAGES)
         return json.loads(out.read_text())
 
     record = measure(0.002)
@@ -124,3 +127,22 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "N", 21)
     with pytest.raises(SystemExit, match="of another n: move it away"):
         measure(0.002)
+
+
+@pytest.mark.slow
+def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(objects_trials, "OUT", tmp_path / "objects_trials.json")
+    monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path))
+    monkeypatch.setattr(common, "CIFAR10_JPEG_LABELS", small(10))
+    monkeypatch.setattr(objects, "N", 20)
+    monkeypatch.setattr(objects, "STEPS", 2)
+    use_small_judge(monkeypatch)
+    monkeypatch.setattr(objects_trials.data, "load_splits", lambda *of: (IMAGES, IMAGES))
+    names = ["Muon", "preset"]
+    monkeypatch.setattr("sys.argv", ["", *names, "--minutes", "0.002"])
+    objects_trials.main()
+    rows = json.loads(objects_trials.OUT.read_text())
+    assert [row["trial"] for row in rows] == names
+    assert (rows[0]["changed"]["optimizer"], rows[1]["changed"]) == ("muon", {})
+    assert "as asked" in rows[1]["samples"]
+    assert {path.stem for path in (tmp_path / "objects_trials").iterdir()} == {*names}
