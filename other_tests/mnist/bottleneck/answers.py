@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,8 @@ BETTER = {SURE: max, DISTANCE: min}
 PREDICTIONS, WEIGHTS = ("eps", "v", "x_0"), ("snr", "snr_plus_1", "uniform", "min_snr")
 CELLS = [", ".join(cell) for cell in product(PREDICTIONS, WEIGHTS)]
 NARROW, WIDE = ("MLP 256", "U-Net 14/64"), ("MLP 1024", "U-Net 14/256")
-FLOOR = 1 - 256 / 784  # of the narrow networks, and of those of `control`
+PIXELS = 28 * 28
+FLOOR = 1 - 256 / PIXELS  # of the narrow networks, and of those of `control`
 ROUNDING = 0.01  # ten times the standard error of an error on 2,000 images
 MARGIN, GAIN = 0.02, 0.1  # of the floor; of a share of sure samples that matters
 GAP = 5  # of a distance that matters
@@ -394,24 +395,31 @@ def size_rows(record: Record) -> list[dict[str, str]]:
 
 
 def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Make a table of the floors, the errors, and what the exact last layer leaves of them.
+    """Make a table of the floors, the errors, what the exact last layer leaves of them, and ranks.
 
-    Intervals are at 1 - 0.05 / 8, as all of this study.
+    Beside the effective rank of the outputs stands that of noise in as many dimensions as the last
+    layer can output.  Intervals are at 1 - 0.05 / 8, as all of this study.
     """
     table = []
     for network, floor in sorted(floors(by_study).items(), key=lambda item: -item[1]):
+        measures = partial(output_measure, by_study, network)
         row = {"network": network, "1 - H/D, or 0": f"{floor:.3f}"}
-        for time in (100, 500):
-            row[f"error at {time}"] = (
-                f"{fmean(output_measure(by_study, network, f'error at {time}')):.3f}"
-            )
-        for name in ("error at 900", "error with the exact last layer", "effective rank"):
-            values = []
-            if network in outputs.WIDE_ENOUGH or "exact" not in name:
-                values = output_measure(by_study, network, name)
-            row[name] = f"{interval(values)}" if values else ""
+        row |= {f"error at {t}": f"{fmean(measures(f'error at {t}')):.3f}" for t in (100, 500)}
+        row["error at 900"] = f"{interval(measures('error at 900'))}"
+        exact = "error with the exact last layer"
+        row[exact] = f"{interval(measures(exact))}" if network in outputs.WIDE_ENOUGH else ""
+        row["effective rank"] = f"{fmean(measures('effective rank')):.0f}"
+        row["of noise"] = f"{rank_of_noise(round((1 - floor) * PIXELS)):.0f}"
         table.append(row)
     return table
+
+
+@cache
+def rank_of_noise(dimensions: int) -> float:
+    """Return the effective rank of as many pictures of noise as `outputs` looks at."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(outputs.NUM_TEST, dimensions, generator=generator, dtype=torch.float64)
+    return outputs.effective_rank(noise)
 
 
 def share_inside(record: Record, arm: str) -> float:
