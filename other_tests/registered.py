@@ -119,34 +119,36 @@ def gap(record: Mapping[str, Any], one: str, other: str, steps: int) -> list[flo
     return minus(*(compare.values(record, DISTANCE, arm, steps) for arm in (one, other)))
 
 
-def leads(record: Mapping[str, Any], one: str, other: str) -> dict[int, list[float]]:
+def gaps(record: Mapping[str, Any], one: str, other: str) -> dict[int, list[float]]:
     """Return the `gap` of two arms by the number of images that they have seen."""
     batch_size = record["arms"][one]["train"]["batch_size"]
     return {batch_size * steps: gap(record, one, other, steps) for steps in record["steps"]}
 
 
 def crossing(
-    leads: Mapping[int, Sequence[float]], seeds: Sequence[int] | None = None
+    by_images: Mapping[int, Sequence[float]], seeds: Sequence[int] | None = None
 ) -> int | None:
-    """Return the number of images from which on a lead is above 0 in the mean, None if it never is.
+    """Return the number of images from which on a gap is above 0 in the mean, None if it never is.
+
+    From there on the other arm has the smaller distance.
 
     Args:
-        leads: lead at each seed, by the number of images seen, which grows.
+        by_images: `gaps` at each seed, by the number of images seen, which grows.
         seeds: indices of the seeds to average over, which a bootstrap repeats.
     """
     since = None
-    for images, values in leads.items():
-        lead = fmean([values[k] for k in seeds] if seeds else values)
-        since = (since or images) if lead > 0 else None
+    for images, values in by_images.items():
+        mean = fmean([values[k] for k in seeds] if seeds else values)
+        since = (since or images) if mean > 0 else None
     return since
 
 
 def crossing_interval(
-    leads: Mapping[int, Sequence[float]], resamples: int = 2000
+    by_images: Mapping[int, Sequence[float]], resamples: int = 2000
 ) -> list[int | None]:
     """Return the middle 95 % of the crossing, by a bootstrap over seeds; None is never."""
-    draw, seeds = random.Random(0), range(len(next(iter(leads.values()))))
-    images = [crossing(leads, draw.choices(seeds, k=len(seeds))) for _ in range(resamples)]
+    draw, seeds = random.Random(0), range(len(next(iter(by_images.values()))))
+    images = [crossing(by_images, draw.choices(seeds, k=len(seeds))) for _ in range(resamples)]
     ordered = sorted(images, key=lambda n: math.inf if n is None else n)
     return [ordered[round(q * (resamples - 1))] for q in (0.025, 0.975)]
 
@@ -164,12 +166,12 @@ def crossing_rows(
     """
     table = []
     for sampler, record in by_sampler.items():
-        gaps, row = leads(record, one, other), {"sampler": sampler}
-        for images, lead in gaps.items():
-            row[f"{images:,} images"] = f"{Interval.student_t(lead, alpha):+.1f}"
-        ends = [crossing(gaps), *crossing_interval(gaps)]
+        by_images, row = gaps(record, one, other), {"sampler": sampler}
+        for images, values in by_images.items():
+            row[f"{images:,} images"] = f"{Interval.student_t(values, alpha):+.1f}"
+        ends = [crossing(by_images), *crossing_interval(by_images)]
         since, low, high = ("never" if n is None else f"{n:,}" for n in ends)
-        table.append(row | {"ahead from": f"{since} [{low}, {high}]"})
+        table.append(row | {f"{other} ahead from": f"{since} [{low}, {high}]"})
     return table
 
 
@@ -195,8 +197,9 @@ def draw(statements: Sequence[Statement]) -> style.Plot:
     margin = 0.02 * (max(ends) - min(ends))
     low, high = min(ends) - margin, max(ends) + margin
     for place, (statement, span) in enumerate(zip(statements, spans, strict=True)):
-        inside = max(low, statement.low), min(high, statement.high)
-        axis.barh(place, inside[1] - inside[0], 0.8, inside[0], color=style.GRAY, alpha=0.12)
+        expected = max(low, statement.low), min(high, statement.high)
+        rows = [place - 0.4, place + 0.4]
+        axis.fill_betweenx(rows, *expected, color=style.GRAY, alpha=0.12, linewidth=0)
         color = COLORS[statement.judge()]
         axis.plot([span.low, span.high], [place] * 2, color=color, linewidth=2)
         axis.plot(span.value, place, "o", color=color, markersize=4)

@@ -13,7 +13,7 @@ from diffusion_lib import compare
 from other_tests import registered
 from other_tests.cifar10 import prediction
 from other_tests.cifar10.prediction import DDPM, NAIVE, SAMPLERS, SEEDS, STUDIES
-from other_tests.registered import DISTANCE, gap, leads, minus
+from other_tests.registered import DISTANCE, gap, gaps, minus
 
 ALPHA = 0.05 / 7  # seven hypotheses
 NARROW, WIDE = ("U-Net 8/64", "transformer 16/256"), ("U-Net 8/256", "transformer 16/1024")
@@ -37,7 +37,7 @@ def records() -> dict[str, dict[str, Any]]:
 def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypotheses 1 to 3: who is ahead late and early, and what the sampler changes."""
     by_sampler = {
-        sampler: leads(by_study[f"crossing, {sampler}"], NAIVE, DDPM) for sampler in SAMPLERS
+        sampler: gaps(by_study[f"crossing, {sampler}"], NAIVE, DDPM) for sampler in SAMPLERS
     }
     (first, early), *_, (last, late) = by_sampler["ddpm"].items()
     by_ddim = by_sampler["ddim"][last]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,7 @@ from diffusion_lib import compare, data, metrics
 from diffusion_lib.metrics import Interval, features
 from other_tests import common, registered
 from other_tests.mnist.bottleneck import control, outputs, toy, window
-from other_tests.registered import DISTANCE, leads, minus
+from other_tests.registered import DISTANCE, gaps, minus
 
 FOLDER = Path(__file__).parent  # of the records
 REGISTERED = FOLDER  # of the studies
@@ -132,19 +132,23 @@ def distance_of_eps(by_study: Mapping[str, Record], network: str) -> list[float]
     return measured(by_study[study], arm)
 
 
-def rank_correlations(by_study: Mapping[str, Record]) -> dict[str, float]:
-    """Return Spearman's correlation of distances and errors of eps over networks, by the time."""
-    networks = [*outputs.arms()]
-    distances = [fmean(distance_of_eps(by_study, network)) for network in networks]
+def errors_and_distances(
+    by_study: Mapping[str, Record], time: int
+) -> dict[str, tuple[float, float]]:
+    """Return the error of the outputs of "eps, snr" at a time, and the distance, by network."""
     return {
-        f"error at {time}": float(
-            stats.spearmanr(
-                distances,
-                [fmean(output_measure(by_study, n, f"error at {time}")) for n in networks],
-            ).statistic
+        network: (
+            fmean(output_measure(by_study, network, f"error at {time}")),
+            fmean(distance_of_eps(by_study, network)),
         )
-        for time in outputs.TIMES
+        for network in outputs.arms()
     }
+
+
+def rank_correlation(by_study: Mapping[str, Record], time: int) -> float:
+    """Return Spearman's correlation of errors at a time and distances over the networks."""
+    pairs = [*errors_and_distances(by_study, time).values()]
+    return float(stats.spearmanr(pairs).statistic)
 
 
 def floor_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
@@ -237,14 +241,8 @@ def exact_statements(by_study: Mapping[str, Record]) -> list[registered.Statemen
 
 def dose_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 5: the wider an MLP, the nearer samples of eps are to real digits."""
-    cells, floor = by_study["cells"], by_study["floor"]
-    seeds = min(len(cells["seeds"]), len(floor["seeds"]))
-    of_width = [
-        measured(
-            cells if f"{network}: eps, snr" in cells["arms"] else floor, f"{network}: eps, snr"
-        )
-        for network in WIDTHS
-    ]
+    of_width = [distance_of_eps(by_study, network) for network in WIDTHS]
+    seeds = min(map(len, of_width))
     of_seed = zip(*(values[:seeds] for values in of_width), strict=True)
     numbers = [*WIDTHS.values()]
     correlations = [float(np.corrcoef(numbers, values)[0, 1]) for values in of_seed]
@@ -265,7 +263,7 @@ def window_statements(by_study: Mapping[str, Record]) -> list[registered.Stateme
 
 def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 7: with skips x_0 is ahead early and not late."""
-    (first, early), *_, (last, late) = leads(by_study["crossing"], NAIVE, DDPM).items()
+    (first, early), *_, (last, late) = gaps(by_study["crossing"], NAIVE, DDPM).items()
     text = "after {:,} images: distance of x_0 with uniform minus eps with snr"
     return [
         OfDistance("7a x_0 ahead early", text.format(first), early, -math.inf, 0.0),
@@ -321,8 +319,8 @@ MAKERS = {
 
 
 def statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
-    """Make the statements of all hypotheses whose records are there."""
-    return registered.make(MAKERS, by_study)
+    """Make the statements of all hypotheses whose records are there, in the order of these."""
+    return sorted(registered.make(MAKERS, by_study), key=lambda statement: statement.hypothesis)
 
 
 def less_varied(record: Record) -> dict[str, float]:
@@ -409,41 +407,45 @@ def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
         exact = "error with the exact last layer"
         row[exact] = f"{interval(measures(exact))}" if network in outputs.WIDE_ENOUGH else ""
         row["effective rank"] = f"{fmean(measures('effective rank')):.0f}"
-        row["of noise"] = f"{rank_of_noise(round((1 - floor) * PIXELS)):.0f}"
+        row["of noise in min(H, D) dimensions"] = (
+            f"{rank_of_noise(round((1 - floor) * PIXELS)):.0f}"
+        )
         table.append(row)
     return table
 
 
-@cache
 def rank_of_noise(dimensions: int) -> float:
-    """Return the effective rank of as many pictures of noise as `outputs` looks at."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(outputs.NUM_TEST, dimensions, generator=generator, dtype=torch.float64)
-    return outputs.effective_rank(noise)
+    """Return the effective rank of isotropic noise in as many pictures as `outputs` looks at.
+
+    Their covariances differ a little from direction to direction, so it is below the number of
+    dimensions [Page 1993].
+    """
+    return dimensions * math.exp(-dimensions / (2 * outputs.NUM_TEST))
 
 
 def share_inside(record: Record, arm: str) -> float:
-    """Return the share of the loss of a trained network that lies inside of the window.
+    """Return the share of the weighted error of a trained network that lies inside of the window.
 
-    From the held-out errors of x_0_hat at evenly spaced times, in the mean over seeds.
+    Of the held-out errors of x_0_hat at evenly spaced times, in the mean over seeds.  x_0_hat is
+    clipped to [-1, 1], so at little signal this is less than the loss that was trained on.
     """
     experiment = window.arms()[arm]
     times, errors = compare.errors(record, "x_0", arm, record["steps"][-1])
     snr = experiment.schedule(experiment.T).snr(torch.tensor(times, dtype=torch.int64))
-    loss = experiment.weight(snr) * torch.tensor(errors)
+    weighted = experiment.weight(snr) * torch.tensor(errors)
     inside = (snr.log2() >= window.LOW) & (snr.log2() <= window.HIGH)
-    return float(torch.trapezoid(loss * inside) / torch.trapezoid(loss))
+    return float(torch.trapezoid(weighted * inside) / torch.trapezoid(weighted))
 
 
 def window_rows(record: Record) -> list[dict[str, str]]:
-    """Make a table of the arms of `window`: where their loss lies, distances, and recall.
+    """Make a table of the arms of `window`: where their errors lie, distances, and recall.
 
     Intervals are at 1 - 0.05 / 8, as all of this study.
     """
     return [
         {
             "prediction, weight": arm,
-            "share of the loss inside": f"{share_inside(record, arm):.2f}",
+            "share of the error inside": f"{share_inside(record, arm):.2f}",
             DISTANCE: f"{interval(measured(record, arm)):.1f}",
             "recall": f"{interval(measured(record, arm, 'recall')):.2f}",
         }

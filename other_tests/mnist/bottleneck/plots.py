@@ -7,13 +7,26 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from diffusion_lib import style
-from other_tests.mnist.bottleneck import answers, outputs
+from other_tests.mnist.bottleneck import answers
 from other_tests.mnist.bottleneck.answers import PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
 WINDOW_MARKERS = {"noisier": "<", "inside": "o", "cleaner": ">", "min_snr": "D"}
-NAMED = ("MLP 128", "MLP 1024", "U-Net 7/32", "U-Net 14/256", "U-Net 2/16", "U-Net 2/32")
-NAMED += ("U-Net 14/64 + skip", "transformer 14/256", "encoder-decoder")
+FAMILIES = {"MLP": "o", "U-Net": "s", "transformer": "^", "encoder-decoder": "D"}
+# Networks whose points are named, and where: to the right of it and above it.
+NAMED = {
+    "MLP 128": (-4, 8),
+    "MLP 1024": (6, -9),
+    "MLP 1568": (-6, 4),
+    "U-Net 7/32": (6, -9),
+    "U-Net 14/256": (-6, 4),
+    "U-Net 2/16": (6, -9),
+    "U-Net 2/32": (6, -9),
+    "U-Net 14/64 + skip": (6, -9),
+    "MLP 256 + skip": (6, -3),
+    "transformer 14/256": (6, 2),
+    "encoder-decoder": (6, -9),
+}
 
 
 @style.look
@@ -26,18 +39,15 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
     (axis,) = figure.axes
     axis.plot([0, 1], [0, 1], color=style.GRAY, linewidth=1)
     axis.text(0.93, 0.95, "floor", color=style.GRAY, ha="right")
-    places: dict[float, list[str]] = {}
     for network, share in answers.floors(by_study).items():
         errors = answers.output_measure(by_study, network, "error at 900")
-        color = style.BLUE if share > 0 else style.SKY
-        axis.plot([share] * len(errors), errors, "o", color=color, markersize=4)
-        places.setdefault(round(share, 1), []).append(network)
-    for share, networks in places.items():
-        if share > 0.1:
-            text = "\n".join(networks)
-            axis.annotate(text, (share, share), (8, -4), va="top", textcoords="offset points")
+        marker, color = FAMILIES[network.split()[0]], _color(share > 0)
+        axis.plot([share] * len(errors), errors, marker, color=color, markersize=4)
+    for family, marker in FAMILIES.items():
+        axis.plot([], [], marker, color=style.GRAY, markersize=4, label=family)
+    axis.legend(loc="upper left", frameon=False)
     axis.set(
-        xlabel="1 - H/D: the share of the picture that the last layer cannot output",
+        xlabel="1 - H/D: the share of the noise that the last layer cannot output",
         ylabel=r"error of $\hat{\epsilon}$ at $t$ = 900",
         xlim=(-0.03, 1),
         ylim=(-0.03, 1),
@@ -45,42 +55,46 @@ def floor(by_study: Mapping[str, Record]) -> style.Plot:
     return figure
 
 
+def _color(is_narrow: bool) -> str:
+    return style.BLUE if is_narrow else style.SKY
+
+
 @style.look
 def errors(by_study: Mapping[str, Record], time: int = 100) -> style.Plot:
     """Draw the distance of samples of eps against the error of the outputs, a point a network."""
     figure = style.figure(size=(7, 4))
     (axis,) = figure.axes
-    for network in outputs.arms():
-        error = fmean(answers.output_measure(by_study, network, f"error at {time}"))
-        distance = fmean(answers.distance_of_eps(by_study, network))
-        axis.plot(error, distance, "o", color=style.BLUE, markersize=4)
-        if network in NAMED:
-            axis.annotate(network, (error, distance), (6, -9), textcoords="offset points")
+    floors = answers.floors(by_study)
+    for network, point in answers.errors_and_distances(by_study, time).items():
+        around = network.endswith("+ skip")
+        color = style.GREEN if around else _color(floors.get(network, 1) > 0)
+        axis.plot(*point, FAMILIES[network.split()[0]], color=color, markersize=4)
+        if place := NAMED.get(network):
+            ha = "left" if place[0] > 0 else "right"
+            axis.annotate(network, point, place, ha=ha, textcoords="offset points")
     axis.set(
         xlabel=rf"error of $\hat{{\epsilon}}$ at $t$ = {time}",
         ylabel="Fréchet distance",
         xlim=(0, 1),
-        ylim=(0, None),
+        ylim=(0, 75),
     )
     return figure
 
 
 @style.look
 def cells(
-    by_study: Mapping[str, Record],
-    networks: Sequence[str] = (*answers.NARROW, *answers.WIDE),
-    studies: Sequence[str] = ("cells", "control"),
+    by_study: Mapping[str, Record], networks: Sequence[str] = (*answers.NARROW, *answers.WIDE)
 ) -> style.Plot:
     """Draw the distance of samples to real digits for each prediction and weight.
 
     A panel for each network.
     """
-    records = [by_study[study] for study in studies if study in by_study]
+    records = [by_study[study] for study in ("cells", "control")]
+    sizes = dict.fromkeys(answers.NARROW, ": H < D") | dict.fromkeys(answers.WIDE, ": H > D")
     figure = style.figure(1, len(networks), (2.5 * len(networks), 3.2))
     for axis, network in zip(figure.axes, networks, strict=True):
         _draw_distances(axis, records, f"{network}: ", MARKERS)
-        size = {answers.NARROW: ": H < D", answers.WIDE: ": H > D"}
-        axis.set(title=network + next((s for of, s in size.items() if network in of), ""))
+        axis.set(title=network + sizes.get(network, ""))
     _name_markers(figure, MARKERS)
     return figure
 
