@@ -52,8 +52,9 @@ def main() -> None:
         row |= {"changed": TRIALS[name], "features sha256": features.released("cifar10_jpeg")[1]}
         row["samples"] = time_to_objects.judged(*samples, judge, reference)
         viz.grid(samples.images[:60], columns=10, scale=1).save(pictures / f"{name}.png")
-        rows = json.loads(OUT.read_text()) if OUT.exists() else []  # of another process too
-        files.write_json(OUT, [*rows, row])
+        record = json.loads(OUT.read_text()) if OUT.exists() else {"trials": []}
+        record["trials"].append(row)  # to those of another process
+        files.write_json(OUT, record)
         print(json.dumps(row), flush=True)
 
 

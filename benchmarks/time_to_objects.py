@@ -109,13 +109,13 @@ def train(
         seed: of the training and of the samples.
         images: training images.
     """
-    way, batch_size = within(way, seconds, images)
+    timed, batch_size = within(way, seconds, images)
     clock = time.perf_counter()
-    trained = way.train(images, seed)
+    trained = timed.train(images, seed)
     row: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
     row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
     precision = hardware.precision(torch.device("cpu"))
-    row["computed in"] = way.describe().get("precision", precision)
+    row["computed in"] = timed.describe().get("precision", precision)
     clock = time.perf_counter()
     samples = Samples(trained.sample(N), trained.classes)
     return row | {"seconds of sampling": round(time.perf_counter() - clock, 1)}, samples

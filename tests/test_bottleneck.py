@@ -365,7 +365,7 @@ def test_the_share_of_the_error_in_a_window_and_where_eps_overtakes():
     assert snr.log2().tolist() == pytest.approx([1.0, -2.0, -9.3], abs=1.0)
     loss = torch.tensor([1.0, 3.0, 0.0]) / losses.min_snr(snr)
     for row in by_study["window"]["measured"]:
-        row["errors"] = {"t": [0, 200, 400, 800, 1000], "x_0": [0.0, *loss.tolist(), 0.0]}
+        row["errors"] = {"t": [1, 200, 400, 800, 1000], "x_0": [0.0, *loss.tolist(), 0.0]}
         row["measures"]["recall"] = 0.5
     share = partial(answers.share_inside, by_study["window"])
     assert share("v, min_snr") == pytest.approx(0.75)

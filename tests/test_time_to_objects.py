@@ -141,7 +141,7 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     names = ["Muon", "preset"]
     monkeypatch.setattr("sys.argv", ["", *names, "--minutes", "0.002"])
     objects_trials.main()
-    rows = json.loads(objects_trials.OUT.read_text())
+    rows = json.loads(objects_trials.OUT.read_text())["trials"]
     assert [row["trial"] for row in rows] == names
     assert (rows[0]["changed"]["optimizer"], rows[1]["changed"]) == ("muon", {})
     assert "as asked" in rows[1]["samples"]

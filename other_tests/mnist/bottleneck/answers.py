@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from diffusion_lib import compare, data, metrics
+from diffusion_lib import compare, data, losses, metrics, predictions
 from diffusion_lib.metrics import Interval, features
 from other_tests import common, registered
 from other_tests.mnist.bottleneck import control, outputs, toy, window
@@ -148,7 +148,8 @@ def errors_and_distances(
 def rank_correlation(by_study: Mapping[str, Record], time: int) -> float:
     """Return Spearman's correlation of errors at a time and distances over the networks."""
     pairs = [*errors_and_distances(by_study, time).values()]
-    return float(stats.spearmanr(pairs).statistic)
+    ranks = stats.rankdata(pairs, axis=0)
+    return float(np.corrcoef(ranks.T)[0, 1])
 
 
 def floor_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
@@ -431,8 +432,9 @@ def share_inside(record: Record, arm: str) -> float:
     """
     experiment = window.arms()[arm]
     times, errors = compare.errors(record, "x_0", arm, record["steps"][-1])
-    snr = experiment.schedule(experiment.T).snr(torch.tensor(times, dtype=torch.int64))
-    weighted = experiment.weight(snr) * torch.tensor(errors)
+    schedule, t = experiment.schedule(experiment.T), torch.tensor(times, dtype=torch.int64)
+    weight = losses.implied_weight(experiment.weight, predictions.x_0, schedule, t)
+    weighted, snr = weight * torch.tensor(errors), schedule.snr(t)
     inside = (snr.log2() >= window.LOW) & (snr.log2() <= window.HIGH)
     return float(torch.trapezoid(weighted * inside) / torch.trapezoid(weighted))
 
