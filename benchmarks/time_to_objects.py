@@ -80,7 +80,7 @@ def measure(
         if any(job.items() <= former.items() for former in record["rows"]):
             continue
         row, samples = train(WAYS[name], 60 * budget, seed, images)
-        row["samples"] = judged(samples.images, samples.classes, judge, reference)
+        row["samples"] = judged(*samples, judge, reference)
         out.with_suffix("").mkdir(exist_ok=True)
         picture = re.sub(r"\W+", "-", f"{name} {budget:g} {seed}")
         grid = viz.grid(samples.images[:60], columns=10, scale=1)

@@ -329,7 +329,7 @@ def less_varied(record: Record) -> dict[str, float]:
     result = {}
     for arm in record["arms"]:
         network, colon, _ = arm.rpartition(": ")
-        base = f"{network}{colon}eps, snr"
+        base = f"{network}{colon}{DDPM}"
         (distance, least), (recall, own) = (
             [fmean(measured(record, a, name)) for a in (arm, base)] for name in (DISTANCE, "recall")
         )
@@ -351,7 +351,7 @@ def cell_rows(record: Record, measure: str = DISTANCE) -> list[dict[str, str]]:
     for cell in CELLS:
         row = {"": cell}
         for network in (*NARROW, *WIDE):
-            arm, base = f"{network}: {cell}", f"{network}: {CELLS[0]}"
+            arm, base = f"{network}: {cell}", f"{network}: {DDPM}"
             effect = ""
             if arm in record["arms"]:
                 own, other = (measured(record, a, measure) for a in (arm, base))
@@ -381,7 +381,7 @@ def size_rows(record: Record) -> list[dict[str, str]]:
     """Make a table of the four networks of `cells`, and of what two cells gain by training."""
     table = []
     for network in (*NARROW, *WIDE):
-        fields = record["arms"][f"{network}: {CELLS[0]}"]["network"]
+        fields = record["arms"][f"{network}: {DDPM}"]["network"]
         numbers, pixels = last_layer(fields)
         row = {"network": network, "H": f"{numbers}", "D": f"{pixels}"}
         row["1 - H/D, or 0"] = f"{floor_of(fields):.2f}"

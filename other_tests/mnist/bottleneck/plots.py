@@ -31,7 +31,7 @@ NAMED = {
 
 @style.look
 def floor(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw the error of the outputs against the share of the picture that cannot be output.
+    """Draw the error of the outputs against the share of the noise that cannot be output.
 
     A point for each network and seed.
     """
