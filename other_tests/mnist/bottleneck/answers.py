@@ -56,10 +56,12 @@ def records() -> dict[str, Record]:
         seeds = compare.read_study(file if file.exists() else REGISTERED / "cells.json").seeds
         by_study |= registered.load({name: path}, seeds)
     jobs = {(name, seed) for name, (_, seeds) in outputs.arms().items() for seed in seeds}
-    mixes = {(*cell, seed, k) for cell in toy.CELLS for seed in toy.SEEDS for k in toy.MIXES}
+    mixes = {
+        (*cell, *rest) for cell in toy.CELLS for rest in product(toy.WIDTHS, toy.SEEDS, toy.MIXES)
+    }
     for name, path, registered_jobs, keys in (
         ("outputs", outputs.RECORD, jobs, ("network", "seed")),
-        ("toy", toy.RECORD, mixes, ("d", "D", "seed", "k")),
+        ("toy", toy.RECORD, mixes, toy.JOB),
     ):
         record = common.load(path) if path.exists() else {"measured": []}
         if registered_jobs <= {tuple(row[key] for key in keys) for row in record["measured"]}:
@@ -272,12 +274,13 @@ def crossing_statements(by_study: Mapping[str, Record]) -> list[registered.State
     ]
 
 
-def best_mixes(record: Record) -> dict[tuple[int, int], list[float]]:
-    """Return the best k of the toy for each seed, by (d, D)."""
+def best_mixes(record: Record, width: int) -> dict[tuple[int, int], list[float]]:
+    """Return the best k of the toy with a width for each seed, by (d, D)."""
     of_seed: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
     for row in record["measured"]:
-        job = row["d"], row["D"], row["seed"]
-        of_seed.setdefault(job, []).append((row["error"], row["k"]))
+        if row["H"] == width:
+            job = row["d"], row["D"], row["seed"]
+            of_seed.setdefault(job, []).append((row["error"], row["k"]))
     result: dict[tuple[int, int], list[float]] = {}
     for (d, D, _), errors in of_seed.items():
         result.setdefault((d, D), []).append(min(errors)[1])
@@ -286,7 +289,7 @@ def best_mixes(record: Record) -> dict[tuple[int, int], list[float]]:
 
 def mix_statements(by_study: Mapping[str, Record]) -> list[registered.Statement]:
     """Hypothesis 8: D / (D + d) says better than a constant which k is best."""
-    by_cell = best_mixes(by_study["toy"])
+    by_cell = best_mixes(by_study["toy"], max(toy.WIDTHS))
     seeds = range(min(map(len, by_cell.values())))
 
     def misses(rule: Callable[[int, int], float]) -> list[float]:

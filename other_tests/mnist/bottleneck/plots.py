@@ -7,7 +7,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from diffusion_lib import style
-from other_tests.mnist.bottleneck import answers
+from other_tests.mnist.bottleneck import answers, toy
 from other_tests.mnist.bottleneck.answers import PREDICTIONS, WEIGHTS, Record
 
 MARKERS = dict(zip(WEIGHTS, "os^D", strict=True))
@@ -132,19 +132,23 @@ def _name_markers(figure: style.Plot, markers: Mapping[str, str]) -> None:
 
 @style.look
 def mixes(by_study: Mapping[str, Record]) -> style.Plot:
-    """Draw the best mix of the toy against D, a line for each d, and the law as dashes."""
-    figure = style.figure(size=(7, 3.4))
-    (axis,) = figure.axes
-    axis.set(xscale="log", xlabel="D", ylabel="k with the smallest error")
-    lines: dict[str, tuple[list[int], list[float]]] = {}
-    for (d, D), best in answers.best_mixes(by_study["toy"]).items():
-        x, y = lines.setdefault(f"d = {d}", ([], []))
-        x.append(D)
-        y.append(fmean(best))
-    style.draw(axis, lines)
-    for name, line in style.of_lines(lines).items():
-        x, d = lines[name][0], int(name.split()[-1])
-        axis.plot(x, [D / (D + d) for D in x], "--", color=line["color"], label="_")
-    axis.set(ylim=(0, 1.05), title="The best mix, and D / (D + d) (dashes)")
-    style.name_ends(axis)
+    """Draw the best mix of the toy against D, a line for each d, and the law as dashes.
+
+    A panel for each H; each point is the mean over the seeds.
+    """
+    figure = style.figure(1, len(toy.WIDTHS), (8, 3.4))
+    for axis, width in zip(figure.axes, toy.WIDTHS, strict=True):
+        axis.set(xscale="log", xlabel="D", title=f"H = {width}", ylim=(-0.05, 1.05))
+        lines: dict[str, tuple[list[int], list[float]]] = {}
+        for (d, D), best in answers.best_mixes(by_study["toy"], width).items():
+            x, y = lines.setdefault(f"d = {d}", ([], []))
+            x.append(D)
+            y.append(fmean(best))
+        style.draw(axis, lines)
+        for name, line in style.of_lines(lines).items():
+            x, d = lines[name][0], int(name.split()[-1])
+            axis.plot(x, [D / (D + d) for D in x], "--", color=line["color"], label="_")
+        style.name_ends(axis)
+    figure.axes[0].set_ylabel("k with the smallest error")
+    figure.suptitle("The best mix, and D / (D + d) (dashes)")
     return figure

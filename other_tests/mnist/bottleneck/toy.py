@@ -1,10 +1,10 @@
 """Which mix of image and noise should a network predict?  Data of d dimensions in D.
 
-    python -m other_tests.mnist.bottleneck.toy                                   an hour
-    python -m other_tests.mnist.bottleneck.toy --cells 2,32 2,512 --seeds 10     a minute or two
+    python -m other_tests.mnist.bottleneck.toy                                  an hour
+    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --seeds 10         two minutes
 
 Sixteen normal distributions around points of a sphere, in a random subspace of d of D dimensions.
-A perceptron with hidden layers of 256 numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
+A perceptron with hidden layers of H numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
 weighs errors of x_0_hat in the same way for every k, so only what the network has to output
 differs.  The best denoiser is known, and the error above its own is measured.  Jin & Wang 2026
 (arXiv 2601.21419) expect the best k at D / (D + d).  Writes toy.json, and goes on from there; one
@@ -14,6 +14,7 @@ process only.
 import argparse
 import math
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +31,15 @@ from diffusion_lib.system.progress import Bar
 from other_tests import common
 
 RECORD = Path(__file__).parent / "toy.json"
-CELLS = ((2, 8), (2, 32), (2, 128), (2, 512), (8, 32), (8, 128), (8, 512), (32, 128), (32, 512))
+CELLS = [(2, D) for D in (2, 8, 16, 64, 512)] + [(8, D) for D in (16, 64, 512)]
+CELLS += [(32, D) for D in (64, 512)]
+WIDTHS = (64, 256)
 SEEDS = (10, 11, 12)
 MIXES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-WIDTH = 256
 STEPS, BATCH, LEARNING_RATE, NUM_TEST = 2000, 256, 1e-3, 4096
 MOST_SNR = 361  # and least 1 / 361, as Li & He 2025 divide by at least 0.05
 NUM_MODES, STD = 16, 0.1
+JOB = ("d", "D", "H", "seed", "k")
 
 
 def mix(signal: Tensor, noise: Tensor, k: float) -> tuple[Tensor, Tensor]:
@@ -79,19 +82,20 @@ def best_denoiser(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, mixture: Mixt
     return (z_0 @ mixture.subspace.T)[:, :, None, None]
 
 
-def measure(intrinsic: int, dimension: int, seed: int, k: float) -> float:
+def measure(intrinsic: int, dimension: int, width: int, seed: int, k: float) -> float:
     """Train a perceptron; return its weighted error of x_0_hat above the best, per dimension.
 
     Args:
         intrinsic: d, dimensions of the data.
         dimension: D, of the space that they lie in.
+        width: H, of the hidden layers.
         seed: random seed of the data, of the weights and of all draws.
         k: share of x_0 in what is predicted.
     """
     generator = rng.generator(seed, intrinsic, dimension)
     points = mixture(intrinsic, dimension, generator)
     torch.manual_seed(rng.seed(seed))
-    network = MLPConfig((dimension, 1, 1), width=WIDTH).build()
+    network = MLPConfig((dimension, 1, 1), width=width).build()
     denoiser = Denoiser(network, schedules.cosine(), partial(mix, k=k), clip=None)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.0)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -127,13 +131,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if RECORD.exists():
         rows = common.load(RECORD)["measured"]
-    done = {(row["d"], row["D"], row["seed"], row["k"]) for row in rows}
-    jobs = [(d, D, seed, k) for d, D in cells for seed in options.seeds for k in MIXES]
-    for d, D, seed, k in Bar([job for job in jobs if job not in done], "toy"):
-        error = measure(d, D, seed, k)
-        rows.append({"d": d, "D": D, "seed": seed, "k": k, "error": error})
+    done = {tuple(row[key] for key in JOB) for row in rows}
+    jobs = [(d, D, *job) for d, D in cells for job in product(WIDTHS, options.seeds, MIXES)]
+    for job in Bar([job for job in jobs if job not in done], "toy"):
+        rows.append(dict(zip(JOB, job, strict=True)) | {"error": measure(*job)})
         device = hardware.name(torch.device("cpu"))
-        files.write_json(RECORD, {"device": device, "H": WIDTH, "steps": STEPS, "measured": rows})
+        files.write_json(RECORD, {"device": device, "steps": STEPS, "measured": rows})
 
 
 if __name__ == "__main__":
