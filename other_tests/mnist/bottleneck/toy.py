@@ -1,7 +1,7 @@
 """Which mix of image and noise should a network predict?  Data of d dimensions in D.
 
-    python -m other_tests.mnist.bottleneck.toy                                  an hour
-    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --seeds 10         two minutes
+    python -m other_tests.mnist.bottleneck.toy                                          an hour
+    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --widths 256 --seeds 10    a minute
 
 Sixteen normal distributions around points of a sphere, in a random subspace of d of D dimensions.
 A perceptron with hidden layers of H numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
@@ -125,6 +125,7 @@ def measure(intrinsic: int, dimension: int, width: int, seed: int, k: float) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cells", nargs="+", default=[f"{d},{D}" for d, D in CELLS], metavar="d,D")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     cells: list[list[int]] = [[int(n) for n in cell.split(",")] for cell in options.cells]
@@ -132,7 +133,8 @@ def main() -> None:
     if RECORD.exists():
         rows = common.load(RECORD)["measured"]
     done = {tuple(row[key] for key in JOB) for row in rows}
-    jobs = [(d, D, *job) for d, D in cells for job in product(WIDTHS, options.seeds, MIXES)]
+    rest = list(product(options.widths, options.seeds, MIXES))
+    jobs = [(d, D, *job) for d, D in cells for job in rest]
     for job in Bar([job for job in jobs if job not in done], "toy"):
         rows.append(dict(zip(JOB, job, strict=True)) | {"error": measure(*job)})
         device = hardware.name(torch.device("cpu"))
