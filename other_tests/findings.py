@@ -28,6 +28,7 @@ STUDIES = {
     "mnist": FOLDER / "mnist" / "small_backbone.json",
     "learning rate": FOLDER / "mnist" / "learning_rate.json",
     "bottleneck": FOLDER / "mnist" / "bottleneck" / "again.json",
+    "crossing": FOLDER / "mnist" / "bottleneck" / "crossing.json",
     "cifar10": FOLDER / "cifar10" / "cifar10.json",
     "complexity": FOLDER / "cifar10" / "complexity.json",
 }
@@ -200,6 +201,18 @@ FINDINGS = [
             chosen="added",
         )
         for network in ("MLP 256", "U-Net 14/64")
+    ),
+    *(
+        Finding(
+            f"MNIST, small U-Net with skips: is unweighted $x_0$ ahead after {images} images?",
+            "crossing",
+            "unweighted $x_0$ minus $\\epsilon$",
+            ("x_0, uniform", "eps, snr"),
+            steps,
+            "yes",
+            "no: it is behind",
+        )
+        for steps, images in ((FIRST, "32,000"), (LAST, "512,000"))
     ),
     Finding(
         "CIFAR-10 (JPEG copy): does DDPM beat $x_0$, unweighted?",

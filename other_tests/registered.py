@@ -170,7 +170,8 @@ def crossing_rows(
         for images, values in by_images.items():
             row[f"{images:,} images"] = f"{Interval.student_t(values, alpha):+.1f}"
         ends = [crossing(by_images), *crossing_interval(by_images)]
-        since, low, high = ("never" if n is None else f"{n:,}" for n in ends)
+        longest = f"> {max(by_images):,}"
+        since, low, high = (longest if n is None else f"{n:,}" for n in ends)
         table.append(row | {f"{other} ahead from": f"{since} [{low}, {high}]"})
     return table
 
@@ -184,7 +185,7 @@ def draw_crossing(by_sampler: Mapping[str, Mapping[str, Any]], alpha: float) -> 
         sampler: {arm: compare.series(record, DISTANCE, arm, alpha) for arm in record["arms"]}
         for sampler, record in by_sampler.items()
     }
-    return viz.curve(panels, "images seen", "Fréchet distance")
+    return viz.curve(panels, "images seen", "Fréchet distance", y_scale="log")
 
 
 @style.look

@@ -25,7 +25,8 @@ def text(records: Records) -> str:
 
 
 def _surprise(records: Records) -> str:
-    record, narrow, around = (records[name] for name in ("mnist", "bottleneck", "way around"))
+    names = ("mnist", "bottleneck", "way around", "crossing")
+    record, narrow, around, long = (records[name] for name in names)
     mlp, unet, wide = (
         _effect(narrow, (f"{network}: x_0, uniform", f"{network}: eps, snr"))
         for network in ("MLP 256", "U-Net 14/64", "MLP 1024")
@@ -43,9 +44,10 @@ def _surprise(records: Records) -> str:
         "in the first ([story](other_tests/mnist/bottleneck.ipynb)). In a small U-Net whose skip "
         "connections are wide enough for the noise both draw digits, $x_0$ is ahead early "
         f"({lead}, {_budget(record, FIRST)}; "
-        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim), and the loss weight "
-        f"decides: `min_snr` alone changes DDPM's by {flatter}, and with DDPM's weight $x_0$ shows "
-        f"no lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
+        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim) and in another late "
+        f"({_effect(long, ('x_0, uniform', 'eps, snr'))}, {_budget(long, LAST)}), and the loss "
+        f"weight decides: `min_snr` alone changes DDPM's by {flatter}, and with DDPM's weight "
+        f"$x_0$ shows no lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
     )
 
 

@@ -1,7 +1,7 @@
 """Which mix of image and noise should a network predict?  Data of d dimensions in D.
 
-    python -m other_tests.mnist.bottleneck.toy                                          an hour
-    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --widths 256 --seeds 10    a minute
+    python -m other_tests.mnist.bottleneck.toy                                  an hour and a half
+    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --seeds 10         three minutes
 
 Sixteen normal distributions around points of a sphere, in a random subspace of d of D dimensions.
 A perceptron with hidden layers of H numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
