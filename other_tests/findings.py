@@ -21,6 +21,7 @@ from other_tests.cifar10 import complexity, few_steps
 from other_tests.common import Answer
 from other_tests.editing import curves
 from other_tests.mnist import flow, guidance
+from other_tests.mnist.bottleneck import answers as bottleneck
 
 FOLDER = Path(__file__).parent
 PLOT = common.ASSETS / "findings.png"
@@ -327,9 +328,10 @@ def records() -> dict[str, dict[str, Any]]:
 def _way_around() -> dict[str, Any]:
     """Join the records of networks with and without a connection from input to output."""
     folder = STUDIES["bottleneck"].parent
-    without, record = (compare.load(folder / f"{n}.record.json") for n in ("cells", "control"))
-    if (without["seeds"], without["conditions"]) != (record["seeds"], record["conditions"]):
-        raise ValueError("the two records have other seeds or conditions and cannot be joined")
+    both = (compare.load(folder / f"{name}.record.json") for name in ("cells", "control"))
+    without, record = bottleneck.of_shared_seeds(*both)
+    if without["conditions"] != record["conditions"]:
+        raise ValueError("the two records have other conditions and cannot be joined")
     arms, rows = without["arms"] | record["arms"], without["measured"] + record["measured"]
     return record | {"arms": arms, "measured": rows}
 

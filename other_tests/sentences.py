@@ -37,15 +37,15 @@ def _surprise(records: Records) -> str:
         for pair in ((NAIVE, DDPM), (FLATTER, DDPM), (SAME_WEIGHT, DDPM))
     )
     return (
-        "**In small networks without a way around them DDPM draws noise, and $x_0$ draws "
-        f"digits**: Fréchet distance {mlp} and {unet} in an MLP and a U-Net that are narrower than "
-        f"the picture, and {wide} in a wider MLP, which that does not explain "
-        f"({_budget(narrow, LAST)}). One connection from input to output changes DDPM's by {skip} "
-        "in the first ([story](other_tests/mnist/bottleneck.ipynb)). In a small U-Net whose skip "
-        "connections are wide enough for the noise both draw digits, $x_0$ is ahead early "
+        "**In networks that are narrower than the picture DDPM draws noise, and $x_0$ draws "
+        f"digits**: Fréchet distance {mlp} and {unet} in an MLP and a U-Net; but {wide} in a wider "
+        f"MLP too, which that does not explain ({_budget(narrow, LAST)}). One connection from "
+        f"input to output changes DDPM's by {skip} in the first. In a small U-Net with patches of "
+        "2 pixels both draw digits, and $x_0$ is ahead after the longest training, by "
+        f"{_effect(long, ('x_0, uniform', 'eps, snr'))} ({_budget(long, LAST)}; "
+        "[story](other_tests/mnist/bottleneck.ipynb)). In one without patches it is ahead early "
         f"({lead}, {_budget(record, FIRST)}; "
-        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim) and in another late "
-        f"({_effect(long, ('x_0, uniform', 'eps, snr'))}, {_budget(long, LAST)}), and the loss "
+        f"{_effect(record, (NAIVE, DDPM), FIRST, BITS)} more bits per dim), and there the loss "
         f"weight decides: `min_snr` alone changes DDPM's by {flatter}, and with DDPM's weight "
         f"$x_0$ shows no lead ({prediction}; [story](other_tests/mnist/small-backbone.ipynb))."
     )

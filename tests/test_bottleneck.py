@@ -106,6 +106,19 @@ def test_none_is_supported_where_nothing_differs_and_errors_are_below_the_floor(
     assert by_part["3a the prediction, H < D"] == "refuted"
 
 
+def test_another_seed_of_one_study_changes_no_pair_of_studies():
+    by_study = studies(sure_if_all_hold, floor_of)
+    before = answers.around_rows(by_study)
+    cells = by_study["cells"]
+    added = [row | {"seed": 20} for row in cells["measured"] if row["seed"] == 10]
+    by_study["cells"] = cells | {
+        "seeds": [*cells["seeds"], 20],
+        "measured": cells["measured"] + added,
+    }
+    assert answers.around_rows(by_study) == before
+    assert {len(part.values) for part in answers.place_statements(by_study)} == {5}
+
+
 def test_the_eight_networks_with_a_floor():
     parts = answers.floor_statements(studies(FLAT["sure"], floor_of))
     names = {part.text.split(":")[0] for part in parts}

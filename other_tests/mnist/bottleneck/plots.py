@@ -72,6 +72,10 @@ def errors(by_study: Mapping[str, Record], time: int = 100) -> style.Plot:
         if place := NAMED.get(network):
             ha = "left" if place[0] > 0 else "right"
             axis.annotate(network, point, place, ha=ha, textcoords="offset points")
+    colors = {"H < D": style.BLUE, "H ≥ D": style.SKY, "with a connection": style.GREEN}
+    for name, color in colors.items():
+        axis.plot([], [], "o", color=color, markersize=4, label=name)
+    axis.legend(loc="lower right", frameon=False)
     axis.set(
         xlabel=rf"error of $\hat{{\epsilon}}$ at $t$ = {time}",
         ylabel="Fréchet distance",
@@ -143,7 +147,7 @@ def mixes(by_study: Mapping[str, Record]) -> style.Plot:
         for (d, D), best in answers.best_mixes(by_study["toy"], width).items():
             x, y = lines.setdefault(f"d = {d}", ([], []))
             x.append(D)
-            y.append(fmean(best))
+            y.append(fmean(best.values()))
         style.draw(axis, lines)
         for name, line in style.of_lines(lines).items():
             x, d = lines[name][0], int(name.split()[-1])

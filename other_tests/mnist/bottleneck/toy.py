@@ -1,7 +1,7 @@
 """Which mix of image and noise should a network predict?  Data of d dimensions in D.
 
-    python -m other_tests.mnist.bottleneck.toy                                  an hour and a half
-    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --seeds 10         three minutes
+    python -m other_tests.mnist.bottleneck.toy                                      two hours
+    python -m other_tests.mnist.bottleneck.toy --cells 2,512 --widths 256 --seeds 10    two minutes
 
 Sixteen normal distributions around points of a sphere, in a random subspace of d of D dimensions.
 A perceptron with hidden layers of H numbers predicts u = k x_0 - (1 - k) eps from x_t; the loss
@@ -34,7 +34,7 @@ RECORD = Path(__file__).parent / "toy.json"
 CELLS = [(2, D) for D in (2, 8, 16, 64, 512)] + [(8, D) for D in (16, 64, 512)]
 CELLS += [(32, D) for D in (64, 512)]
 WIDTHS = (64, 256)
-SEEDS = (10, 11, 12)
+SEEDS = (10, 11, 12, 13, 14)
 MIXES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 STEPS, BATCH, LEARNING_RATE, NUM_TEST = 2000, 256, 1e-3, 4096
 MOST_SNR = 361  # and least 1 / 361, as Li & He 2025 divide by at least 0.05
@@ -43,7 +43,7 @@ JOB = ("d", "D", "H", "seed", "k")
 
 
 def mix(signal: Tensor, noise: Tensor, k: float) -> tuple[Tensor, Tensor]:
-    """Predict k x_0 - (1 - k) eps: 1 is x_0, 0 is -eps, 1/2 half of the velocity."""
+    """Predict k x_0 - (1 - k) eps: 1 is x_0, 0 is -eps, 1/2 half of the velocity of a flow."""
     return k * torch.ones_like(signal), (k - 1) * torch.ones_like(noise)
 
 
