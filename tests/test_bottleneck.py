@@ -351,6 +351,19 @@ def test_cells_are_held_against_ddpm_and_floors_against_errors():
     assert wide["error with the exact last layer"].startswith("0.0045")
 
 
+def test_errors_stand_by_length_and_rate_of_the_training():
+    by_study = studies(FLAT["sure"], floor_of)
+    for name, (_, seeds) in outputs.other_trainings().items():
+        error = 0.25 if "8000" in name else 0.75
+        rows = [{"network": name, "seed": seed, "error at 900": error} for seed in seeds]
+        by_study["outputs"]["measured"] += rows
+    by_network = {row["error at 900"]: row for row in answers.training_rows(by_study)}
+    assert tuple(by_network) == outputs.WIDE_ENOUGH
+    perceptron, unet = by_network["MLP 1024"], by_network["U-Net 14/256"]
+    assert [*perceptron.values()][1:] == ["0.750", "0.005", "0.250", "0.750", "0.750"]
+    assert [*unet.values()][1:] == ["0.750", "0.051", "", "", ""]
+
+
 def test_arms_of_little_variety_are_named():
     cells = record("cells", sure_if_all_hold)
     for row in cells["measured"]:

@@ -431,6 +431,19 @@ def floor_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     return table
 
 
+def training_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Make a table of errors at t = 900 of networks with H >= D by training, means of seeds."""
+    table, rates = [], {", rate x 1/3": "a third of the rate", ", rate x 3": "three times the rate"}
+    trainings = {", 500 steps": "500 steps", "": "2,000 steps", ", 8000 steps": "8,000 steps"}
+    for network in outputs.WIDE_ENOUGH:
+        row = {"error at 900": network}
+        for training, name in (trainings | rates).items():
+            errors = output_measure(by_study, network + training, "error at 900")
+            row[name] = f"{fmean(errors):.3f}" if errors else ""
+        table.append(row)
+    return table
+
+
 def rank_of_noise(dimensions: int) -> float:
     """Return the effective rank of isotropic noise in as many pictures as `outputs` looks at.
 

@@ -5,7 +5,8 @@
 For the arms "eps, snr" of `cells.json`, `floor.json` and `control.py` after their longest training:
 the error of the output at some times, and the effective rank of the outputs where there is little
 signal.  For some with H >= D also the error there after the last layer has been replaced by the
-exact least-squares one on the same features.  (The errors in the records of `compare` are those of
+exact least-squares one on the same features, and after shorter and longer trainings and at other
+learning rates.  (The errors in the records of `compare` are those of
 a denoiser that clips x_0_hat to [-1, 1], which hides what an output cannot do.)  Trains what is
 missing, goes on where it was stopped, and writes outputs.json.  One process only.
 """
@@ -32,6 +33,7 @@ RECORD = FOLDER / "outputs.json"
 TIMES = (100, 300, 500, 700, 900)
 LITTLE_SIGNAL = 900  # where the signal-to-noise ratio is 0.0003
 WIDE_ENOUGH = ("MLP 1024", "MLP 1568", "U-Net 14/196", "U-Net 14/256", "U-Net 14/392")
+LONGER, MANY = ("MLP 1024", "U-Net 14/196"), 8000  # of which networks, and steps
 NUM_TRAIN, DRAWS, NUM_TEST, BATCH = 10_000, 4, 2_000, 500
 
 
@@ -135,13 +137,33 @@ def arms() -> dict[str, tuple[Experiment, tuple[int, ...]]]:
     return chosen
 
 
+def other_trainings() -> dict[str, tuple[Experiment, tuple[int, ...]]]:
+    """Return arms "eps, snr" of `WIDE_ENOUGH`, trained otherwise, as `arms` does.
+
+    Their names end in ", 500 steps" or as those of `rates.json` do.
+    """
+    study = compare.read_study(FOLDER / "rates.json")
+    chosen, plain = {}, arms()
+    for network in WIDE_ENOUGH:
+        experiment, _ = plain[network]
+        for steps in (500, MANY) if network in LONGER else (500,):
+            train = replace(experiment.train, num_steps=steps)
+            chosen[f"{network}, {steps} steps"] = replace(experiment, train=train), study.seeds
+    for arm, experiment in study.arms.items():
+        name, cell = arm.split(": ")
+        if name.startswith(WIDE_ENOUGH) and cell == "eps, snr":
+            train = replace(experiment.train, num_steps=study.steps[-1])
+            chosen[name] = replace(experiment, train=train), study.seeds
+    return chosen
+
+
 def main() -> None:
     options = common.parser(__doc__).parse_args()
     train, test = data.load_splits(data.mnist, options.data)
     cpu = torch.device("cpu")
     rows: list[dict[str, Any]] = common.load(RECORD)["measured"] if RECORD.exists() else []
     done = {(row["network"], row["seed"]) for row in rows}
-    for name, (arm, seeds) in arms().items():
+    for name, (arm, seeds) in (arms() | other_trainings()).items():
         for seed in [seed for seed in seeds if (name, seed) not in done]:
             experiment = replace(arm, train=replace(arm.train, seed=seed))
             denoiser = runs.train(experiment, train, test, device=cpu).denoiser
