@@ -134,7 +134,7 @@ def main() -> None:
         rows = common.load(RECORD)["measured"]
     done = {tuple(row[key] for key in JOB) for row in rows}
     rest = list(product(options.widths, options.seeds, MIXES))
-    jobs = [(d, D, *job) for d, D in cells for job in rest]
+    jobs = [(d, D, width, seed, k) for d, D in cells for width, seed, k in rest]
     for job in Bar([job for job in jobs if job not in done], "toy"):
         rows.append(dict(zip(JOB, job, strict=True)) | {"error": measure(*job)})
         device = hardware.name(torch.device("cpu"))
