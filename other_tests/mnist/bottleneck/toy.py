@@ -14,7 +14,6 @@ process only.
 import argparse
 import math
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,8 +132,13 @@ def main() -> None:
     if RECORD.exists():
         rows = common.load(RECORD)["measured"]
     done = {tuple(row[key] for key in JOB) for row in rows}
-    rest = list(product(options.widths, options.seeds, MIXES))
-    jobs = [(d, D, width, seed, k) for d, D in cells for width, seed, k in rest]
+    jobs = [
+        (d, D, width, seed, k)
+        for d, D in cells
+        for width in options.widths
+        for seed in options.seeds
+        for k in MIXES
+    ]
     for job in Bar([job for job in jobs if job not in done], "toy"):
         rows.append(dict(zip(JOB, job, strict=True)) | {"error": measure(*job)})
         device = hardware.name(torch.device("cpu"))
