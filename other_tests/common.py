@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,15 +87,27 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def run_study(study: compare.Study, root: str | Path, path: Path) -> None:
-    """Train and measure what the record of a study lacks, and write it.
+    """Train and measure what the record of a study lacks; arguments as of `run_studies`."""
+    run_studies({path: study}, root)
+
+
+def run_studies(studies: Mapping[Path, compare.Study], root: str | Path) -> None:
+    """Train and measure what the records of studies lack, and write them after every seed.
+
+    A lost machine costs one seed, or the first two, which a comparison needs.  A seed is measured
+    in all studies before the next begins, so that nothing needs its weights again.
 
     Args:
-        study: arms, seeds, numbers of steps, conditions.
+        studies: arms, seeds, numbers of steps, conditions, by the files of their records, which
+            need not be there.
         root: folder of the data sets.
-        path: file of the record, which need not be there.
     """
-    start = compare.load(path) if path.exists() else None
-    compare.save(compare.compare(study, root, start=start), path)
+    for n in range(2, max(len(study.seeds) for study in studies.values()) + 1):
+        for path, study in studies.items():
+            start = compare.load(path) if path.exists() else None
+            if start is None or len(start["seeds"]) <= n:
+                first = study._replace(seeds=study.seeds[:n])
+                compare.save(compare.compare(first, root, start=start), path)
 
 
 def provenance(run: Run) -> dict[str, Any]:

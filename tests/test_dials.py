@@ -176,9 +176,10 @@ def test_the_statements_are_those_whose_dials_were_run():
     records = {"low_pass": record("low_pass", -0.3, 1.0), "gray_levels": record("gray_levels", 0.2)}
     levels = made_up_levels("low_pass") | made_up_levels("gray_levels")
     statements = slopes.statements(records, levels)
-    assert [statement.values[0] for statement in statements] == pytest.approx(
-        [-0.3, 0.2]
-    )  # 7e needs the mix
+    gaps, differences = statements[::2], statements[1::2]
+    assert [s.values[0] for s in gaps] == pytest.approx([-0.3, 0.2])  # 7e needs the mix
+    rises = [np.polyfit(range(6), 2 ** (rise * np.arange(6)), 1)[0] for rise in (-0.3, 0.2)]
+    assert [s.values[0] for s in differences] == pytest.approx(rises)
     assert {(s.low, s.high, s.alpha) for s in statements} == {(0.0, math.inf, 0.05 / 7)}
     verdicts = registered.verdicts(statements)
     assert [(name[:2], verdict) for name, verdict in verdicts.items()] == [
@@ -188,6 +189,8 @@ def test_the_statements_are_those_whose_dials_were_run():
     rows = slopes.others(records, levels)
     assert [row["dial"] for row in rows] == ["low pass", "gray levels", "low pass"]
     assert not rows[0]["a level, all times"].startswith("-")
+    assert rows[0]["gap at the last level"].startswith("-1.495")
+    assert rows[1]["gap at the last level"].startswith("1.005")
     figure = slopes.plot(records, levels)
     assert [axis.get_title("left") for axis in figure.axes] == ["low pass", "gray levels"]
     records["mixed"] = record("mixed", 0.5)
@@ -196,6 +199,19 @@ def test_the_statements_are_those_whose_dials_were_run():
         "supported",
         "refuted",
     ]
+
+
+def test_a_gap_that_rises_by_what_both_errors_share_is_no_falling_behind():
+    """x_0 has half of the error of eps at every level, and both grow by what none can predict."""
+    made, levels = record("gray_levels", 0.0), made_up_levels("gray_levels")
+    for row in made["measured"]:
+        level = [*levels].index(row["arm"].split(", ")[0])
+        own = 1.0 if row["arm"].endswith("eps") else 0.5 + row["seed"] / 1000
+        row["errors"]["v"] = [own + level] * len(TIMES)
+    gap, difference = slopes.statements({"gray_levels": made}, levels)
+    assert gap.judge() == "supported"
+    assert difference.values == pytest.approx([0, 0, 0])
+    assert registered.verdict([gap, difference]) == "undecided"
 
 
 def test_the_committed_levels_are_those_of_the_dials():
