@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,7 +129,20 @@ class DiffusersExample:
             average.step(network.parameters())
         average.copy_to(network.parameters())
         sample = sampler(network, scheduler, seed, self.num_steps)
-        return Trained(steps, sum(p.numel() for p in network.parameters()), sample)
+        parameters = sum(p.numel() for p in network.parameters())
+        return Trained(steps, parameters, sample, network.save_pretrained)
+
+    def load(self, path: Path, seed: int) -> Callable[[int], Tensor]:
+        """Make the function from n to samples of a network that `Trained.save` wrote."""
+        from diffusion_lib.system import torchvision  # noqa: F401  (diffusers imports it too)
+
+        from diffusers import (  # isort: skip
+            DDPMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+            UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
+        )
+
+        network = UNet2DModel.from_pretrained(path)
+        return sampler(network, DDPMScheduler(), seed, self.num_steps)
 
     def describe(self) -> dict[str, Any]:
         example = {"num_steps": self.num_steps, "widths": [*self.widths], "batch": self.batch_size}

@@ -6,7 +6,8 @@ Three ways on all of CIFAR-10's JPEG copy, each budget a training of its own: ou
 guided by 2, and without, with as many steps as fit into the time; and the loop that diffusers gives
 as its example.  Of each 1,000 samples by DDPM in 50 steps are measured, beside as many real images.
 Writes time_to_objects.json and .png beside itself and the first 60 samples of each training into
-time_to_objects/; goes on where it was stopped.
+time_to_objects/, and its network into runs/time_to_objects; goes on where it was stopped, but for
+the training that it was at.
 """
 
 import argparse
@@ -24,8 +25,10 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.diffusers_loop import DiffusersExample
 from benchmarks.speedrun import Entry, Recipe
-from diffusion_lib import config, data, evaluation, metrics, style, viz
+from diffusion_lib import config, data, evaluation, metrics, runs, style, viz
 from diffusion_lib.data import Images
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.evaluation import record as records
 from diffusion_lib.metrics import Interval, features
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
 from diffusion_lib.system import device as hardware
@@ -103,22 +106,39 @@ def train(
 ) -> tuple[dict[str, Any], Samples]:
     """Train a way for so long; return a description of the training, and N samples.
 
+    A network that was trained under the same conditions is read from the folder of the runs.
+
     Args:
         way: what is trained, and how it is sampled.
         seconds: time of the training.
         seed: of the training and of the samples.
         images: training images.
     """
-    timed, batch_size = within(way, seconds, images)
+    present = hardware.conditions(torch.device("cpu"))
+    conditions = [way.describe(), seconds, seed, runs.fingerprint(images.images), present]
+    folder = config.runs_root() / OUT.stem / records.digest(conditions)
+    if not folder.exists():
+        timed, batch_size = within(way, seconds, images)
+        clock = time.perf_counter()
+        trained = timed.train(images, seed)
+        row = {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
+        row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
+        row["computed in"] = timed.describe().get("precision", present["precision"])
+        with files.atomic_folder(folder) as temporary:
+            trained.save(temporary / "network")
+            files.write_json(temporary / "row.json", row)
+    row = json.loads((folder / "row.json").read_text())
     clock = time.perf_counter()
-    trained = timed.train(images, seed)
-    row: dict[str, Any] = {"seconds": round(time.perf_counter() - clock, 1), "steps": trained.steps}
-    row |= {"images": batch_size * trained.steps, "parameters": trained.parameters}
-    precision = hardware.precision(torch.device("cpu"))
-    row["computed in"] = timed.describe().get("precision", precision)
-    clock = time.perf_counter()
-    samples = Samples(trained.sample(N), trained.classes)
+    samples = draw_samples(way, folder / "network", seed)
     return row | {"seconds of sampling": round(time.perf_counter() - clock, 1)}, samples
+
+
+def draw_samples(way: Recipe | DiffusersExample, path: Path, seed: int) -> Samples:
+    """Draw N samples of a way from its network in a file or folder."""
+    if isinstance(way, DiffusersExample):
+        return Samples(way.load(path, seed)(N), 0)
+    denoiser = hardware.optimize_memory_layout(Denoiser.load(path))
+    return Samples(way.sample_of(denoiser, seed, range(way.classes))(N), way.classes)
 
 
 def within(way: Recipe | DiffusersExample, seconds: float, images: Images) -> tuple[Entry, int]:

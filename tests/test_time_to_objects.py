@@ -1,6 +1,7 @@
 """Quality against minutes: a record that goes on where it stopped, its table and its figure."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,7 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "N", 20)
     monkeypatch.setattr(common, "machine", lambda device: {"device": "CPU", "GFLOP/s, float32": 1})
     use_small_judge(monkeypatch)
+    monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path / "runs"))
     out = tmp_path / "time_to_objects.json"
 
     def measure(*minutes):
@@ -124,6 +126,13 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
     assert [picture.size for picture in pictures] == [(331, 67)] * 3
     assert out.with_suffix(".png").exists()
     assert measure(0.002) == record
+    out.write_text(json.dumps(record | {"rows": []}))  # as if stopped while it sampled
+    for way in (Recipe, DiffusersExample):
+        monkeypatch.setattr(way, "train", lambda *of: pytest.fail("trained again"))
+    again = measure(0.002)
+    for row in (*record["rows"], *again["rows"]):
+        del row["seconds of sampling"]
+    assert again == record
     monkeypatch.setattr(objects, "N", 21)
     with pytest.raises(SystemExit, match="of another n: move it away"):
         measure(0.002)
@@ -141,8 +150,23 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     names = ["Muon", "preset"]
     monkeypatch.setattr("sys.argv", ["", *names, "--minutes", "0.002"])
     objects_trials.main()
-    rows = json.loads(objects_trials.OUT.read_text())["trials"]
+    objects_trials.main()  # nothing is missing
+    rows = objects_trials.trials()
     assert [row["trial"] for row in rows] == names
     assert (rows[0]["changed"]["optimizer"], rows[1]["changed"]) == ("muon", {})
     assert "as asked" in rows[1]["samples"]
     assert {path.stem for path in (tmp_path / "objects_trials").iterdir()} == {*names}
+
+
+def test_no_row_of_several_writers_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(objects_trials, "OUT", tmp_path / "objects_trials.json")
+    monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        [*pool.map(objects_trials.add, [{"trial": k} for k in range(16)])]
+    assert sorted(row["trial"] for row in objects_trials.trials()) == [*range(16)]
+
+
+@pytest.mark.parametrize("name", objects_trials.TRIALS)
+def test_a_trial_is_the_preset_with_what_differs(name):
+    changed = common.CIFAR10_JPEG_LABELS.changed(objects_trials.TRIALS[name])
+    assert (changed == common.CIFAR10_JPEG_LABELS) == (name == "preset")

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion_lib import config, runs, samplers
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
+from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import SampleStep
 
@@ -31,12 +32,14 @@ class Trained(NamedTuple):
         steps: number of updates.
         parameters: number of weights.
         sample: function from n to samples, uint8 [n, 1, 28, 28].
+        save: function that writes the network to a path.
         classes: sample i shows the digit i % classes; 0 where no digit is asked for.
     """
 
     steps: int
     parameters: int
     sample: Callable[[int], Tensor]
+    save: Callable[[Path], None]
     classes: int = 0
 
 
@@ -69,9 +72,14 @@ class Recipe:
     num_steps: int = 50
     guidance: float | None = None
 
+    @property
+    def classes(self) -> int:
+        """Number of classes that samples are of, 0 where they are of none."""
+        return 0 if self.guidance is None else self.experiment.network.classes
+
     def train(self, images: Images, seed: int) -> Trained:
-        classes = 0 if self.guidance is None else self.experiment.network.classes
-        return self._train(images, seed, range(classes))._replace(classes=classes)
+        trained = self._train(images, seed, range(self.classes))
+        return trained._replace(classes=self.classes)
 
     def _train(self, images: Images, seed: int, labels: Tensor | Sequence[int]) -> Trained:
         """Train, and sample with these labels in turn, if any."""
@@ -79,12 +87,19 @@ class Recipe:
         trainer = replace(experiment, train=replace(experiment.train, seed=seed)).trainer()
         for _ in trainer.run(images):
             pass
-        run = Run(Path(), trainer.ema, [])
+        sample = self.sample_of(trainer.ema, seed, labels)
+        parameters = sum(p.numel() for p in trainer.ema.parameters())
+        return Trained(trainer.step, parameters, sample, trainer.ema.save)
+
+    def sample_of(
+        self, denoiser: Denoiser, seed: int, labels: Tensor | Sequence[int]
+    ) -> Callable[[int], Tensor]:
+        """Make the function from n to samples of a denoiser, with these labels in turn, if any."""
+        run = Run(Path(), denoiser, [])
         if self.guidance is not None:
             run = run.guided(labels, self.guidance)
         settings = {"sampler": self.sampler, "num_steps": self.num_steps, "batch_size": 125}
-        sample = partial(runs.sample, run, seed=seed, **settings)
-        return Trained(trainer.step, sum(p.numel() for p in trainer.ema.parameters()), sample)
+        return partial(runs.sample, run, seed=seed, **settings)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -50,7 +50,8 @@ class DiffusersLoop:
         updates = diffusers_loop.updates(network, scheduler, optimizer, batches, self.seconds)
         steps = sum(1 for _ in updates)
         sample = diffusers_loop.sampler(network, scheduler, seed, self.num_steps)
-        return Trained(steps, sum(p.numel() for p in network.parameters()), sample)
+        parameters = sum(p.numel() for p in network.parameters())
+        return Trained(steps, parameters, sample, network.save_pretrained)
 
     def describe(self) -> dict[str, Any]:
         return {"diffusers": asdict(self), "precision": "float32"}
