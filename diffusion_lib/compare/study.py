@@ -31,6 +31,7 @@ from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files, interrupts
 from diffusion_lib.system.progress import Bar
 
+_OF_A_ROW = ("images seen", "seconds", "processor", "errors", "measures")
 _POLL_SECONDS = 1.0  # seconds between looks at what other processes have done
 
 ERRORS = ("x_0 error", "eps error", "v error")
@@ -47,7 +48,7 @@ def compare(
     """Train and measure what is missing of a study; return its record.
 
     Shows a progress bar over the whole study.  Stopped at any moment and called again, it goes on,
-    and ends with the same record.
+    and ends with the same record, but for the seconds of the trainings.
 
     Args:
         study: at least 2 arms and 2 seeds.  A longer training goes on from a shorter one.
@@ -250,10 +251,13 @@ class _Comparison:
             measures |= images.quality(samples)
         description = run.describe()
         training = ", ".join(description[name] for name in ("device", "precision", "memory layout"))
+        processors = dict.fromkeys(start["processor"] for start in run.log if "processor" in start)
         describers = (hardware.name, hardware.precision, hardware.layout)
         measuring = ", ".join(describer(self.device) for describer in describers)
         return pictures | {
             "device": training + (f"; measured on {measuring}" if measuring != training else ""),
+            "seconds": round(60 * description["minutes of training"], 1),
+            "processor": ", then ".join(processors),
             "errors": {name: [*map(_short, values)] for name, values in errors.items()},
             "measures": _shortened(measures),
         }
@@ -263,7 +267,7 @@ class _Comparison:
         study, pictures = self.study, {}
         rows = [
             {"arm": name, "seed": seed, "steps": steps}
-            | {key: run[key] for key in ("images seen", "errors", "measures")}
+            | {key: run[key] for key in _OF_A_ROW if key in run}
             for name in study.arms
             for seed in study.seeds
             for steps, run in zip(study.steps, measured[name, seed], strict=True)

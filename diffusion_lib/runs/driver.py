@@ -148,6 +148,7 @@ def _begin_log(folder: Path, former: Path, trainer: Trainer, num_images: int) ->
     name, processes = hardware.name(trainer.device), parallel.size()
     start = {
         "device": name if processes == 1 else f"{processes} processes, each {name}",
+        "processor": torch.cpu.get_capabilities().get("cpu_name", "unknown"),
         **hardware.conditions(trainer.device),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "torch": torch.__version__,
