@@ -143,7 +143,7 @@ def test_every_effect_of_the_six_sentences_is_a_row_of_the_table(monkeypatch):
 
     monkeypatch.setattr(sentences, "_effect", effect)
     sentences.text(records)
-    assert len(effects) == 19
+    assert len(effects) == 20
     rows = [(row.study, row.arms, row.steps, row.measure) for row in findings.FINDINGS]
     assert [effect for effect in effects if effect not in rows] == []
 
