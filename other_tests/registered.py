@@ -2,7 +2,8 @@
 
 A hypothesis is one or more statements: a range, and one value for each seed whose mean should lie
 in it.  Student's interval over seeds, at a level divided by the number of hypotheses [Bonferroni],
-lies in the range (supported), out of it (refuted) or neither (undecided).
+lies in the range (supported), out of it (refuted) or neither (undecided).  Its spread is that of
+the values, or a better known one that a study gives.
 """
 
 import math
@@ -11,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
+
+from scipy import special
 
 from diffusion_lib import compare, style, viz
 from diffusion_lib.metrics import Interval
@@ -29,16 +32,24 @@ class Statement(NamedTuple):
     high: float = math.inf
     alpha: float = 0.05  # of the study, divided by the number of its hypotheses
     unit: str = ""  # of the values, which a plot shares among statements
+    deviation: float = 0.0  # standard deviation of a value, from more than these; 0: from these
+    degrees: int = 0  # of freedom of that deviation
 
-    def interval(self) -> Interval:
-        """Estimate the mean at the level of the study."""
-        return Interval.student_t(self.values, self.alpha)
+    def interval(self, parts: int = 1) -> Interval:
+        """Estimate the mean at the level of the study, divided by a number of parts."""
+        alpha = self.alpha / parts
+        if not self.deviation or not all(map(math.isfinite, self.values)):
+            return Interval.student_t(self.values, alpha)
+        mean, t = fmean(self.values), float(special.stdtrit(self.degrees, 1 - alpha / 2))
+        margin = t * self.deviation / math.sqrt(len(self.values))
+        return Interval(mean, mean - margin, mean + margin)
 
     def judge(self, parts: int = 1) -> str:
         """Say whether the interval lies in the range, out of it, or neither."""
-        if len(set(self.values)) == 1 or not all(map(math.isfinite, self.values)):
-            return "undecided"  # no spread is known
-        effect = Interval.student_t(self.values, self.alpha / parts)
+        no_spread = not self.deviation and len(set(self.values)) == 1
+        if no_spread or not all(map(math.isfinite, self.values)):
+            return "undecided"
+        effect = self.interval(parts)
         if self.low <= effect.low and effect.high <= self.high:
             return "supported"
         is_out = effect.high < self.low or effect.low > self.high

@@ -2,8 +2,11 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from statistics import stdev
+from time import sleep
 
 import pytest
 import torch
@@ -12,10 +15,11 @@ import torch.nn.functional as F
 from diffusion_lib import config, data, oracles, rng, samplers, schedules
 from diffusion_lib.late_start import LateStart
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
+from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from other_tests import common, registered
-from other_tests.editing import late, law, law_answers
+from other_tests.editing import fields, late, law, law_answers, points
 from other_tests.editing.law_answers import CLOTHES, DIGITS, LABEL, PAIR, PHOTOGRAPHS
 from tests.helpers import CONDITIONAL, random_denoiser, random_images, tiny
 
@@ -31,14 +35,14 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_the_susceptibility_counts_the_pixels_that_change_as_one(side):
     u = normal(8000, 1, 8 // side, 8 // side).square()
     u = 3 + F.interpolate(u, scale_factor=side)[:, 0]
-    assert law.susceptibility(u) == pytest.approx(side**2, rel=0.1)
+    assert fields.susceptibility(u) == pytest.approx(side**2, rel=0.1)
 
 
 def test_the_susceptibility_is_the_mean_of_the_correlations_of_pairs():
     u = normal(500, 3, 4) @ normal(4, 4, seed=1)
     covariance = u.flatten(1).T.double().cov(correction=0)
     expected = covariance.sum() / covariance.trace()
-    assert law.susceptibility(u) == pytest.approx(expected.item())
+    assert fields.susceptibility(u) == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("width", [1.0, 1.5, 2.5])
@@ -48,13 +52,13 @@ def test_the_length_of_a_normal_correlation(width):
     square = frequency[:, None] ** 2 + frequency**2
     smooth = (-(math.pi**2) * width**2 * square).exp()
     u = torch.fft.ifft2(torch.fft.fft2(normal(500, 64, 64)) * smooth).real
-    length = law.correlation_length(5 + u[:, :28, :28])
+    length = fields.correlation_length(5 + u[:, :28, :28])
     assert length == pytest.approx(width * math.sqrt(2), abs=0.1)
 
 
 def test_independent_pixels_have_no_length():
     nearest = (4 * 1 + 4 * math.sqrt(2)) / 8  # those at which the distance rounds to 1
-    length = law.correlation_length(normal(200, 40, 40))
+    length = fields.correlation_length(normal(200, 40, 40))
     assert length == pytest.approx((1 - 1 / math.e) * nearest, abs=0.02)
 
 
@@ -62,10 +66,10 @@ def test_correlations_leave_out_what_labels_have_in_common():
     labels = torch.arange(3000) % 3
     a, b = normal(3000, 2), normal(3000, 2, seed=1)
     between = 10 * labels[:, None]
-    assert law.correlation(a + between, b + between, labels) == pytest.approx(0, abs=0.04)
-    half = law.correlation(a + between, a + b - between, labels)
+    assert fields.correlation(a + between, b + between, labels) == pytest.approx(0, abs=0.04)
+    half = fields.correlation(a + between, a + b - between, labels)
     assert half == pytest.approx(math.sqrt(0.5), abs=0.03)
-    assert law.correlation(a, 3 * a + 1, 0 * labels) == pytest.approx(1)
+    assert fields.correlation(a, 3 * a + 1, 0 * labels) == pytest.approx(1)
 
 
 # ---- clones and their judge ---------------------------------------------------------------------
@@ -91,8 +95,8 @@ def test_clones_agree_as_their_judge_says():
         for images in (grays(30, 30, 220, 220, 30), grays(30, 220, 220, 45, 30))
     )
     assert one.tolist() == [1, 1, 8, 8, 1]
-    assert law.agreement([one, other]) == pytest.approx(3 / 5)
-    assert law.agreement([one, one, other]) == pytest.approx((1 + 3 / 5 + 3 / 5) / 3)
+    assert fields.agreement([one, other]) == pytest.approx(3 / 5)
+    assert fields.agreement([one, one, other]) == pytest.approx((1 + 3 / 5 + 3 / 5) / 3)
 
 
 def test_what_is_the_same_is_kept():
@@ -119,7 +123,7 @@ def test_clones_are_drawn_from_the_posterior(monkeypatch, make):
     std, schedule = 0.3, make(1000)
     images = data.to_uint8(std * normal(60, 1, 8, 8))
     t = law.time_of(schedule, 2.0)
-    one, other = data.to_float(law.clones(oracles.gaussian(schedule, 0.0, std), images, t))
+    one, other = data.to_float(law.draw_clones(oracles.gaussian(schedule, 0.0, std), images, t))
     expected = 1 / (float(schedule.snr(torch.tensor(t))) + 1 / std**2)
     variance = (one - other).square().mean().item() / 2
     assert variance == pytest.approx(expected, rel=0.1)
@@ -140,19 +144,46 @@ def test_noise_levels_are_the_nearest_and_steps_are_even():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_network_is_measured_at_every_level(monkeypatch, small_convolutions, channels):
+def test_a_network_is_measured_at_every_level(monkeypatch, tmp_path, small_convolutions, channels):
+    """And what was drawn before an interrupt is not drawn again."""
     monkeypatch.setattr(law, "LOG2_SNR", (3, -2))
     monkeypatch.setattr(law, "STEPS", 2)
     shape = channels, 8, 8
     denoiser = random_denoiser(clip=1.0, network=replace(CONDITIONAL, image_shape=shape))
     images = data.Images(random_images(12, *shape), torch.arange(12) % 3)
-    row = law.measure_network(denoiser, images, Classifier(shape, classes=3))
+    run, judge = Run(tmp_path, denoiser, []), Classifier(shape, classes=3)
+    row = law.measure_network(run, images, judge)
+    assert len([*tmp_path.glob("clones/*.safetensors")]) == 2
+    monkeypatch.setattr(law, "draw_clones", None)
+    assert law.measure_network(run, images, judge) == row
+    assert row["deviations"][LABEL].keys() == {"midpoint", "95 %"}
+    assert (row["n"], row["clones"]) == (12, 2)
+    with pytest.raises(TypeError):  # drawn anew: of other images
+        law.clones(run, images.images[1:], row["t"][0])
     assert len(row["t"]) == len(row["log2 snr"]) == 2
     assert row["chance"] == pytest.approx(1 / 3, abs=1e-3)
     for values in row["measures"].values():
         assert len(values) == 2
         assert all(map(math.isfinite, values))
     assert ("mean color" in row["measures"]) == (channels == 3)
+
+
+def test_the_agreement_of_clones_and_how_far_are_predicted(monkeypatch):
+    """Two classes of one brightness each: what is known is certain, and then nothing."""
+    monkeypatch.setattr(law, "LOG2_SNR", (6, -20))
+    labels = torch.arange(400) % 2
+    x = 0.5 * (2 * labels - 1)[:, None, None, None] + 0.1 * normal(400, 1, 4, 4)
+    images = data.Images(data.to_uint8(x), labels)
+    row = law.predict(images, data.Images(images.images[:40], labels[:40]), schedules.linear())
+    assert row["chance"] == 0.5
+    for name, (sure, blind) in row["clone agreement"].items():
+        assert sure == pytest.approx(1, abs=0.01)
+        assert blind == pytest.approx(0.5, abs=0.1)
+        assert row["deviations"][name].keys() == {"midpoint", "95 %"}
+    assert row["how far"]["keep"] == 0.95
+    assert 0 < row["how far"]["t"][1] <= row["how far"]["t"][0] <= row["how far"]["t"][2] < 1000
+    hard = data.Images(data.to_uint8(x / 20 + normal(400, 1, 4, 4) / 8), labels)
+    assert 0.5 < law.how_far(hard, schedules.linear())["keep"] < 0.8
 
 
 # ---- networks and records -----------------------------------------------------------------------
@@ -207,6 +238,55 @@ def test_both_scripts_go_on_where_they_were_stopped(monkeypatch, tmp_path, small
     assert [row["sampler"] for row in rows] == samplers.__all__
     assert all(len(row[late.MEASURE]) == 2 for row in rows)
     assert {row["steps"] for row in rows} == {3}
+    assert {"precision", "layout", "threads", "n"} <= rows[0].keys() & row.keys()
+
+
+def test_a_failing_task_lets_the_others_go_on(capsys):
+    finished = []
+    tasks = [lambda: finished.append(1), lambda: 1 / 0, lambda: finished.append(2)]
+    with pytest.raises(SystemExit, match="1 of 3 sums failed"):
+        law.run_all(tasks, "sums")
+    assert finished == [1, 2]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_missing_is_refused_at_once(monkeypatch, tmp_path):
+    def missing(root, train=True):
+        raise FileNotFoundError("not here")
+
+    monkeypatch.setattr(law, "SOURCES", {DIGITS: law.Source(missing, "mnist")})
+    monkeypatch.setattr(law, "run_all", None)
+    monkeypatch.setattr("sys.argv", ["law"])
+    law.load.cache_clear()
+    for script in (law, late):
+        monkeypatch.setattr(late, "DATASETS", (DIGITS,))
+        with pytest.raises(FileNotFoundError, match="not here"):
+            script.main()
+
+
+def test_rows_of_several_processes_are_all_in_the_record(monkeypatch, tmp_path):
+    """A second one waits while the first holds the lock."""
+    monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path / "runs"))
+    path = tmp_path / "law.json"
+    law.add(path, "rows", {"seed": 1})
+    with ThreadPoolExecutor() as pool:
+        with files.lock(tmp_path / "runs" / ".law.json.lock"):
+            waiting = pool.submit(law.add, path, "rows", {"seed": 2})
+            sleep(0.2)
+            assert law.read(path, "rows") == [{"seed": 1}]
+        waiting.result()
+    assert law.read(path, "rows") == [{"seed": 1}, {"seed": 2}]
+
+
+def test_parts_take_one_thread_each(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["law", "--part", "1", "2"])
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert law.options_of("").part == [1, 2]
+    assert threads == [1]
+    monkeypatch.setattr("sys.argv", ["law", "--part", "2", "2"])
+    with pytest.raises(SystemExit):
+        law.options_of("")
 
 
 def test_a_late_start_at_T_is_the_usual_one():
@@ -227,25 +307,41 @@ def row_of(curve, x=(4, 2, 0, -2, -4), clean=1.0, chance=0.0):
 
 def test_the_midpoint_of_a_line_is_its_middle_between_chance_and_the_top():
     line = row_of([0.9, 0.7, 0.5, 0.3, 0.1], clean=0.9, chance=0.1)
-    assert law_answers.midpoint(line, "a") == pytest.approx(0)
+    assert points.midpoint(line, "a") == pytest.approx(0)
     line = row_of([1, 0.8, 0.6, 0.4, 0.2], clean=1.0, chance=0.2)
-    assert law_answers.midpoint(line, "a") == pytest.approx(0)
+    assert points.midpoint(line, "a") == pytest.approx(0)
     # Levels 0.75, 0.5 and 0.25 at 0, -1 and -2.
     knee = row_of([1, 1, 0.75, 0.25, 0])
-    assert law_answers.midpoint(knee, "a") == pytest.approx(-1)
-    assert law_answers.crossing(knee, "a", 0.5) == pytest.approx(-1)
+    assert points.midpoint(knee, "a") == pytest.approx(-1)
+    assert points.crossing(knee, "a", 0.5) == pytest.approx(-1)
 
 
 def test_a_level_that_is_not_crossed_is_not_invented():
     for curve in ([0.4, 0.3, 0.2, 0.1, 0], [1, 1, 1, 1, 0.6]):
-        assert math.isnan(law_answers.crossing(row_of(curve), "a", 0.5))
+        assert math.isnan(points.crossing(row_of(curve), "a", 0.5))
     assert law_answers.cell([math.nan, 1.0]) == "none"
+
+
+def test_points_vary_with_the_choice_of_the_images():
+    """Half of the labels are lost at 0, half at -2: the midpoint moves with how many are which."""
+    n, row = 400, {"log2 snr": [1, -1, -3], "chance": 0.0}
+    own = torch.ones(4, n).double()
+    own[2, : n // 2] = 0
+    own[3] = 0
+    spread = points.deviations(own, row)
+    # With a share p left at -1: from 1 the curve falls to p, and then to 0.
+    shares = torch.distributions.Binomial(n, torch.tensor(0.5)).sample((300,)) / n
+    curves = [row_of([1, p, 0], x=(1, -1, -3)) for p in shares.tolist()]
+    expected = stdev(points.midpoint(curve, "a") for curve in curves)
+    assert spread["midpoint"] == pytest.approx(expected, rel=0.15)
+    own[1] = 0.94
+    assert points.deviations(own, row)["95 %"] is None
 
 
 def test_the_peak_of_a_parabola_is_its_vertex():
     x = [4.0, 2.5, 1.0, -0.5, -3.0]
-    assert law_answers.peak(x, [-((a - 0.7) ** 2) for a in x]) == pytest.approx(0.7)
-    assert math.isnan(law_answers.peak(x, [5, 4, 3, 2, 1]))
+    assert points.peak(x, [-((a - 0.7) ** 2) for a in x]) == pytest.approx(0.7)
+    assert math.isnan(points.peak(x, [5, 4, 3, 2, 1]))
 
 
 def test_the_published_point_of_clones_moves_by_two_octaves():

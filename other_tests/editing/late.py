@@ -5,10 +5,11 @@
 
 Samples the networks of `law` of the cosine schedule: every sampler, few steps, from T and from
 where the data's Gaussian has come at lower noise levels, at equal evaluations of the network.  Goes
-on where it was stopped, and writes late.json.
+on where it was stopped, and writes late.json.  With --part, each process takes one thread.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -48,18 +49,28 @@ def late(sampler: Sampler, start: LateStart, t: int) -> Sampler:
 def main() -> None:
     options = law.options_of(__doc__)
     part, parts = options.part
-    done = {tuple(row[key] for key in KEYS) for row in law.read(OUT, "rows")}
+    for name in DATASETS:
+        law.load(name, options.data)  # refuses what is missing now, and not after hours
+    own = [*product(DATASETS, law.SEEDS)][part::parts]
+    tasks = [partial(add_run, name, seed, options.data) for name, seed in own]
     with interrupts.explain_stop(f"{OUT} has what was measured. Run this again to go on."):
-        for name, seed in [*product(DATASETS, law.SEEDS)][part::parts]:
-            run = law.train(law.Job(name, "cosine", seed), options.data)
-            judge, (known, test, _) = law.SOURCES[name].judge, law.load(name, options.data)
-            network, start = features.load(judge), LateStart(known.images)
-            reference = network.extract_features(test.images).features
-            ways = product([name], [seed], samplers.__all__, STEPS)
-            for way in Bar([way for way in ways if way not in done], run.folder.name):
-                distances = measure(run, start, way[-2:], network, reference)
-                row = law.about(run, judge) | dict(zip(KEYS, way, strict=True)) | {"n": N}
-                law.add(OUT, "rows", row | {"starts": STARTS, MEASURE: distances})
+        law.run_all(tasks, "networks")
+
+
+def add_run(name: str, seed: int, root: str) -> None:
+    """Sample a network in all ways that the record lacks, and add them."""
+    done = {tuple(row[key] for key in KEYS) for row in law.read(OUT, "rows")}
+    ways = [*product([name], [seed], samplers.__all__, STEPS)]
+    if done >= {*ways}:
+        return
+    run = law.train(law.Job(name, "cosine", seed), root)
+    judge, (known, test, _) = law.SOURCES[name].judge, law.load(name, root)
+    network, start = features.load(judge), LateStart(known.images)
+    reference = network.extract_features(test.images).features
+    for way in Bar([way for way in ways if way not in done], run.folder.name):
+        distances = measure(run, start, way[-2:], network, reference)
+        row = law.about(run, judge) | dict(zip(KEYS, way, strict=True)) | {"n": N}
+        law.add(OUT, "rows", row | {"starts": STARTS, MEASURE: distances})
 
 
 def measure(

@@ -5,14 +5,19 @@
 
 Trains networks of four data sets with three schedules and three seeds, some of another size or
 length of training, and sends test images to 15 noise levels.  From each noisy image DDPM draws two
-clones, which are held against the image and against each other.  Goes on where it was stopped, and
-writes law.json: predictions for a data set and a schedule, and a row for each network.
+clones, which are held against the image and against each other.  Goes on where it was stopped: the
+clones of a level are saved in the folder of the run (together about 1 GB), and what is measured in
+law.json: predictions for a data set and a schedule, and a row for each network.  With --part, each
+process takes one thread.
 """
 
-from collections.abc import Sequence
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from itertools import combinations, product
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -36,7 +41,7 @@ from diffusion_lib.system import files, interrupts
 from diffusion_lib.system.progress import Bar
 from other_tests import common
 from other_tests.cifar10 import prediction
-from other_tests.editing import measure
+from other_tests.editing import fields, measure, points
 
 OUT = Path(__file__).with_name("law.json")
 SEEDS = (30, 31, 32)
@@ -44,6 +49,7 @@ SEEDS = (30, 31, 32)
 LOG2_SNR = (6, 4, 2.5, 1.25, 0.25, -0.5, -1.25, -2, -2.75, -3.5, -4.25, -5, -6, -7.25, -9)
 STEPS, CLONES, BATCH = 40, 2, 125
 POINTS = 20_000  # training images of the empirical posterior and of the covariances
+_FORMAT = "diffusion_lib clones 1"
 
 
 def ones_and_eights(root: str | Path, train: bool = True) -> Images:
@@ -140,7 +146,21 @@ def noise(images: Tensor) -> Tensor:
     return rng.normal(images.shape, rng.generator(0, MeasurementStream.NOISE))
 
 
-def clones(denoiser: Denoiser, images: Tensor, t: int) -> Tensor:
+def clones(run: Run, images: Tensor, t: int) -> Tensor:
+    """Read the clones of a run's `draw_clones`, or draw and save them."""
+    path = run.folder / "clones" / f"{t}.safetensors"
+    about = {"format": _FORMAT, "inputs": runs.fingerprint(images), "t": t, "steps": STEPS}
+    about = {name: str(value) for name, value in (about | {"batch": BATCH}).items()}
+    if path.exists():
+        tensors, metadata = files.read_tensors(path, _FORMAT)
+        if metadata == about and len(tensors["clones"]) == CLONES:
+            return tensors["clones"]
+    drawn = draw_clones(run.denoiser, images, t)
+    files.write_tensors(path, {"clones": drawn}, about)
+    return drawn
+
+
+def draw_clones(denoiser: Denoiser, images: Tensor, t: int) -> Tensor:
     """Noise images, uint8 [N, C, H, W], to t, and denoise each CLONES times: [CLONES, N, ...]."""
     x_0, eps, parts = data.to_float(images), noise(images), []
     device = denoiser.schedule.signal.device
@@ -187,96 +207,44 @@ def look(images: Tensor, judge: Classifier, classes: Tensor) -> Seen:
     return Seen(labels, signals | {"detail": x - F.interpolate(low, scale_factor=4)}, whole)
 
 
-def correlation(before: Tensor, after: Tensor, labels: Tensor) -> float:
-    """Correlate numbers [N, ...] before and after, over all of them, less the mean of each label.
-
-    Those are means of each number: a 1 that is narrower than an 8 before and after says nothing.
-    """
-    share = F.one_hot(labels).double()
-    means = share / share.sum(0).clamp(min=1)
-    rows = (x.reshape(len(x), -1).double() for x in (before, after))
-    a, b = (x - share @ (means.T @ x) for x in rows)
-    squares = (a.square().sum() * b.square().sum()).sqrt()
-    return ((a * b).sum() / squares.clamp(min=1e-12)).item()
-
-
-def agreement(labels: Sequence[Tensor]) -> float:
-    """Return phi: the share of images whose clones, labels [N] each, have one class."""
-    return fmean((a == b).double().mean().item() for a, b in combinations(labels, 2))
-
-
-def susceptibility(u: Tensor) -> float:
-    """Compute chi = sum_ij C_ij / sum_i C_ii of fields u [N, H, W].
-
-    C_ij = mean(u_i u_j) - mean(u_i) mean(u_j) over the N fields, i and j pixels: as in [Sclocchi
-    2025, arXiv 2410.13770], where i and j are patches and u_i is the size of a change in CLIP's
-    features, and here its square in pixels, summed over channels.  So chi is (1/D) times the sum
-    over pairs of pixels of their covariance in units of the mean variance of a pixel: 1 if pixels
-    change independently, D if all change by one number.  It is the variance of the sum over that
-    sum, which needs no pairs.
-    """
-    u = u.flatten(1).double()
-    spread = u.var(0, correction=0).sum()
-    return (u.sum(1).var(correction=0) / spread.clamp(min=1e-12)).item()
-
-
-def correlation_length(u: Tensor) -> float:
-    """Return the distance in pixels at which C(r) of fields u [N, H, W] falls to C(0) / e.
-
-    C(r) is the mean of the C_ij of `susceptibility` over the pairs of pixels whose distance rounds
-    to r pixels, at the mean of their distances; it is taken as linear between those.
-    """
-    h, w = u.shape[1:]
-    size = (2 * h, 2 * w)  # padded, as a Fourier transform goes around the edges
-
-    def pair_sums(x: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(x, s=size).abs().square().mean(0), s=size)
-
-    u = u.double()
-    sums, pairs = pair_sums(u - u.mean(0)), pair_sums(torch.ones_like(u[:1]))
-    down, right = (torch.fft.fftfreq(s, 1 / s).double() for s in size)
-    distance = torch.hypot(down[:, None], right)
-    at = distance.round().long().flatten()
-    each = (sums, pairs, pairs * distance)
-    c, count, far = (x.new_zeros(int(at.max()) + 1).index_add(0, at, x.flatten()) for x in each)
-    inside = slice(min(h, w))
-    curve, where = (c / count)[inside], (far / count)[inside]
-    return measure.falls_below(curve / curve[0], 1 / torch.e, where.tolist()).item()
-
-
 def compare(before: Seen, after: Sequence[Seen], labels: Tensor) -> dict[str, float]:
     """Hold clones against the images that they come from, and against each other."""
     measures = {
         "label kept": fmean((clone.labels == labels).double().mean().item() for clone in after),
-        "clone agreement": agreement([clone.labels for clone in after]),
+        "clone agreement": fields.agreement([clone.labels for clone in after]),
     }
     for name, own in before.signals.items():
-        each = [correlation(own, clone.signals[name], labels) for clone in after]
+        each = [fields.correlation(own, clone.signals[name], labels) for clone in after]
         measures[name] = fmean(each)
     for k, own in enumerate(before.maps):  # the class is a part of what they say
-        each = [correlation(own, clone.maps[k], torch.zeros_like(labels)) for clone in after]
+        each = [fields.correlation(own, clone.maps[k], torch.zeros_like(labels)) for clone in after]
         measures[f"convolution {k + 1}"] = fmean(each)
     return measures
 
 
-def measure_network(denoiser: Denoiser, images: Images, judge: Classifier) -> dict[str, Any]:
+def measure_network(run: Run, images: Images, judge: Classifier) -> dict[str, Any]:
     """Measure a network at all noise levels."""
+    schedule = run.denoiser.schedule
     x_0, classes = data.to_float(images.images), images.labels.unique()
     before = look(images.images, judge, classes)
-    times = [time_of(denoiser.schedule, level) for level in LOG2_SNR]
+    times = [time_of(schedule, level) for level in LOG2_SNR]
+    own = [(before.labels == images.labels).double()]
     measures: dict[str, list[float]] = {}
     for t in Bar(times, "noise levels"):
-        drawn = clones(denoiser, images.images, t)
+        drawn = clones(run, images.images, t)
         u = (data.to_float(drawn) - x_0).square().sum(2)
-        each = compare(before, [look(x, judge, classes) for x in drawn], images.labels)
-        each["susceptibility"] = susceptibility(u.flatten(0, 1))
-        each["susceptibility given x_t"] = susceptibility(u[0] - u[1])
-        each["correlation length"] = correlation_length(u.flatten(0, 1))
+        after = [look(x, judge, classes) for x in drawn]
+        each = compare(before, after, images.labels)
+        each["susceptibility"] = fields.susceptibility(u.flatten(0, 1))
+        each["susceptibility given x_t"] = fields.susceptibility(u[0] - u[1])
+        each["correlation length"] = fields.correlation_length(u.flatten(0, 1))
         for name, value in each.items():
             measures.setdefault(name, []).append(_short(value))
-    accuracy = (before.labels == images.labels).double().mean().item()
-    clean = {"label kept": _short(accuracy)}
-    return {**_levels(denoiser.schedule, times, images), "clean": clean, "measures": measures}
+        is_own = torch.stack([clone.labels == images.labels for clone in after])
+        own.append(is_own.double().mean(0))
+    row = _levels(schedule, times, images) | {"clones": CLONES}
+    row |= {"clean": {"label kept": _short(own[0].mean().item())}, "measures": measures}
+    return row | {"deviations": {"label kept": points.deviations(torch.stack(own), row)}}
 
 
 # ---- what is predicted --------------------------------------------------------------------------
@@ -284,6 +252,9 @@ def measure_network(denoiser: Denoiser, images: Images, judge: Classifier) -> di
 
 def predict(known: Images, images: Images, schedule: NoiseSchedule) -> dict[str, Any]:
     """Predict the share of labels kept, of the same images with the same noise, without a network.
+
+    And phi, the share of images whose two clones are of one class: each is drawn from p(class), so
+    the mean over images of the sum over classes of p^2.
 
     Args:
         known: training images.
@@ -295,25 +266,43 @@ def predict(known: Images, images: Images, schedule: NoiseSchedule) -> dict[str,
     eps, axes = noise(images.images).flatten(1), theory.principal_axes(x[:2000])
     along, given = x @ axes, (x_0 @ axes, eps @ axes, schedule, times)
     some = rng.permutation(len(x), 0)[:POINTS]
-    points = x[some], known.labels[some]
+    chosen = x[some], known.labels[some]
     posteriors = {
         "one Gaussian": theory.class_posterior(theory.fit(along, known.labels, 1), *given),
         "mixtures": theory.class_posterior(theory.fit(along, known.labels), *given),
-        "training images": theory.empirical_posterior(points, x_0, eps, schedule, times),
+        "training images": theory.empirical_posterior(chosen, x_0, eps, schedule, times),
     }
-    clean, measures = {}, {}
+    row: dict[str, Any] = _levels(schedule, times[1:], images) | {"training images": len(some)}
+    row["speciation"] = [_short(level) for level in theory.speciation(*chosen)]
+    for key in ("clean", "measures", "clone agreement", "deviations"):
+        row[key] = {}
     for name, p in posteriors.items():
-        own = p[:, torch.arange(len(x_0)), images.labels].mean(1).tolist()
-        clean[name], *measures[name] = map(_short, own)
-    about = {"speciation": [_short(level) for level in theory.speciation(*points)]}
-    return {**_levels(schedule, times[1:], images), **about, "clean": clean, "measures": measures}
+        own = p[:, torch.arange(len(x_0)), images.labels]
+        row["clean"][name], *row["measures"][name] = map(_short, own.mean(1).tolist())
+        row["clone agreement"][name] = [*map(_short, p[1:].square().sum(-1).mean(1).tolist())]
+        row["deviations"][name] = points.deviations(own, row)
+    return row | {"how far": how_far(known, schedule)}
+
+
+def how_far(known: Images, schedule: NoiseSchedule) -> dict[str, Any]:
+    """Ask `survival.how_far`: the share of labels to keep, and the t with its interval.
+
+    The share is 0.95, or where it refuses that, 95 % of what its Gaussians recognize without noise.
+    """
+    keep = measure.LABEL
+    try:
+        t = theory.how_far(known.images, known.labels, schedule, keep)
+    except ValueError:
+        keep *= theory.label_curve(known.images, known.labels, schedule, [1]).mean().item()
+        t = theory.how_far(known.images, known.labels, schedule, keep)
+    return {"keep": _short(keep), "t": [*t]}
 
 
 def _levels(schedule: NoiseSchedule, times: list[int], images: Images) -> dict[str, Any]:
     snr = (schedule.alpha_bar / schedule.noise_variance)[times].log2().tolist()
-    share = images.labels.bincount().double() / len(images.labels)
-    chance = {"chance": _short(share.square().sum().item())}
-    return {"t": times, "log2 snr": [_short(level) for level in snr], **chance}
+    share, n = images.labels.bincount().double() / len(images.labels), len(images.labels)
+    about = {"n": n, "chance": _short(share.square().sum().item()), "torch": torch.__version__}
+    return about | {"t": times, "log2 snr": [_short(level) for level in snr]}
 
 
 def _short(value: float) -> float:
@@ -329,42 +318,83 @@ def read(path: Path, part: str) -> list[dict[str, Any]]:
 
 
 def add(path: Path, part: str, row: dict[str, Any]) -> None:
-    """Add a row to a record, which another process may have written meanwhile."""
-    record = common.load(path) if path.exists() else {}
-    files.write_json(path, record | {part: [*record.get(part, []), row]})
+    """Add a row to a record, to which other processes add theirs.
+
+    A file beside the runs is locked meanwhile, because the record is replaced as a whole.
+    """
+    guard = config.runs_root() / f".{path.name}.lock"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    guard.touch()
+    while True:
+        with files.lock(guard) as is_free:
+            if is_free:
+                record = common.load(path) if path.exists() else {}
+                files.write_json(path, record | {part: [*record.get(part, []), row]})
+                return
+        time.sleep(0.05)
 
 
 def options_of(about: str | None) -> Any:
     """Read the command line: the folder of the data sets, and the part that is this process's."""
     parser = common.parser(about)
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("K", "N"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    part, parts = options.part
+    if not 0 <= part < parts:
+        parser.error(f"--part K N: K must lie in 0..N - 1; got {part} {parts}")
+    if parts > 1:
+        torch.set_num_threads(1)  # threads of processes that share the cores wait for each other
+    return options
+
+
+def run_all(tasks: Sequence[Callable[[], None]], title: str) -> None:
+    """Run all tasks, and end with status 1 if some failed, whose tracebacks are printed."""
+    failures = 0
+    for task in Bar(tasks, title):
+        try:
+            task()
+        except Exception:
+            traceback.print_exc()
+            failures += 1
+    if failures:
+        sys.exit(f"{failures} of {len(tasks)} {title} failed, for the reasons printed above")
 
 
 def main() -> None:
     options = options_of(__doc__)
     part, parts = options.part
+    for name in SOURCES:
+        load(name, options.data)  # refuses what is missing now, and not after hours
+    done = {(row["dataset"], row["schedule"]) for row in read(OUT, "predictions")}
+    wanted = [key for key in [*product(SOURCES, SCHEDULES)][part::parts] if key not in done]
+    tasks = [partial(add_prediction, *key, options.data) for key in wanted]
+    measured = {Job(*(row[f] for f in Job._fields)) for row in read(OUT, "rows")}
+    left = [job for job in jobs()[part::parts] if job not in measured]
+    tasks += [partial(add_network, job, options.data) for job in left]
     with interrupts.explain_stop(f"{OUT} has what was measured. Run this again to go on."):
-        done = {(row["dataset"], row["schedule"]) for row in read(OUT, "predictions")}
-        for name, schedule in Bar([*product(SOURCES, SCHEDULES)][part::parts], "predictions"):
-            if (name, schedule) not in done:
-                known, _, images = load(name, options.data)
-                row = predict(known, images, SCHEDULES[schedule](1000))
-                add(OUT, "predictions", {"dataset": name, "schedule": schedule, **row})
-        measured = {Job(*(row[f] for f in Job._fields)) for row in read(OUT, "rows")}
-        for job in Bar(jobs()[part::parts], "networks"):
-            if job not in measured:
-                run, judge = train(job, options.data), SOURCES[job.dataset].judge
-                images = load(job.dataset, options.data)[2]
-                row = measure_network(run.denoiser, images, features.load(judge))
-                add(OUT, "rows", job._asdict() | about(run, judge) | row)
+        run_all(tasks, "predictions and networks")
+
+
+def add_prediction(name: str, schedule: str, root: str) -> None:
+    """Predict what a data set keeps, and add it to the record."""
+    known, _, images = load(name, root)
+    row = predict(known, images, SCHEDULES[schedule](1000))
+    add(OUT, "predictions", {"dataset": name, "schedule": schedule, **row})
+
+
+def add_network(job: Job, root: str) -> None:
+    """Train and measure a network, and add it to the record."""
+    run, judge = train(job, root), SOURCES[job.dataset].judge
+    row = measure_network(run, load(job.dataset, root)[2], features.load(judge))
+    add(OUT, "rows", job._asdict() | about(run, judge) | row)
 
 
 def about(run: Run, judge: str) -> dict[str, Any]:
     """Describe a run and its judge for the record."""
     sha256, device = features.released(judge)[1], run.denoiser.schedule.signal.device
     made = {"run": run.folder.name, "features": sha256[:16], "steps": STEPS}
-    return made | {"device": hardware.name(device), "torch": torch.__version__}
+    made |= {"device": hardware.name(device), **hardware.conditions(device)}
+    return made | {"torch": torch.__version__}
 
 
 if __name__ == "__main__":
