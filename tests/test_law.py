@@ -5,6 +5,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from statistics import stdev
 from time import sleep
 
@@ -19,8 +20,9 @@ from diffusion_lib.runs import Run
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 from other_tests import common, registered
-from other_tests.editing import fields, late, law, law_answers, points
+from other_tests.editing import fields, late, law, law_answers, law_plots, law_tables, points
 from other_tests.editing.law_answers import CLOTHES, DIGITS, LABEL, PAIR, PHOTOGRAPHS
+from other_tests.registered import Statement
 from tests.helpers import CONDITIONAL, random_denoiser, random_images, tiny
 
 
@@ -319,7 +321,7 @@ def test_the_midpoint_of_a_line_is_its_middle_between_chance_and_the_top():
 def test_a_level_that_is_not_crossed_is_not_invented():
     for curve in ([0.4, 0.3, 0.2, 0.1, 0], [1, 1, 1, 1, 0.6]):
         assert math.isnan(points.crossing(row_of(curve), "a", 0.5))
-    assert law_answers.cell([math.nan, 1.0]) == "none"
+    assert law_tables.cell([math.nan, 1.0], {}) == "none"
 
 
 def test_points_vary_with_the_choice_of_the_images():
@@ -344,8 +346,53 @@ def test_the_peak_of_a_parabola_is_its_vertex():
     assert math.isnan(points.peak(x, [5, 4, 3, 2, 1]))
 
 
-def test_the_published_point_of_clones_moves_by_two_octaves():
+def test_the_published_points_of_clones_move_by_two_octaves():
     assert pytest.approx(-4.48, abs=0.01) == law_answers.PUBLISHED
+    known = law_answers.published_log2_snr
+    for eigenvalue, predicted, _ in law_answers.ANCHORS.values():  # where SNR * eigenvalue is 1
+        power = torch.tensor(2.0 ** (known(predicted) + 2))
+        assert eigenvalue * power / (1 + power) == pytest.approx(1, rel=0.02)
+
+
+def test_a_measure_between_levels_is_on_a_line():
+    row = row_of([1.0, 0.8, 0.4, 0.2, 0.1])
+    assert points.at_level(row, 1.0, "a") == pytest.approx(0.6)
+    assert points.at_level(row, 9.0, "a") == 1.0
+
+
+# ---- spreads ------------------------------------------------------------------------------------
+
+
+def test_a_spread_that_is_known_better_gives_the_interval():
+    values = [0.1, 0.2, 0.3]
+    plain = Statement("", "", values, -0.1, 0.5, alpha=0.05 / 8)
+    same = plain._replace(deviation=0.1, degrees=2)
+    assert [*same.interval()] == pytest.approx([*plain.interval()])
+    assert (plain.judge(), same.judge()) == ("undecided", "undecided")
+    known = plain._replace(deviation=0.1, degrees=14)
+    assert known.interval().margin == pytest.approx(1.855 * 0.1, rel=1e-3)
+    assert known.judge() == "supported"
+    assert known._replace(low=0.4).judge() == "refuted"
+    assert known._replace(low=0.35).judge() == "undecided"
+    equal = known._replace(values=[0.1] * 3)
+    assert (equal.judge(), equal._replace(deviation=0.0).judge()) == ("supported", "undecided")
+    unknown = known._replace(values=[0.1, 0.2, math.nan])
+    assert unknown.judge() == "undecided"
+    assert unknown.interval().low == -math.inf
+
+
+def test_cells_share_a_spread_and_not_a_mean():
+    cells = [[0.0, 0.1, 0.2], [5.0, 5.3, 5.6], [1.0, math.nan, 1.0]]
+    expected = math.sqrt((0.1**2 + 0.3**2) / 2)
+    assert law_answers.pooled(cells) == {"deviation": pytest.approx(expected), "degrees": 4}
+    assert law_answers.pooled(cells[2:]) == {"deviation": 0, "degrees": 0}
+    known = records(a_little)
+    spread = law_answers.spread(known, DIGITS)
+    assert spread["degrees"] == 14
+    assert spread["deviation"] == pytest.approx(SPREAD, rel=0.4)
+    assert law_answers.spread(known, CLOTHES)["degrees"] == 6
+    gains = law_answers.gains(known, late.STEPS[0])
+    assert law_answers.gain_spread(gains)["degrees"] == 4
 
 
 # ---- verdicts -----------------------------------------------------------------------------------
@@ -361,28 +408,38 @@ def hill(middle):
 
 
 PREDICTED = {DIGITS: -3.7, CLOTHES: -3.5, PHOTOGRAPHS: -4.0, PAIR: -4.5}
+SPREAD = 0.035  # standard deviation of a midpoint, as in editing.json, in octaves
+OFF = {"midpoint": 0.08, "95 %": None}  # standard deviations over images
 
 
-def records(earlier, changed=0.0, order=0.7, spread=0.02, gain=2.0):
+def records(earlier, changed=0.0, order=0.7, gain=4.0):
     """Records of networks that lose labels so many octaves before what is predicted.
 
     What else happens differs by `changed` octaves from what is expected; properties last `order`
     octaves longer than labels; a late start is better by `gain`.
     """
     draw, rows, about = random.Random(0), [], {"log2 snr": [*law.LOG2_SNR], "chance": 0.1}
+
+    def off():
+        return draw.gauss(0, SPREAD)
+
     for job in law.jobs():
-        middle = PREDICTED[job.dataset] + draw.uniform(-spread, spread) + earlier(job)
-        measures = {LABEL: fall(middle), "clone agreement": fall(-4.8 + changed, chance=0.5)}
-        measures["clone agreement"] = fall(-4.35 + changed + draw.uniform(0, spread), 1.0, 0.5)
+        middle = PREDICTED[job.dataset] + off() + earlier(job)
+        agreement = fall(-4.6 + changed + off(), 1.0, 0.5)
+        measures = {LABEL: fall(middle), "clone agreement": agreement}
         names = law.measure.PROPERTIES if job.dataset != PHOTOGRAPHS else ("mean color",)
-        measures |= {name: fall(middle - order, chance=0.0) for name in names}
+        measures |= {name: fall(middle - order + off(), chance=0.0) for name in names}
         for name in ("susceptibility", "correlation length"):
-            measures[name] = hill(middle + changed + draw.uniform(0, spread))
-        rows.append(job._asdict() | about | {"clean": {LABEL: 1.0}, "measures": measures})
+            measures[name] = hill(middle + changed + off())
+        about_network = {"clean": {LABEL: 1.0}, "deviations": {LABEL: OFF}}
+        rows.append(job._asdict() | about | about_network | {"measures": measures})
     predictions = [
         {"dataset": name, "schedule": schedule, "speciation": [-4.4, -3.7], **about}
         | {"clean": dict.fromkeys(law_answers.MODELS, 1.0)}
         | {"measures": dict.fromkeys(law_answers.MODELS, fall(middle))}
+        | {"clone agreement": dict.fromkeys(law_answers.MODELS, fall(middle, 1.0, 0.5))}
+        | {"deviations": dict.fromkeys(law_answers.MODELS, OFF)}
+        | {"how far": {"keep": 0.95, "t": [300.0, 290.0, 310.0]}}
         for name, middle in PREDICTED.items()
         for schedule in law.SCHEDULES
     ]
@@ -390,9 +447,9 @@ def records(earlier, changed=0.0, order=0.7, spread=0.02, gain=2.0):
         {"dataset": name, "seed": seed, "sampler": sampler, "steps": steps, "starts": late.STARTS}
         | {
             late.MEASURE: [
-                10 * math.exp(gain / 10 + draw.uniform(0, spread)),
+                10 * math.exp(gain / 10 + off()),
                 *(
-                    10 * math.exp((start + 3.9 - changed) ** 2 / 10 + draw.uniform(0, spread))
+                    10 * math.exp((start + 3.9 - changed) ** 2 / 10 + off())
                     for start in late.STARTS[1:]
                 ),
             ]
@@ -444,16 +501,30 @@ def test_hypotheses_wait_for_all_of_their_rows(tmp_path, monkeypatch):
 
 def test_tables_and_plots_of_records():
     made = records(a_little)
-    by_place = {(row["data"], row["schedule"]): row for row in law_answers.points(made)}
-    assert by_place[DIGITS, "flow"]["midpoint, mixtures"] == "-3.71"
-    assert by_place[DIGITS, "flow"]["midpoint, networks"].startswith("-3.39")  # 0.3 before
+    by_place = {(row["data"], row["schedule"]): row for row in law_tables.points(made)}
+    assert by_place[DIGITS, "flow"]["midpoint, mixtures"] == "-3.71 ± 0.08"
+    measured = float(by_place[DIGITS, "flow"]["midpoint, networks"].split("\xa0")[0])
+    assert measured == pytest.approx(-3.71 + 0.3, abs=0.07)
+    assert by_place[DIGITS, "flow"]["midpoint, networks, over images"] == "± 0.08"
+    assert by_place[DIGITS, "flow"]["speciation, classes"] == "-3.70"
     assert (PAIR, "cosine") not in by_place
-    signals = {row[""]: row for row in law_answers.order(made)}
+    signals = {row[""]: row for row in law_tables.order(made)}
     assert signals["area"][PHOTOGRAPHS] == ""
-    assert signals["slant"][DIGITS].startswith("-4.09")
-    assert len(law_answers.late_rows(made)) == 24
-    verdicts = {row["verdict"] for row in registered.rows(law_answers.statements(made))}
-    assert verdicts == {"supported"}
-    plots = law_answers.labels, law_answers.changes, law_answers.signals
-    for draw in (*plots, law_answers.late_starts):
+    assert signals["slant"][DIGITS].startswith("-4.")
+    assert len(law_tables.late_rows(made)) == 24
+    means = law_tables.parts(made)
+    assert [row["hypothesis"][0] for row in means] == [*"2555555666"]
+    assert all(row.keys() >= law.SCHEDULES.keys() for row in means)
+    far_rows = {(row["data"], row["schedule"]): row for row in law_tables.how_far(made)}
+    assert far_rows[DIGITS, "linear"]["t"].replace("\xa0", " ") == "300 [290, 310]"
+    assert 0.9 < float(far_rows[DIGITS, "linear"]["networks keep"][:4]) < 1
+    published, own, *_ = law_tables.anchors(made)
+    assert (published["predicted"], published["measured"]) == ("-4.72", "-4.48")
+    assert own["measured"].startswith("-4.")
+    statements = law_answers.statements(made)
+    assert {row["verdict"] for row in registered.rows(statements)} == {"supported"}
+    assert {s.unit for s in statements} == {law_answers.OCTAVES, law_answers.LOG_RATIO}
+    plots = [law_plots.labels, law_plots.agreement, law_plots.changes, law_plots.signals]
+    plots += [partial(law_plots.verdicts, unit=law_answers.LOG_RATIO)]
+    for draw in (*plots, law_plots.late_starts):
         assert draw(made).png().startswith(b"\x89PNG")

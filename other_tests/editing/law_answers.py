@@ -1,32 +1,39 @@
-"""The statements of the eight hypotheses of REGISTRATION.md, tables and plots, from the records."""
+"""The statements of the eight hypotheses of REGISTRATION.md, from the records."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product
-from statistics import fmean
-from typing import Any
+from statistics import fmean, variance
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from diffusion_lib import samplers, schedules, style
-from diffusion_lib.metrics import Interval
+from diffusion_lib import samplers, schedules
 from other_tests import common, registered
 from other_tests.editing import late, law, measure
+from other_tests.editing.points import LABEL, Row, crossing, midpoint, nearly_all, peak, peak_of
 from other_tests.registered import minus
 
 ALPHA = 0.05 / 8  # eight hypotheses
-Statement = partial(registered.Statement, alpha=ALPHA)
+OCTAVES, LOG_RATIO = "log2 SNR", "log of the Fréchet distance"  # units
+Statement = partial(registered.Statement, alpha=ALPHA, unit=OCTAVES)
 Records = Mapping[str, Any]  # "law" and "late"
-Row = Mapping[str, Any]
-Lines = dict[str, tuple[Sequence[float], ...]]
-LABEL, MIXTURES = "label kept", "mixtures"
+MIXTURES = "mixtures"
 MODELS = ("one Gaussian", MIXTURES, "training images")
-# [Biroli 2024]: t = 430 of 1,000, linear, with pixels in [0, 1]; in [-1, 1] all is twice as large.
-PUBLISHED = math.log2(float(schedules.linear().snr(torch.tensor(430)))) - 2
-AGREEMENT = 0.775  # phi at which the published t is read
+AGREEMENT = 0.775  # phi at which a published t is read
+# [Biroli 2024]: two classes, linear schedule, T = 1000, one network each, pixels in [0, 1].  The
+# largest eigenvalue of the covariance, t predicted, and t at which phi is AGREEMENT, from what the
+# authors published: Saves/Exp_spec of tbonnair/Dynamical-Regimes-of-Diffusion-Models.
+ANCHORS = {
+    "MNIST, 1 against 8": (7.66, 446, 430),
+    "CIFAR-10": (16.72, 526, 432),
+    "ImageNet, 16 pixels": (3.05, 329, 336),
+    "ImageNet, 32 pixels": (12.11, 495, 475),
+    "LSUN": (60.52, 635, 546),
+}
 DIGITS, CLOTHES, PHOTOGRAPHS = "mnist", "fashion_mnist", "cifar10_jpeg"
 PAIR = "ones_and_eights"
 # Part, data set, model and range of hypothesis 1, in octaves.
@@ -36,6 +43,14 @@ MIDPOINTS = [
     ("1c photographs", PHOTOGRAPHS, MIXTURES, (0.5, 3.0)),
     ("1c photographs", PHOTOGRAPHS, "training images", (1.5, 5.0)),
 ]
+
+
+def published_log2_snr(t: int) -> float:
+    """Return the log2 SNR of a published t in pixels of [-1, 1], where all is twice as large."""
+    return math.log2(float(schedules.linear().snr(torch.tensor(t)))) - 2
+
+
+PUBLISHED = published_log2_snr(ANCHORS["MNIST, 1 against 8"][-1])
 
 
 class MissingRowsError(LookupError):
@@ -50,45 +65,6 @@ def records() -> dict[str, Any]:
 
 
 # ---- what rows say ------------------------------------------------------------------------------
-
-
-def crossing(row: Row, name: str, level: float = 0.5) -> float:
-    """Find the log2 SNR at which a measure first falls below a level, linear between its own.
-
-    NaN if it does so nowhere, or is below it from the first on: a statement of that is undecided.
-    """
-    curve = torch.tensor(row["measures"][name], dtype=torch.float64)
-    if not curve.min() < level <= curve[0]:
-        return math.nan
-    return -measure.falls_below(curve, level, [-x for x in row["log2 snr"]]).item()
-
-
-def midpoint(row: Row, name: str = LABEL) -> float:
-    """Find the log2 SNR in the middle of the window in which labels are lost.
-
-    The mean of the three at which 3/4, 1/2 and 1/4 are left of what there is between chance and the
-    curve's largest value.
-    """
-    top, chance = max(row["clean"][name], *row["measures"][name]), row["chance"]
-    return fmean(crossing(row, name, chance + k / 4 * (top - chance)) for k in (1, 2, 3))
-
-
-def peak(x: Sequence[float], y: Sequence[float]) -> float:
-    """Find where y is largest: the vertex of a parabola through the largest and its neighbors.
-
-    NaN where the first or the last is the largest: the peak may lie beyond.
-    """
-    k = int(np.argmax(y))
-    if k in (0, len(x) - 1):
-        return math.nan
-    near = slice(k - 1, k + 2)
-    a, b, _ = np.polyfit(np.array(x[near]) - x[k], y[near], 2)
-    return float(x[k] - b / (2 * a))
-
-
-def peak_of(row: Row, name: str) -> float:
-    """Find the log2 SNR at which a measure is largest."""
-    return peak(row["log2 snr"], row["measures"][name])
 
 
 def predicted(records: Records, dataset: str, schedule: str) -> Row:
@@ -127,6 +103,16 @@ def over_schedules(
     return [*map(fmean, zip(*each, strict=True))]
 
 
+def datasets(records: Records) -> list[str]:
+    """List the data sets that have been measured with all of their schedules."""
+    names: list[str] = []
+    for name in law.SOURCES:
+        with suppress(MissingRowsError):
+            over_schedules(records, name)
+            names.append(name)
+    return names
+
+
 def lead(
     records: Records, model: str = MIXTURES, at: Callable[[Row, str], float] = midpoint
 ) -> Callable[[Row], float]:
@@ -136,6 +122,31 @@ def lead(
         return at(row, LABEL) - at(predicted(records, row["dataset"], row["schedule"]), model)
 
     return octaves
+
+
+def pooled(cells: Sequence[Sequence[float]], factor: float = 1.0) -> dict[str, Any]:
+    """Estimate the standard deviation that cells share, each with its own mean.
+
+    Returns:
+        Settings of a `Statement`: the deviation times the factor, and its degrees of freedom.
+    """
+    finite = [cell for cell in cells if all(map(math.isfinite, cell))]
+    degrees = sum(len(cell) - 1 for cell in finite)
+    squares = sum((len(cell) - 1) * variance(cell) for cell in finite)
+    deviation = factor * math.sqrt(squares / max(degrees, 1))
+    return {"deviation": deviation, "degrees": degrees}
+
+
+def spread(
+    records: Records, dataset: str, of: Callable[[Row], float] = midpoint, factor: float = 1.0
+) -> dict[str, Any]:
+    """Return `pooled` of all networks of a data set that have been measured with all seeds."""
+    cells: list[list[float]] = []
+    for job in law.jobs()[:: len(law.SEEDS)]:
+        if job.dataset == dataset:
+            with suppress(MissingRowsError):
+                cells.append(values(records, dataset, job.schedule, of, job.variant))
+    return pooled(cells, factor)
 
 
 # ---- hypotheses ---------------------------------------------------------------------------------
@@ -149,30 +160,21 @@ def midpoint_statements(records: Records) -> list[registered.Statement]:
             f"{name}, {schedule}: midpoint minus that of {model}",
             values(records, name, schedule, lead(records, model)),
             *limits,
+            **spread(records, name),
         )
         for part, name, model, limits in MIDPOINTS
         for schedule in law.SCHEDULES
     ]
 
 
-def nearly_all_statements(records: Records) -> list[registered.Statement]:
-    """Hypothesis 2: the point at which 95 % of the labels are left is predicted too, for digits."""
-    effect = over_schedules(records, DIGITS, lead(records, at=partial(crossing, level=0.95)))
-    text = f"{DIGITS}: point of 95 % minus that of mixtures"
-    return [Statement("2 the point of 95 %", text, effect, -0.5, 0.5)]
-
-
 def schedule_statements(records: Records) -> list[registered.Statement]:
     """Hypothesis 3: schedules agree at the same signal-to-noise ratio."""
     made = []
-    for one in ("linear", "flow"):
-        of_sets = [
-            minus(*(values(records, name, schedule) for schedule in (one, "cosine")))
-            for name in (DIGITS, CLOTHES, PHOTOGRAPHS)
-        ]
-        text = f"midpoint, {one} minus cosine, mean of three data sets"
-        effect = [*map(fmean, zip(*of_sets, strict=True))]
-        made.append(Statement("3 schedules", text, effect, -0.3, 0.3))
+    for name, one in product((DIGITS, CLOTHES, PHOTOGRAPHS), ("linear", "flow")):
+        effect = minus(*(values(records, name, schedule) for schedule in (one, "cosine")))
+        text = f"{name}: midpoint, {one} minus cosine"
+        known = spread(records, name, factor=math.sqrt(2))
+        made.append(Statement("3 schedules", text, effect, -0.3, 0.3, **known))
     return made
 
 
@@ -185,40 +187,84 @@ def clone_statements(records: Records) -> list[registered.Statement]:
     return [Statement("4 clones", text, effect, -0.5, 0.5)]
 
 
-def change_statements(records: Records) -> list[registered.Statement]:
+def network_statements(records: Records) -> list[registered.Statement]:
+    """Hypothesis 7: the window belongs to the data, not to the network."""
+    made, usual = [], values(records, DIGITS, "cosine")
+    for variant in filter(None, law.VARIANTS):
+        effect = minus(values(records, DIGITS, "cosine", variant=variant), usual)
+        text = f"{DIGITS}, cosine: midpoint, {variant} minus the usual"
+        known = spread(records, DIGITS, factor=math.sqrt(2))
+        made.append(Statement("7 the network", text, effect, -0.3, 0.3, **known))
+    return made
+
+
+class Mean(NamedTuple):
+    """A statement about a number of each network of a data set, mean of the schedules."""
+
+    part: str
+    dataset: str
+    text: str
+    of: Callable[[Row], float]
+    low: float
+    high: float
+
+
+def nearly_all_means(records: Records) -> list[Mean]:
+    """Hypothesis 2: the point at which 95 % of the labels are left is predicted too, for digits."""
+    of = lead(records, at=nearly_all)
+    text = "point of 95 % minus that of mixtures"
+    return [Mean("2 the point of 95 %", DIGITS, text, of, -0.5, 0.5)]
+
+
+def change_means(records: Records) -> list[Mean]:
     """Hypothesis 5: what changes is one thing, and large, where labels are lost."""
     made = []
     parts = {"susceptibility": "5a susceptibility", "correlation length": "5b correlation length"}
     for name, dataset in product(parts, (DIGITS, CLOTHES, PHOTOGRAPHS)):
         part = "5c photographs" if dataset == PHOTOGRAPHS else parts[name]
-        effect = over_schedules(
-            records, dataset, lambda row, name=name: peak_of(row, name) - midpoint(row)
-        )
-        text = f"{dataset}: peak of the {name} minus the midpoint"
-        made.append(Statement(part, text, effect, -0.7, 0.7))
+        text = f"peak of the {name} minus the midpoint"
+
+        def of(row: Row, name: str = name) -> float:
+            return peak_of(row, name) - midpoint(row)
+
+        made.append(Mean(part, dataset, text, of, -0.7, 0.7))
     return made
 
 
-def order_statements(records: Records) -> list[registered.Statement]:
+def order_means(records: Records) -> list[Mean]:
     """Hypothesis 6: the label of a digit goes before its shape."""
     made = []
     for name in measure.PROPERTIES:
-        effect = over_schedules(
-            records, DIGITS, lambda row, name=name: midpoint(row) - crossing(row, name)
+        text = f"midpoint minus the point at which half of the {name} is left"
+
+        def of(row: Row, name: str = name) -> float:
+            return midpoint(row) - crossing(row, name)
+
+        made.append(Mean("6 the order", DIGITS, text, of, 0.1, 1.2))
+    return made
+
+
+MEANS = [nearly_all_means, change_means, order_means]
+
+
+def mean_statements(
+    make: Callable[[Records], list[Mean]], records: Records
+) -> list[registered.Statement]:
+    """Make the statements of a hypothesis about means of schedules.
+
+    The spread is that of one schedule: as if a seed moved those of all schedules by as much.
+    """
+    return [
+        Statement(
+            mean.part,
+            f"{mean.dataset}: {mean.text}",
+            over_schedules(records, mean.dataset, mean.of),
+            mean.low,
+            mean.high,
+            **spread(records, mean.dataset, mean.of),
         )
-        text = f"{DIGITS}: midpoint minus the point at which half of the {name} is left"
-        made.append(Statement("6 the order", text, effect, 0.1, 1.2))
-    return made
-
-
-def network_statements(records: Records) -> list[registered.Statement]:
-    """Hypothesis 7: the window belongs to the data, not to the network."""
-    made, plain = [], values(records, DIGITS, "cosine")
-    for variant in filter(None, law.VARIANTS):
-        effect = minus(values(records, DIGITS, "cosine", variant=variant), plain)
-        text = f"{DIGITS}, cosine: midpoint, {variant} minus the usual"
-        made.append(Statement("7 the network", text, effect, -0.3, 0.3))
-    return made
+        for mean in make(records)
+    ]
 
 
 # ---- late start ---------------------------------------------------------------------------------
@@ -249,24 +295,51 @@ def usual_start(records: Records, dataset: str) -> int:
     return min(range(1, len(late.STARTS)), key=lambda k: abs(late.STARTS[k] - between))
 
 
-def late_statements(records: Records) -> list[registered.Statement]:
-    """Hypothesis 8: with few steps a late start is better, and best where classes part."""
-    made, steps = [], late.STEPS[0]
+def gains(records: Records, steps: int) -> dict[tuple[str, str], list[float]]:
+    """Compute the log of the Frechet distance from T over that from `usual_start`, by seed.
+
+    By data set and sampler.
+    """
+    made = {}
     for name, sampler in product(late.DATASETS, samplers.__all__):
         k = usual_start(records, name)
-        gain = [curve[0] - curve[k] for curve in distances(records, name, sampler, steps)]
-        text = f"{name}, {sampler}, {steps} steps: Frechet distance from T minus that from "
-        made.append(Statement("8a a late start", f"{text}{late.STARTS[k]:g}", gain, 0.0))
-    for name in late.DATASETS:
-        between = predicted(records, name, "cosine")["speciation"][1]
-        effect = [best - between for best in best_start(records, name, steps)]
-        text = f"{name}, {steps} steps: best start minus {between:.2f}, the speciation of classes"
-        made.append(Statement("8b the best start", text, effect, -1.0, 1.0))
+        curves = distances(records, name, sampler, steps)
+        made[name, sampler] = [math.log(curve[0] / curve[k]) for curve in curves]
     return made
 
 
-MAKERS = [midpoint_statements, nearly_all_statements, schedule_statements, clone_statements]
-MAKERS += [change_statements, order_statements, network_statements, late_statements]
+def gain_spread(by_sampler: Mapping[Any, Sequence[float]]) -> dict[str, Any]:
+    """Return `pooled` of `gains`, with the degrees of freedom of networks: samplers share them."""
+    networks = {"degrees": len(late.DATASETS) * (len(law.SEEDS) - 1)}
+    return pooled([*by_sampler.values()]) | networks
+
+
+def late_statements(records: Records) -> list[registered.Statement]:
+    """Hypothesis 8: with few steps a late start is better, and best where classes part."""
+    made, steps = [], late.STEPS[0]
+    by_sampler, unit = gains(records, steps), {"unit": LOG_RATIO}
+    for (name, sampler), gain in by_sampler.items():
+        start = late.STARTS[usual_start(records, name)]
+        text = f"{name}, {sampler}, {steps} steps: log Frechet distance from T minus that from "
+        known = unit | gain_spread(by_sampler)
+        made.append(Statement("8a a late start", f"{text}{start:g}", gain, 0.0, **known))
+    between = {n: predicted(records, n, "cosine")["speciation"][1] for n in late.DATASETS}
+    effects = {
+        name: [best - level for best in best_start(records, name, steps)]
+        for name, level in between.items()
+    }
+    for name, effect in effects.items():
+        text = f"{name}, {steps} steps: best start minus {between[name]:.2f}, where classes part"
+        known = pooled([*effects.values()])
+        made.append(Statement("8b the best start", text, effect, -1.0, 1.0, **known))
+    return made
+
+
+MAKERS: list[Callable[[Records], list[registered.Statement]]] = [
+    *(midpoint_statements, partial(mean_statements, nearly_all_means)),
+    *(schedule_statements, clone_statements, partial(mean_statements, change_means)),
+    *(partial(mean_statements, order_means), network_statements, late_statements),
+]
 
 
 def statements(records: Records) -> list[registered.Statement]:
@@ -276,166 +349,3 @@ def statements(records: Records) -> list[registered.Statement]:
         with suppress(MissingRowsError):
             made += make(records)
     return made
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-
-def interval(numbers: Sequence[float]) -> Interval:
-    """Estimate the mean over seeds at the level of this study."""
-    return Interval.student_t(numbers, ALPHA)
-
-
-def cell(numbers: Sequence[float]) -> str:
-    """Write a log2 SNR, with its interval if there are several; "none" where it is NaN."""
-    if not all(map(math.isfinite, numbers)):
-        return "none"
-    return f"{interval(numbers):.2f}" if len(numbers) > 1 else f"{numbers[0]:.2f}"
-
-
-def datasets(records: Records) -> list[str]:
-    """List the data sets that have been measured with all of their schedules."""
-    names: list[str] = []
-    for name in law.SOURCES:
-        with suppress(MissingRowsError):
-            over_schedules(records, name)
-            names.append(name)
-    return names
-
-
-def points(records: Records) -> list[dict[str, str]]:
-    """Make a table of the midpoint and of the point of 95 %, predicted and measured."""
-    table = []
-    for name in datasets(records):
-        for schedule in schedules_of(name):
-            row, known = {"data": name, "schedule": schedule}, predicted(records, name, schedule)
-            for title, at in (("midpoint", midpoint), ("95 %", partial(crossing, level=0.95))):
-                for model in MODELS:
-                    row[f"{title}, {model}"] = cell([at(known, model)])
-                own = values(records, name, schedule, partial(at, name=LABEL))
-                row[f"{title}, networks"] = cell(own)
-            table.append(row)
-    return table
-
-
-def order(records: Records) -> list[dict[str, str]]:
-    """Make a table of the log2 SNR at which each signal is half gone, and changes are largest."""
-    wanted: dict[str, Callable[[Row], float]] = {"label": midpoint}
-    for name in dict.fromkeys(name for row in records["law"]["rows"] for name in row["measures"]):
-        if name.startswith(("susceptibility", "correlation length")):
-            wanted[f"peak of the {name}"] = partial(peak_of, name=name)
-        elif name not in (LABEL, "clone agreement"):
-            wanted[name] = partial(crossing, name=name)
-    table = []
-    for title, of in wanted.items():
-        row = {"": title}
-        for dataset in datasets(records):
-            row[dataset] = ""
-            with suppress(LookupError):  # a property that pictures of this kind have not
-                row[dataset] = cell(over_schedules(records, dataset, of))
-        table.append(row)
-    return table
-
-
-def late_rows(records: Records) -> list[dict[str, str]]:
-    """Make the table of few steps with a late start."""
-    table = []
-    for name, sampler, steps in product(late.DATASETS, samplers.__all__, late.STEPS):
-        curves, k = distances(records, name, sampler, steps), usual_start(records, name)
-        whole, chosen = ([curve[place] for curve in curves] for place in (0, k))
-        row = {"data": name, "sampler": f"`{sampler}`", "steps": f"{steps}"}
-        row |= {"from T": f"{interval(whole)}", f"from {late.STARTS[k]:g}": f"{interval(chosen)}"}
-        table.append(row | {"gain": f"{interval(minus(whole, chosen))}"})
-    return table
-
-
-# ---- plots --------------------------------------------------------------------------------------
-
-
-def line(records: Records, dataset: str, name: str, schedule: str = "") -> tuple[Any, ...]:
-    """Return a measure against the log2 SNR, mean over seeds: of a schedule, or of all."""
-    curves = [
-        curve
-        for own in ([schedule] if schedule else schedules_of(dataset))
-        for curve in values(records, dataset, own, lambda row: row["measures"][name])
-    ]
-    return law.LOG2_SNR, np.mean(curves, 0).tolist()
-
-
-@style.look
-def panels(lines: Mapping[str, Lines], y_label: str, y_scale: str = "linear") -> style.Plot:
-    """Draw panels name -> lines against the log2 SNR, noise to the right.
-
-    What is predicted is a line, what networks do are points, a shape for each schedule.
-    """
-    figure = style.figure(1, len(lines), (3.2 * len(lines) + 1, 3.2))
-    for axis, (title, own) in zip(figure.axes, lines.items(), strict=True):
-        axis.set(title=title.replace("_", " "), xlabel="log2 SNR", yscale=y_scale)
-        axis.invert_xaxis()
-        style.draw(axis, own)
-        for drawn in axis.lines:
-            _, _, schedule = str(drawn.get_label()).partition("networks, ")
-            if schedule:
-                drawn.set(marker=dict(zip(law.SCHEDULES, "s^o", strict=True))[schedule], ls="none")
-            elif drawn.get_label() in MODELS:
-                drawn.set_marker("")
-    figure.axes[0].set_ylabel(y_label)
-    for axis, own in zip(figure.axes, lines.values(), strict=True):  # their y axis is known now
-        if axis is figure.axes[-1] or own.keys() != [*lines.values()][-1].keys():
-            style.name_ends(axis)
-    return figure
-
-
-def labels(records: Records) -> style.Plot:
-    """Draw the labels kept, predicted and measured (mean of three), a panel for each data set."""
-    drawn: dict[str, Lines] = {}
-    for name in datasets(records):
-        own = drawn[name] = {}
-        for model in MODELS:
-            row = predicted(records, name, "linear")
-            own[model] = row["log2 snr"], row["measures"][model]
-        for schedule in schedules_of(name):
-            own[f"networks, {schedule}"] = line(records, name, LABEL, schedule)
-    return panels(drawn, LABEL)
-
-
-def changes(records: Records) -> style.Plot:
-    """Draw the agreement of clones, and susceptibility and length as shares of their largest."""
-    drawn: dict[str, Lines] = {}
-    for name in ("clone agreement", "susceptibility", "correlation length"):
-        own = drawn[name] = {}
-        for dataset in datasets(records):
-            x, y = line(records, dataset, name)
-            top = 1.0 if name == "clone agreement" else max(y)
-            own[dataset.replace("_", " ")] = x, [value / top for value in y]
-    return panels(drawn, "share of the largest")
-
-
-def signals(records: Records) -> style.Plot:
-    """Draw what is kept of labels, of properties and of what the judge's convolutions say."""
-    drawn: dict[str, Lines] = {}
-    for dataset in datasets(records):
-        row = next(row for row in records["law"]["rows"] if row["dataset"] == dataset)
-        names = [n for n in row["measures"] if "suscept" not in n and "length" not in n]
-        drawn[dataset] = {name: line(records, dataset, name) for name in names}
-    return panels(drawn, "kept")
-
-
-def late_starts(records: Records) -> style.Plot:
-    """Draw distances against the start, those from T as dashes, and where classes part."""
-    drawn: dict[str, Lines] = {}
-    for name, steps in product(late.DATASETS, late.STEPS[:2]):
-        own = drawn[f"{name}, {steps} steps"] = {}
-        for sampler in samplers.__all__:
-            each = [*zip(*distances(records, name, sampler, steps), strict=True)][1:]
-            means = [Interval.student_t(values) for values in each]
-            own[sampler] = late.STARTS[1:], [m.value for m in means], [m.margin for m in means]
-    figure = panels(drawn, "Fréchet distance, lower is better", "log")
-    for axis, title in zip(figure.axes, drawn, strict=True):
-        name, steps = title.removesuffix(" steps").split(", ")
-        for sampler, look in style.of_lines(samplers.__all__).items():
-            whole = fmean(curve[0] for curve in distances(records, name, sampler, int(steps)))
-            axis.axhline(whole, color=look["color"], linewidth=0.8, linestyle="--")
-        level = predicted(records, name, "cosine")["speciation"][1]
-        axis.axvline(level, color=style.GRAY, linewidth=0.8, linestyle=":")
-    return figure
