@@ -69,7 +69,7 @@ def records() -> dict[str, Record]:
     return by_study
 
 
-def of_shared_seeds(*of_studies: Record) -> list[Record]:
+def of_shared_seeds(*of_studies: Record) -> list[dict[str, Any]]:
     """Return records without the seeds that one of them lacks, so that arms can be paired."""
     seeds = sorted(set.intersection(*(set(record["seeds"]) for record in of_studies)))
     return [
