@@ -27,9 +27,6 @@ Lines = dict[str, tuple[Sequence[float], ...]]
 PHI = "clone agreement"
 
 
-# ---- plots --------------------------------------------------------------------------------------
-
-
 def line(records: Records, dataset: str, name: str, schedule: str = "") -> tuple[Any, ...]:
     """Return a measure against the log2 SNR, mean over seeds: of a schedule, or of all."""
     curves = [

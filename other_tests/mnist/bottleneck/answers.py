@@ -56,12 +56,9 @@ def records() -> dict[str, Record]:
         seeds = compare.read_study(file if file.exists() else REGISTERED / "cells.json").seeds
         by_study |= registered.load({name: path}, seeds)
     jobs = {(name, seed) for name, (_, seeds) in outputs.arms().items() for seed in seeds}
-    mixes = {
-        (*cell, *rest) for cell in toy.CELLS for rest in product(toy.WIDTHS, toy.SEEDS, toy.MIXES)
-    }
     for name, path, registered_jobs, keys in (
         ("outputs", outputs.RECORD, jobs, ("network", "seed")),
-        ("toy", toy.RECORD, mixes, toy.JOB),
+        ("toy", toy.RECORD, {*toy.jobs()}, toy.JOB),
     ):
         record = common.load(path) if path.exists() else {"measured": []}
         if registered_jobs <= {tuple(row[key] for key in keys) for row in record["measured"]}:

@@ -13,6 +13,7 @@ process only.
 
 import argparse
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +122,21 @@ def measure(intrinsic: int, dimension: int, width: int, seed: int, k: float) -> 
     return float((weight * error.square().mean((1, 2, 3))).mean())
 
 
+def jobs(
+    cells: Sequence[Sequence[int]] = CELLS,
+    widths: Sequence[int] = WIDTHS,
+    seeds: Sequence[int] = SEEDS,
+) -> list[tuple[int, int, int, int, float]]:
+    """List what is measured, as JOB names it; by default all that is registered."""
+    return [
+        (d, D, width, seed, k)
+        for d, D in cells
+        for width in widths
+        for seed in seeds
+        for k in MIXES
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cells", nargs="+", default=[f"{d},{D}" for d, D in CELLS], metavar="d,D")
@@ -132,14 +148,8 @@ def main() -> None:
     if RECORD.exists():
         rows = common.load(RECORD)["measured"]
     done = {tuple(row[key] for key in JOB) for row in rows}
-    jobs = [
-        (d, D, width, seed, k)
-        for d, D in cells
-        for width in options.widths
-        for seed in options.seeds
-        for k in MIXES
-    ]
-    for job in Bar([job for job in jobs if job not in done], "toy"):
+    left = [job for job in jobs(cells, options.widths, options.seeds) if job not in done]
+    for job in Bar(left, "toy"):
         rows.append(dict(zip(JOB, job, strict=True)) | {"error": measure(*job)})
         device = hardware.name(torch.device("cpu"))
         files.write_json(RECORD, {"device": device, "steps": STEPS, "measured": rows})
