@@ -184,6 +184,18 @@ def test_a_mix_is_nearest_to_the_law_or_to_a_constant():
     assert verdict(lambda d, D: 0.77) == "refuted"
 
 
+def test_the_table_of_the_toy_names_the_best_mix_and_what_others_cost():
+    rows = {(row["d"], row["D"]): row for row in answers.mix_rows(mixes(lambda d, D: 0.8))}
+    assert len(rows) == len(toy.CELLS)
+    row = rows["8", "64"]
+    assert (row["D / (D + d)"], row["best k, H = 64"], row["best k, H = 256"]) == (
+        "0.89",
+        *["0.80"] * 2,
+    )
+    assert row["error of k = 0 / of 1"] == "4.00"
+    assert row["error of k = 0.9 / of 1"] == "0.50"
+
+
 def test_without_a_spread_nothing_is_decided():
     assert Statement("", "", [0.7, 0.7, 0.7], 0.0).judge() == "undecided"
     assert Statement("", "", [math.nan] * 3, 0.0).judge() == "undecided"

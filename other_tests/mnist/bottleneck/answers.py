@@ -441,6 +441,27 @@ def training_rows(by_study: Mapping[str, Record]) -> list[dict[str, str]]:
     return table
 
 
+def mix_rows(record: Record) -> list[dict[str, str]]:
+    """Make a table of the toy: the law, the best k of each width, and what other k cost.
+
+    The cost is the mean error of the seeds, over that of k = 1, in the widest perceptron.
+    """
+    table, best = [], {width: best_mixes(record, width) for width in toy.WIDTHS}
+    errors: dict[tuple[int, int, float], list[float]] = {}
+    for row in record["measured"]:
+        if row["H"] == max(toy.WIDTHS):
+            errors.setdefault((row["d"], row["D"], row["k"]), []).append(row["error"])
+    for d, D in best[max(toy.WIDTHS)]:
+        of_x_0 = fmean(errors[d, D, 1.0])
+        row = {"d": f"{d}", "D": f"{D}", "D / (D + d)": f"{D / (D + d):.2f}"}
+        row |= {f"best k, H = {w}": f"{fmean(best[w][d, D].values()):.2f}" for w in toy.WIDTHS}
+        for k in (0.0, 0.5, 0.9):
+            cost = fmean(errors[d, D, k]) / of_x_0
+            row[f"error of k = {k:g} / of 1"] = f"{cost:,.0f}" if cost > 10 else f"{cost:.2f}"
+        table.append(row)
+    return table
+
+
 def rank_of_noise(dimensions: int) -> float:
     """Return the effective rank of isotropic noise in as many pictures as `outputs` looks at.
 
