@@ -46,6 +46,15 @@ def test_cifar10_becomes_channels_first(monkeypatch, tmp_path):
     assert labels.tolist() == [7, 3]
 
 
+def test_where_cifar10_is_missing_its_jpeg_copy_is_named(tmp_path, offline):
+    with pytest.raises(FileNotFoundError) as without:
+        data.cifar10(tmp_path)
+    (tmp_path / "cifar10-jpeg").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"data set cifar10_jpeg\.$"):
+        data.cifar10(tmp_path)
+    assert "jpeg" not in str(without.value)
+
+
 @pytest.mark.slow
 def test_mnist_falls_back_to_5000_real_digits_and_says_so_every_time(tmp_path, offline, capsys):
     for _ in range(2):

