@@ -31,6 +31,8 @@ TRIALS: dict[str, Mapping[str, Any]] = {
     "Muon": MUON,
     "Muon, x_0, uniform": MUON | {"prediction": "x_0", "weight": "uniform"},
     "Muon, middle times": MUON | {"density": "logit_normal(location=0.0, scale=1.5)"},
+    "Muon, one block a level": MUON | {"network": {"num_blocks": 1}},
+    "Muon, wider below": MUON | {"network": {"multipliers": (1, 2, 3)}},
     "Muon, batches of 32": {
         "optimizer": "muon",
         "train": {"learning_rate": 3e-3, "batch_size": 32},
@@ -46,8 +48,7 @@ def main() -> None:
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
     images, test = data.load_splits(data.cifar10_jpeg, options.data)
-    judge = features.load("cifar10_jpeg")
-    reference = judge.extract_features(test.images)
+    judge = time_to_objects.Judge(test.images)
     pictures = config.runs_root() / OUT.stem
     pictures.mkdir(parents=True, exist_ok=True)
     for name in options.names:
@@ -59,7 +60,7 @@ def main() -> None:
         row, samples = time_to_objects.train(recipe, 60 * options.minutes, options.seed, images)
         row = trial | row | {"changed": TRIALS[name]}
         row["features sha256"] = features.released("cifar10_jpeg")[1]
-        row["samples"] = time_to_objects.judged(*samples, judge, reference)
+        row["samples"] = judge.measure(*samples)
         viz.grid(samples.images[:60], columns=10, scale=1).save(pictures / f"{name}.png")
         add(row)
         print(json.dumps(row), flush=True)

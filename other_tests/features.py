@@ -54,20 +54,40 @@ class Recipe(NamedTuple):
     optimizer: optimizers.MakeOptimizer = optimizers.adamw
     learning_rate: float = 2e-3
     saved: torch.dtype = torch.float32  # of the weights in the file
+    stem: int = 0
+    hole: int = 0  # side of the square of a training image that is made gray
+    dropout: float = 0.3
+    smoothing: float = 0.0  # of the labels
+    temperature: float = 1.0  # that logits are divided by, once trained
+    averages_mirrors: bool = False  # once trained
+
+    def classifier(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        """Make the network with new weights."""
+        sizes = {"widths": self.widths, "depth": self.depth, "stem": self.stem}
+        network = Classifier(shape, classes, **sizes)
+        network.dropout.p = self.dropout
+        return network
 
 
 RECIPES = {
     "mnist": Recipe(data.mnist, (32, 64), 8, 0.0, 0, torch.float32),
     "fashion_mnist": Recipe(data.fashion_mnist, (32, 64), 12, 0.5, 0, torch.float32),
-    # Near the fastest trainings to 94 % of the original [Jordan 2024].  Labels are not smoothed,
-    # because no sample's class would then have the probability that is counted as sure.
+    # Near the fastest trainings to 94 % of the original [Jordan 2024].  With labels smoothed no
+    # image's class is sure: the temperature has the best likelihood of 5,000 training images that
+    # a network of 15 epochs had not seen, and undoes that.
     "cifar10_jpeg": Recipe(
-        *(data.cifar10_jpeg, (64, 256, 256), 15, 0.5, 2, torch.bfloat16),
+        *(data.cifar10_jpeg, (64, 256, 256), 30, 0.5, 3, torch.bfloat16),
         depth=2,
         batch=256,
         optimizer=optimizers.muon,
-        learning_rate=4e-3,
+        learning_rate=8e-3,
         saved=torch.float16,
+        stem=24,
+        hole=9,
+        dropout=0.0,
+        smoothing=0.2,
+        temperature=0.67,
+        averages_mirrors=True,
     ),
 }
 
@@ -90,13 +110,14 @@ def main() -> None:
     shape, classes = (channels, height, width), int(train.labels.max()) + 1
     if classes < 2:
         raise SystemExit(f"{options.name} has {classes} class: put each class in its own folder")
-    network = Classifier(shape, classes, widths=recipe.widths, depth=recipe.depth)
+    network = recipe.classifier(shape, classes)
     out = options.out or ASSETS / f"features-{options.name}.safetensors"
     state = config.runs_root() / f"{out.stem}.training"
     fit(network.to(config.device()), train, recipe, state)
 
-    network.normalize(train.images)
+    network.averages_mirrors = recipe.averages_mirrors
     network.to(recipe.saved).float()  # the numbers that the file will hold
+    network.normalize(train.images)
     classes = network.extract_features(test.images).probabilities.argmax(1)
     accuracy = (classes == test.labels).double().mean().item()
     about = {
@@ -138,7 +159,8 @@ def fit(network: Classifier, train: data.Images, recipe: Recipe, path: Path) -> 
                 torch.manual_seed(rng.seed(SEED, step))
                 x = augment(data.to_float(train.images[chosen].to(device)), recipe)
                 with torch.autocast(device.type, recipe.dtype, recipe.dtype is not torch.float32):
-                    loss = F.cross_entropy(network(x)[1], train.labels[chosen].to(device))
+                    labels, smoothing = train.labels[chosen].to(device), recipe.smoothing
+                    loss = F.cross_entropy(network(x)[1], labels, label_smoothing=smoothing)
                 optimizer.zero_grad()
                 loss.backward()
                 for group in optimizer.param_groups:
@@ -152,6 +174,8 @@ def fit(network: Classifier, train: data.Images, recipe: Recipe, path: Path) -> 
         save(path, format, network, optimizer, done)
         raise
     fold_batch_norm(network.eval())
+    for parameter in network.classify.parameters():
+        parameter.data /= recipe.temperature
 
 
 def add_batch_norm(network: nn.Module) -> None:
@@ -197,7 +221,7 @@ def load(path: Path, format: str, network: nn.Module, optimizer: torch.optim.Opt
 
 
 def augment(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mirror and move images at random, because a network that sees more describes better."""
+    """Mirror, move and partly hide images, because a network that sees more describes better."""
     if recipe.mirror:
         is_mirrored = (torch.rand(len(x), 1, 1, 1) < recipe.mirror).to(x.device)
         x = torch.where(is_mirrored, x.flip(-1), x)
@@ -208,6 +232,11 @@ def augment(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
         image, channel = torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])
         rows, columns = (first + torch.arange(size) for first in (down, right))
         x = padded[image, channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    if recipe.hole:
+        pixels = torch.arange(x.shape[-1])
+        down, right = torch.randint(x.shape[-1], (2, len(x), 1))
+        rows, columns = ((pixels - center).abs() <= recipe.hole // 2 for center in (down, right))
+        x = x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None].to(x.device), 0.0)
     return x
 
 

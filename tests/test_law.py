@@ -118,6 +118,14 @@ def test_what_is_the_same_is_kept():
     torch.testing.assert_close(low.mean((2, 3)), colors.signals["mean color"])
 
 
+def test_maps_are_of_the_images_where_the_judge_sees_mirrors_too():
+    images, judge = random_images(501, 1, 8, 8), Classifier((1, 8, 8))  # more than a batch
+    plain = law.look(images, judge, torch.arange(10)).maps
+    judge.averages_mirrors = True
+    for one, other in zip(plain, law.look(images, judge, torch.arange(10)).maps, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine, schedules.flow])
 def test_clones_are_drawn_from_the_posterior(monkeypatch, make):
     """Of normal pixels: with the variance (signal^2 / noise^2 + 1 / std^2)^-1, independently."""

@@ -17,6 +17,7 @@ from diffusion_lib.metrics import features
 from tests.helpers import random_images
 
 MEASURED = {"Frechet distance": [5, 4, 6], "precision": [0.9, 0.8, 1.0], "recall": [0.6, 0.5, 0.7]}
+MEASURED |= {name + objects.FIRST: MEASURED[name] for name in ("Frechet distance", "recall")}
 MEASURED |= {"confidence > 0.9": [0.7, 0.6, 0.8]}
 IMAGES = Images(random_images(80, 3, 32, 32), torch.arange(80) % 10)
 ASKED = MEASURED | {"as asked": [0.8, 0.7, 0.9]}
@@ -29,7 +30,7 @@ def row(way, minutes, samples):
 
 
 RECORD = {"device": "CPU", "processor": "known", "torch": "2", "n": 1000, "reference": 10_000}
-RECORD |= {"sampler": "ddpm, 50 steps", "features sha256": "a" * 64, "floor": MEASURED}
+RECORD |= {"sampler": "ddpm, 50 steps", "features sha256": ["a" * 64, "b" * 64], "floor": MEASURED}
 RECORD["rows"] = [row(w, m, s) for m in (12, 40) for w, s in (("a", ASKED), ("b", MEASURED))]
 
 
@@ -119,6 +120,7 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
         assert row["images"] == 2 * row["steps"] > 0
         for value, low, high in row["samples"].values():
             assert low <= value <= high
+    assert {*objects.COLUMNS} == {*record["rows"][0]["samples"]}
     asked = ["as asked" in row["samples"] for row in record["rows"]]
     assert asked == [True, False, False]
     assert [row["computed in"] for row in record["rows"]][2] == "float32"

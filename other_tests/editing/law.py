@@ -190,7 +190,8 @@ def look(images: Tensor, judge: Classifier, classes: Tensor) -> Seen:
     maps: list[Tensor] = []
 
     def store(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        maps.append(F.max_pool2d(output.relu(), 2, ceil_mode=True))
+        of_images = output.chunk(2)[0] if judge.averages_mirrors else output  # their mirrors follow
+        maps.append(F.max_pool2d(of_images.relu(), 2, ceil_mode=True))
 
     layers = [layer for layer in judge.modules() if isinstance(layer, nn.Conv2d)]
     hooks = [layer.register_forward_hook(store) for layer in layers]
