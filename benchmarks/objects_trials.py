@@ -1,6 +1,6 @@
-"""Which recipe draws objects soonest?  The preset with one or two changes, each for as long.
+"""Which recipe draws objects soonest?  The preset with one or two changes, each on as many images.
 
-    python -m benchmarks.objects_trials NAME ... [--minutes 30] [--seed 40] [--data FOLDER]
+    python -m benchmarks.objects_trials NAME ... [--images 110400] [--seed 40] [--data FOLDER]
 
 Each trial is named after what differs from the preset; Muon has a learning rate of its own.  Two
 processes, each with OMP_NUM_THREADS=1 and other names, use two cores best.  Measures as
@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import common, time_to_objects
@@ -22,28 +23,24 @@ from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 
 OUT = common.FOLDER / "objects_trials.json"
-MUON = {"optimizer": "muon", "train": {"learning_rate": 3e-3}}
+MUON: dict[str, Any] = {"optimizer": "muon", "train": {"learning_rate": 3e-3}}
 TRIALS: dict[str, Mapping[str, Any]] = {
     "preset": {},
-    "average 0.995": {"train": {"ema_decay": 0.995}},
-    "average 0.998": {"train": {"ema_decay": 0.998}},
-    "learning rate 0.002": {"train": {"learning_rate": 2e-3}},
     "Muon": MUON,
-    "Muon, x_0, uniform": MUON | {"prediction": "x_0", "weight": "uniform"},
+    "Muon, batches of 32": MUON | {"train": MUON["train"] | {"batch_size": 32}},
+    "Muon, learning rate 0.006": MUON | {"train": {"learning_rate": 6e-3}},
+    "Muon, average 0.995": MUON | {"train": MUON["train"] | {"ema_decay": 0.995}},
     "Muon, middle times": MUON | {"density": "logit_normal(location=0.0, scale=1.5)"},
+    "Muon, x_0, uniform": MUON | {"prediction": "x_0", "weight": "uniform"},
     "Muon, one block a level": MUON | {"network": {"num_blocks": 1}},
     "Muon, wider below": MUON | {"network": {"multipliers": (1, 2, 3)}},
-    "Muon, batches of 32": {
-        "optimizer": "muon",
-        "train": {"learning_rate": 3e-3, "batch_size": 32},
-    },
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="+", choices=TRIALS, metavar="NAME", help=", ".join(TRIALS))
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--images", type=int, default=110_400, help="images that each one sees")
     parser.add_argument("--seed", type=int, default=40)
     parser.add_argument("--data", default=config.data_root(), help="folder of the data sets")
     options = parser.parse_args()
@@ -52,13 +49,15 @@ def main() -> None:
     pictures = config.runs_root() / OUT.stem
     pictures.mkdir(parents=True, exist_ok=True)
     for name in options.names:
-        trial = {"trial": name, "minutes": options.minutes, "seed": options.seed}
+        trial = {"trial": name, "images": options.images, "seed": options.seed}
         if any(trial.items() <= row.items() for row in trials()):
             continue
         experiment = common.CIFAR10_JPEG_LABELS.changed(TRIALS[name])
+        steps = options.images // experiment.train.batch_size
+        experiment = replace(experiment, train=config.shorten(experiment.train, steps))
         recipe = Recipe(experiment, num_steps=time_to_objects.STEPS, guidance=2.0)
-        row, samples = time_to_objects.train(recipe, 60 * options.minutes, options.seed, images)
-        row = trial | row | {"changed": TRIALS[name]}
+        row, samples = time_to_objects.train(recipe, None, options.seed, images)
+        row |= trial | {"changed": TRIALS[name]}
         row["features sha256"] = features.released("cifar10_jpeg")[1]
         row["samples"] = judge.measure(*samples)
         viz.grid(samples.images[:60], columns=10, scale=1).save(pictures / f"{name}.png")

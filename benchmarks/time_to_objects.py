@@ -135,7 +135,7 @@ class Samples(NamedTuple):
 
 
 def train(
-    way: Recipe | DiffusersExample, seconds: float, seed: int, images: Images
+    way: Recipe | DiffusersExample, seconds: float | None, seed: int, images: Images
 ) -> tuple[dict[str, Any], Samples]:
     """Train a way for so long; return a description of the training, and N samples.
 
@@ -143,7 +143,7 @@ def train(
 
     Args:
         way: what is trained, and how it is sampled.
-        seconds: time of the training.
+        seconds: time of the training; None for the steps that a recipe has.
         seed: of the training and of the samples.
         images: training images.
     """
@@ -174,11 +174,13 @@ def draw_samples(way: Recipe | DiffusersExample, path: Path, seed: int) -> Sampl
     return Samples(way.sample_of(denoiser, seed, range(way.classes))(N), way.classes)
 
 
-def within(way: Recipe | DiffusersExample, seconds: float, images: Images) -> tuple[Entry, int]:
-    """Give a way the time of its training; return it with the size of its batches."""
+def within(
+    way: Recipe | DiffusersExample, seconds: float | None, images: Images
+) -> tuple[Entry, int]:
+    """Give a way the time of its training, if any; return it with the size of its batches."""
     if isinstance(way, DiffusersExample):
-        return replace(way, seconds=seconds), way.batch_size
-    experiment = common.fit(way.experiment, seconds, images)
+        return replace(way, seconds=seconds or way.seconds), way.batch_size
+    experiment = common.fit(way.experiment, seconds, images) if seconds else way.experiment
     return replace(way, experiment=experiment), experiment.train.batch_size
 
 

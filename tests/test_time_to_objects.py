@@ -150,11 +150,12 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     use_small_judge(monkeypatch)
     monkeypatch.setattr(objects_trials.data, "load_splits", lambda *of: (IMAGES, IMAGES))
     names = ["Muon", "preset"]
-    monkeypatch.setattr("sys.argv", ["", *names, "--minutes", "0.002"])
+    monkeypatch.setattr("sys.argv", ["", *names, "--images", "6"])
     objects_trials.main()
     objects_trials.main()  # nothing is missing
     rows = objects_trials.trials()
     assert [row["trial"] for row in rows] == names
+    assert [(row["images"], row["steps"]) for row in rows] == [(6, 3)] * 2
     assert (rows[0]["changed"]["optimizer"], rows[1]["changed"]) == ("muon", {})
     assert "as asked" in rows[1]["samples"]
     assert {path.stem for path in (tmp_path / "objects_trials").iterdir()} == {*names}
