@@ -70,22 +70,22 @@ def measure(run: Run, train: Images, test: Images) -> dict[str, Any]:
         train: images that it was trained on.
         test: images that it was not trained on, of the same classes.
     """
-    judge, classes = Judge(test.images), run.denoiser.config.classes
+    judge, num_classes = Judge(test.images), run.denoiser.config.classes
     held_out = metrics.nearest_distances(test.images[:N], train.images)
 
-    def measured(images: Tensor, asked: int) -> dict[str, list[float]]:
+    def measured(images: Tensor, classes: int) -> dict[str, list[float]]:
         distances = metrics.nearest_distances(images, train.images)
         copies = metrics.memorization(distances, held_out)
-        return judge.measure(images, asked) | {k: [*interval] for k, interval in copies.items()}
+        return judge.measure(images, classes) | {k: [*interval] for k, interval in copies.items()}
 
     floor = judge.measure(evaluation.random_subset(train.images, N))
     rows = {}
     for name, (scale, sampler, num_steps) in SETTINGS.items():
-        guided = run.guided(range(classes), scale)
+        guided = run.guided(range(num_classes), scale)
         images = runs.sample(guided, N, SEED, sampler, num_steps, batch_size=125)
-        rows[name] = measured(images, classes if scale else 0)
+        rows[name] = measured(images, num_classes if scale else 0)
         if name == GUIDED:
-            viz.grid(images[:100], columns=classes).save(GRID)
+            viz.grid(images[:100], columns=num_classes).save(GRID)
             pairs = torch.stack([images[:10], train.images[nearest(images[:10], train.images)]])
             viz.grid(pairs.flatten(0, 1), columns=10).save(NEAREST)
     return common.provenance(run) | {
