@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks import common, time_to_objects
 from benchmarks.speedrun import Recipe
 from diffusion_lib import config, data, viz
-from diffusion_lib.metrics import features
 from diffusion_lib.system import files
 
 OUT = common.FOLDER / "objects_trials.json"
@@ -53,12 +52,16 @@ def main() -> None:
         if any(trial.items() <= row.items() for row in trials()):
             continue
         experiment = common.CIFAR10_JPEG_LABELS.changed(TRIALS[name])
-        steps = options.images // experiment.train.batch_size
+        steps, rest = divmod(options.images, experiment.train.batch_size)
+        if rest or not 0 < steps <= experiment.train.num_steps:
+            raise SystemExit(
+                f"--images {options.images}: give a multiple of the batches' 64 and 32"
+            )
         experiment = replace(experiment, train=config.shorten(experiment.train, steps))
         recipe = Recipe(experiment, num_steps=time_to_objects.STEPS, guidance=2.0)
         row, samples = time_to_objects.train(recipe, None, options.seed, images)
         row |= trial | {"changed": TRIALS[name]}
-        row["features sha256"] = features.released("cifar10_jpeg")[1]
+        row["features sha256"] = judge.digests()
         row["samples"] = judge.measure(*samples)
         viz.grid(samples.images[:60], columns=10, scale=1).save(pictures / f"{name}.png")
         add(row)

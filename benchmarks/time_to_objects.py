@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.diffusers_loop import DiffusersExample
 from benchmarks.speedrun import Entry, Recipe
-from diffusion_lib import config, data, evaluation, metrics, runs, style, viz
+from diffusion_lib import config, data, metrics, runs, style, viz
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import record as records
@@ -37,7 +37,7 @@ OUT = common.FOLDER / "time_to_objects.json"
 N, STEPS = 1000, 50
 SURE = f"confidence > {metrics.CONFIDENT}"
 COLUMNS = {"Frechet distance": "", "precision": ".2f", "recall": ".2f"}
-FIRST = ", first features"  # of the first classifier of the family, in which goals are set
+FIRST = ", first features"  # of the first classifier of the family, as in earlier records
 JUDGES = {"": "cifar10_jpeg", FIRST: "cifar10_jpeg_1"}
 COLUMNS |= {"Frechet distance" + FIRST: "", "recall" + FIRST: ".2f"}
 COLUMNS |= {SURE: ".1%", "as asked": ".1%"}
@@ -72,13 +72,12 @@ def measure(
     """
     cpu, judge = torch.device("cpu"), Judge(test.images)
     present = {"data": "cifar10_jpeg", "training images": len(images.images), "n": N}
-    present |= {"reference": len(test.images), "sampler": f"ddpm, {STEPS} steps"}
-    present |= {"features sha256": [features.released(name)[1] for name in JUDGES.values()]}
+    present |= {"reference": judge.count, "sampler": f"ddpm, {STEPS} steps"}
+    present |= {"features sha256": Judge.digests()}
     present |= {"ways": {name: way.describe() for name, way in WAYS.items()}}
     record = common.resume(out, present | common.machine(cpu))
     if "floor" not in record:
-        real = evaluation.random_subset(images.images, N)
-        record |= {"floor": judge.measure(real), "rows": []}
+        record |= {"floor": judge.measure(judge.held_out), "rows": []}
     for seed, budget, name in ((s, m, name) for s in seeds for m in minutes for name in WAYS):
         job = {"way": name, "minutes": budget, "seed": seed}
         if any(job.items() <= former.items() for former in record["rows"]):
@@ -98,15 +97,27 @@ def measure(
 class Judge:
     """The released classifiers of the family, and what they say of real images.
 
+    These were not trained on: a classifier is surer of its training images than of others, so that
+    they are no floor.
+
     Args:
-        images: what samples are compared with, uint8 [M, C, H, W].
+        images: real images, uint8 [M, C, H, W]; N of them are held out for the floor, and samples
+            are compared with the others.
     """
 
     def __init__(self, images: Tensor) -> None:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        self.held_out, others = images[order[:N]], images[order[N:]]
+        self.count = len(others)
         self.networks = {suffix: features.load(name) for suffix, name in JUDGES.items()}
         self.references = {
-            suffix: network.extract_features(images) for suffix, network in self.networks.items()
+            suffix: network.extract_features(others) for suffix, network in self.networks.items()
         }
+
+    @staticmethod
+    def digests() -> list[str]:
+        """Return the SHA-256 of each classifier."""
+        return [features.released(name)[1] for name in JUDGES.values()]
 
     def measure(self, samples: Tensor, classes: int = 0) -> dict[str, list[float]]:
         """Measure images: [value, low, high] of each of COLUMNS.
@@ -137,13 +148,14 @@ class Samples(NamedTuple):
 def train(
     way: Recipe | DiffusersExample, seconds: float | None, seed: int, images: Images
 ) -> tuple[dict[str, Any], Samples]:
-    """Train a way for so long; return a description of the training, and N samples.
+    """Train a way, for so long if at all; return a description of the training, and N samples.
 
     A network that was trained under the same conditions is read from the folder of the runs.
 
     Args:
         way: what is trained, and how it is sampled.
-        seconds: time of the training; None for the steps that a recipe has.
+        seconds: time of the training; None for the steps that a recipe has, which only a `Recipe`
+            may have.
         seed: of the training and of the samples.
         images: training images.
     """
@@ -179,8 +191,11 @@ def within(
 ) -> tuple[Entry, int]:
     """Give a way the time of its training, if any; return it with the size of its batches."""
     if isinstance(way, DiffusersExample):
-        return replace(way, seconds=seconds or way.seconds), way.batch_size
-    experiment = common.fit(way.experiment, seconds, images) if seconds else way.experiment
+        assert seconds is not None
+        return replace(way, seconds=seconds), way.batch_size
+    if seconds is None:
+        return way, way.experiment.train.batch_size
+    experiment = common.fit(way.experiment, seconds, images)
     return replace(way, experiment=experiment), experiment.train.batch_size
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ import diffusion_lib
 from diffusion_lib import predictions, schedules
 from diffusion_lib.config import Experiment
 from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.metrics import features
 from diffusion_lib.networks.unet import UNet, UNetConfig
 from diffusion_lib.predictions import Prediction
 from diffusion_lib.system import files
@@ -54,6 +56,16 @@ def tiny(experiment: Experiment) -> Experiment:
         experiment.network, width=8, multipliers=(1,), num_blocks=1, attention=(), patch=7
     )
     return replace(experiment, network=network)
+
+
+def use_small_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a small network of its own in the place of each released classifier of photographs."""
+
+    def load(name: str) -> features.Classifier:
+        torch.manual_seed(len(name))
+        return features.Classifier((3, 32, 32), features=4, widths=(4, 4))
+
+    monkeypatch.setattr(features, "load", load)
 
 
 def write_idx(folder: Path, n_train: int = 12, n_test: int = 5) -> None:

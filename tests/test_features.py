@@ -108,7 +108,7 @@ def test_batch_norm_is_folded_into_the_convolutions(depth):
 
 @pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.muon])
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(optimizer, tmp_path, monkeypatch):
-    """Also where weights are not contiguous, and with the draws of dropout and of the shifts."""
+    """Also where weights are not contiguous, and with all that is drawn: dropout, shifts, holes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator)
     train = data.Images(images, torch.arange(20) % 3)
@@ -142,6 +142,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(optimizer, tmp_pa
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name])
         assert torch.equal(tensor, again[name])
+    recipe = recipe._replace(hole=5)
+    with pytest.raises(ValueError, match=r"state.*training of a feature network"):
+        fitted()
 
 
 def test_a_hole_is_gray_and_lies_anywhere():
@@ -172,11 +175,29 @@ def test_the_temperature_divides_the_logits(tmp_path, monkeypatch):
     torch.testing.assert_close(logits(0.5), 2 * logits(1.0))
 
 
-def test_the_network_of_photographs_fits_in_5_MB(tmp_path):
-    recipe = script.RECIPES["cifar10_jpeg"]
-    classifier = recipe.classifier((3, 32, 32), 10)
-    classifier.to(recipe.saved).save(tmp_path / "a", {})
-    assert (tmp_path / "a").stat().st_size < 5_000_000
+def test_the_released_network_of_photographs_is_its_recipes():
+    recipe, released = script.RECIPES["cifar10_jpeg"], features.load("cifar10_jpeg")
+    made = recipe.classifier((3, 32, 32), 10).state_dict()
+    assert {name: w.shape for name, w in made.items()} == {
+        name: w.shape for name, w in released.state_dict().items()
+    }
+    assert released.averages_mirrors == recipe.averages_mirrors
+
+
+def test_the_recipe_says_what_is_dropped_and_smoothed(tmp_path, monkeypatch):
+    recipe = script.Recipe(data.cifar10, (8,), 1, 0.0, 0, torch.float32, dropout=0.7, smoothing=0.1)
+    assert recipe.classifier((3, 8, 8), 3).dropout.p == 0.7
+    monkeypatch.setattr(script, "LEAST_STEPS", 1)
+    smoothed = []
+
+    def cross_entropy(logits, labels, label_smoothing):
+        smoothed.append(label_smoothing)
+        return logits.square().sum()
+
+    monkeypatch.setattr(script.F, "cross_entropy", cross_entropy)
+    train = data.Images(torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3)
+    script.fit(recipe.classifier((3, 8, 8), 3), train, recipe, tmp_path / "state")
+    assert smoothed == [0.1]
 
 
 def test_normalised_features_have_variance_1():

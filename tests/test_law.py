@@ -119,7 +119,7 @@ def test_what_is_the_same_is_kept():
 
 
 def test_maps_are_of_the_images_where_the_judge_sees_mirrors_too():
-    images, judge = random_images(501, 1, 8, 8), Classifier((1, 8, 8))  # more than a batch
+    images, judge = random_images(501, 1, 8, 8), Classifier((1, 8, 8), depth=2, stem=3)  # 2 batches
     plain = law.look(images, judge, torch.arange(10)).maps
     judge.averages_mirrors = True
     for one, other in zip(plain, law.look(images, judge, torch.arange(10)).maps, strict=True):

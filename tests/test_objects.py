@@ -1,17 +1,17 @@
-"""What is said of the released network of photographs."""
+"""What is measured of a network of photographs."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common
+from benchmarks import common, time_to_objects
 from diffusion_lib import runs, samplers
 from diffusion_lib.data import Images
-from diffusion_lib.metrics import features
 from other_tests.cifar10 import objects
-from tests.helpers import random_images
+from tests.helpers import random_images, use_small_judges
 
 SIZE = {"width": 8, "multipliers": (1,), "num_blocks": 1, "attention": (), "patch": 8}
 
@@ -29,20 +29,31 @@ def test_every_setting_is_measured_and_what_is_guided_is_drawn(tmp_path, monkeyp
         network=replace(experiment.network, **SIZE),
         train=replace(experiment.train, num_steps=2, batch_size=4, warmup_steps=1),
     )
-    train, test = (Images(random_images(80, 3, 32, 32), torch.arange(80) % 10) for _ in range(2))
+    images, labels = random_images(80, 3, 32, 32), torch.arange(80) % 10
+    train, test = Images(images, labels), Images(255 - images, labels)
     run = runs.train(experiment, train, test.images, folder=tmp_path / "run")
     settings = {"no labels": objects.Setting(0.0, samplers.ddpm, 2)}
     settings[objects.GUIDED] = objects.Setting(2.0, samplers.dpm_solver, 2)
-    monkeypatch.setattr(objects, "SETTINGS", settings)
+    monkeypatch.setattr(objects, "SETTINGS", {"no labels": settings["no labels"]})
     monkeypatch.setattr(objects, "N", 40)
+    monkeypatch.setattr(time_to_objects, "N", 40)
     monkeypatch.setattr(objects, "GRID", tmp_path / "grid.png")
     monkeypatch.setattr(objects, "NEAREST", tmp_path / "nearest.png")
-    judge = features.Classifier((3, 32, 32), features=4, widths=(4, 4))
-    monkeypatch.setattr(features, "load", lambda dataset: judge)
-    record = objects.measure(run, train, test)
+    use_small_judges(monkeypatch)
+    path = tmp_path / "objects.json"
+    objects.measure(path, run, train, test)
+    first = json.loads(path.read_text())
+    assert not (tmp_path / "grid.png").exists()
+    monkeypatch.setattr(objects, "SETTINGS", settings)
+    objects.measure(path, run, train, test)  # what is missing alone
+    record = json.loads(path.read_text())
+    assert record["settings"]["no labels"] == first["settings"]["no labels"]
+    assert (record["floor"], record["reference"]) == (first["floor"], 40)
     rows = objects.rows(record)
     assert [row["samples"] for row in rows] == [*settings, "real images: the floor"]
     assert [bool(row["as asked"]) for row in rows] == [False, True, False]
     assert [bool(row["copies"]) for row in rows] == [True, True, False]
     assert all(row["Frechet distance (first features)"] for row in rows)
     assert Image.open(tmp_path / "grid.png").width == Image.open(tmp_path / "nearest.png").width
+    with pytest.raises(ValueError, match="was trained on other images than the 80 of"):
+        objects.measure(path, run, test, train)

@@ -12,9 +12,10 @@ from benchmarks import common, diffusers_loop, objects_trials
 from benchmarks import time_to_objects as objects
 from benchmarks.diffusers_loop import DiffusersExample
 from benchmarks.speedrun import Recipe
+from diffusion_lib import metrics
 from diffusion_lib.data import Images
 from diffusion_lib.metrics import features
-from tests.helpers import random_images
+from tests.helpers import random_images, use_small_judges
 
 MEASURED = {"Frechet distance": [5, 4, 6], "precision": [0.9, 0.8, 1.0], "recall": [0.6, 0.5, 0.7]}
 MEASURED |= {name + objects.FIRST: MEASURED[name] for name in ("Frechet distance", "recall")}
@@ -90,10 +91,21 @@ def small(classes):
     )
 
 
-def use_small_judge(monkeypatch):
-    torch.manual_seed(0)
-    judge = features.Classifier((3, 32, 32), features=4, widths=(4, 4))
-    monkeypatch.setattr(features, "load", lambda dataset: judge)
+def test_each_judge_measures_in_its_own_features_and_the_floor_is_held_out(monkeypatch):
+    use_small_judges(monkeypatch)
+    monkeypatch.setattr(objects, "N", 20)
+    judge = objects.Judge(IMAGES.images)
+    every = torch.cat([judge.held_out, IMAGES.images]).flatten(1)
+    assert judge.count == 60
+    assert len(every.unique(dim=0)) == len(IMAGES.images.flatten(1).unique(dim=0))
+    samples = random_images(20, 3, 32, 32)
+    measured = judge.measure(samples)
+    for suffix, name in objects.JUDGES.items():
+        network = features.load(name)
+        quality = metrics.quality(network.extract_features(samples), judge.references[suffix])
+        expected = common.rounded(quality["Frechet distance"])
+        assert measured["Frechet distance" + suffix] == expected
+    assert len({measured["Frechet distance" + suffix][0] for suffix in objects.JUDGES}) == 2
 
 
 @pytest.mark.slow
@@ -106,7 +118,7 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "WAYS", dict(zip(objects.WAYS, tiny, strict=True)))
     monkeypatch.setattr(objects, "N", 20)
     monkeypatch.setattr(common, "machine", lambda device: {"device": "CPU", "GFLOP/s, float32": 1})
-    use_small_judge(monkeypatch)
+    use_small_judges(monkeypatch)
     monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path / "runs"))
     out = tmp_path / "time_to_objects.json"
 
@@ -136,7 +148,7 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
         del row["seconds of sampling"]
     assert again == record
     monkeypatch.setattr(objects, "N", 21)
-    with pytest.raises(SystemExit, match="of another n: move it away"):
+    with pytest.raises(SystemExit, match="of another n and reference: move it away"):
         measure(0.002)
 
 
@@ -147,12 +159,15 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "CIFAR10_JPEG_LABELS", small(10))
     monkeypatch.setattr(objects, "N", 20)
     monkeypatch.setattr(objects, "STEPS", 2)
-    use_small_judge(monkeypatch)
+    use_small_judges(monkeypatch)
     monkeypatch.setattr(objects_trials.data, "load_splits", lambda *of: (IMAGES, IMAGES))
     names = ["Muon", "preset"]
     monkeypatch.setattr("sys.argv", ["", *names, "--images", "6"])
     objects_trials.main()
     objects_trials.main()  # nothing is missing
+    monkeypatch.setattr("sys.argv", ["", *names, "--images", "7"])
+    with pytest.raises(SystemExit, match="--images 7: give a multiple"):
+        objects_trials.main()
     rows = objects_trials.trials()
     assert [row["trial"] for row in rows] == names
     assert [(row["images"], row["steps"]) for row in rows] == [(6, 3)] * 2

@@ -21,16 +21,15 @@ ASSETS = Path(__file__).parents[1] / "assets"
 _FORMAT = "diffusion_lib features 1"
 _BATCH = 500
 
-_SHA256 = {
+_DIGESTS = {
     "mnist": "21514453b4fbe2b9afc696d367b19a08eef874cd33b6a96e5fc1642fb0782506",
     "fashion_mnist": "f25602b6adcad365131a823e73b4f6df3301e07160af761e2ff791fdea7270d9",
     "cifar10_jpeg": "543529e78bd3a22d6af8b23a9d499c763412491ddc843dcf7c5571ce93a17fe4",
-    # The first of this family, right on 81 %: records up to November 2026 have its hash.
+    # The first of this family, right on 81 %: records made before 2026-11-28 have its hash.
     "cifar10_jpeg_1": "f9ae6cbce9098b777e08081e46153fd87ca8cca4b06cc9558f7b17af235b6237",
 }
-# Data set -> file in assets and its SHA-256.
-RELEASED = {name: (f"features-{name}.safetensors", digest) for name, digest in _SHA256.items()}
-# One for the family, so that both describe their samples in the same features.
+# Data set, or another name -> file in assets and its SHA-256; both of CIFAR-10 share features.
+RELEASED = {name: (f"features-{name}.safetensors", digest) for name, digest in _DIGESTS.items()}
 RELEASED["cifar10"] = RELEASED["cifar10_jpeg"]
 
 
@@ -45,7 +44,8 @@ class Classifier(nn.Module):
     """Levels of convolutions and a pooling, a layer of `features` numbers, the classes.
 
     The pooling of level k follows conv{k}; conv{k}_2 and so on add to their input, and where there
-    are any, the maps of the last level are pooled to their maxima.  `normalize` it once trained.
+    are any, the maps of the last level are pooled to their maxima.  Once it is trained, set
+    `averages_mirrors` if features are to be the mean over an image and its mirror; `normalize` it.
 
     Args:
         image_shape: (C, H, W).
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         self.classify = nn.Linear(features, classes)
         self.dropout = nn.Dropout(0.3)
         self.register_buffer("scale", torch.ones(()))
-        self.averages_mirrors = False  # whether features are the mean over an image and its mirror
+        self.averages_mirrors = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, D] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
@@ -93,7 +93,9 @@ class Classifier(nn.Module):
                 h = F.relu(h + self.get_submodule(f"conv{k}_{j}")(h))
         if self.depth > 1:
             h = h.amax((2, 3))
-        features = self.describe(self.dropout(h.flatten(1))).unflatten(0, (-1, len(x))).mean(0)
+        features = self.describe(self.dropout(h.flatten(1)))
+        if self.averages_mirrors:
+            features = features.unflatten(0, (2, -1)).mean(0)
         return features, self.classify(self.dropout(F.relu(features)))
 
     @torch.no_grad()
@@ -117,9 +119,8 @@ class Classifier(nn.Module):
     def save(self, path: str | Path, about: dict[str, str]) -> str:
         """Write the weights with a description; return the file's SHA-256."""
         shape = "x".join(map(str, self.image_shape))
-        about = {"format": _FORMAT, "shape": shape, **about}
-        about["averages_mirrors"] = str(self.averages_mirrors)
-        files.write_tensors(path, self.state_dict(), about)
+        about = about | ({"averages_mirrors": "True"} if self.averages_mirrors else {})
+        files.write_tensors(path, self.state_dict(), {"format": _FORMAT, "shape": shape, **about})
         return _sha256(path)
 
 

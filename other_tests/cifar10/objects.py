@@ -1,14 +1,15 @@
-"""What does the released network of photographs draw, and does it draw what it was trained on?
+"""What does a network of photographs draw, and is it near to what it was trained on?
 
-    python -m other_tests.cifar10.objects [RUN]
+    python -m other_tests.cifar10.objects RUN
 
-Samples `runs.released("cifar10")`, or a run of your own with labels, as each of SETTINGS says, and
-holds 1,000 samples against the test images by both feature networks of `time_to_objects`, and
-against the training images.  Writes objects.json, 100 guided samples that nobody selected
-(objects.png, a class a column), and ten of them above their nearest training images
-(objects.nearest.png).
+Samples a run on CIFAR-10's JPEG copy that knows labels as each of SETTINGS says, and holds 1,000
+samples against the test images by both feature networks of `time_to_objects`, and against the
+training images.  About five minutes of a core for each setting.  Writes objects.json, to which it
+adds what is missing, 100 guided samples that nobody selected (objects.png, a class a column), and
+ten of them above their nearest training images (objects.nearest.png).
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks import common as benchmarks
 from benchmarks import time_to_objects
 from benchmarks.time_to_objects import FIRST, SURE, Judge
-from diffusion_lib import config, data, evaluation, metrics, runs, samplers, viz
+from diffusion_lib import config, data, metrics, runs, samplers, viz
 from diffusion_lib.data import Images
-from diffusion_lib.metrics import Interval, features
+from diffusion_lib.metrics import Interval
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import device as hardware
@@ -35,7 +37,7 @@ N, SEED = 1000, 0
 class Setting(NamedTuple):
     """How samples are drawn."""
 
-    guidance: float  # 1 for labels alone, 0 for neither
+    guidance: float  # its scale: 1 for the label without guidance, 0 for no label
     sampler: Callable[..., Iterator[SampleStep]]
     num_steps: int
 
@@ -55,48 +57,57 @@ FORMS = time_to_objects.COLUMNS | {"nearest training image": ".1f", "copies": ".
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the release)")
+    parser.add_argument("run", type=Path, help="folder of the run")
     options = parser.parse_args()
-    run = runs.load(options.run) if options.run else runs.released("cifar10")
+    run = runs.load(options.run)
     train, test = data.load_splits(data.cifar10_jpeg, options.data)
-    files.write_json(RECORD, measure(run, train, test))
+    measure(RECORD, run, train, test)
 
 
-def measure(run: Run, train: Images, test: Images) -> dict[str, Any]:
-    """Measure a run at all settings, and draw its samples at GUIDED.
+def measure(path: Path, run: Run, train: Images, test: Images) -> None:
+    """Measure a run at the settings that a record lacks, and draw its samples at GUIDED.
 
     Args:
+        path: file of the record.
         run: run whose network knows labels.
         train: images that it was trained on.
         test: images that it was not trained on, of the same classes.
+
+    Raises:
+        ValueError: the run was trained on other images.
+        SystemExit: the record is of another run, or was made under other conditions.
     """
+    own = json.loads((run.folder / "experiment.json").read_text())["images"]
+    if not own.startswith(runs.fingerprint(train.images)):
+        raise ValueError(
+            f"{run.folder} was trained on other images than the {len(train.images):,} of the JPEG "
+            "copy of CIFAR-10 in the data folder: measure a run of those (--data FOLDER)"
+        )
     judge, num_classes = Judge(test.images), run.denoiser.config.classes
-    held_out = metrics.nearest_distances(test.images[:N], train.images)
-
-    def measured(images: Tensor, classes: int) -> dict[str, list[float]]:
-        distances = metrics.nearest_distances(images, train.images)
-        copies = metrics.memorization(distances, held_out)
-        return judge.measure(images, classes) | {k: [*interval] for k, interval in copies.items()}
-
-    floor = judge.measure(evaluation.random_subset(train.images, N))
-    rows = {}
+    present = common.provenance(run) | {"n": N, "seed": SEED, "reference": judge.count}
+    present |= {
+        "precision": hardware.precision(config.device()),
+        "features sha256": judge.digests(),
+    }
+    record = benchmarks.resume(path, present)
+    if "floor" not in record:
+        record |= {"floor": judge.measure(judge.held_out), "settings": {}}
+    held_out = metrics.nearest_distances(judge.held_out, train.images)
     for name, (scale, sampler, num_steps) in SETTINGS.items():
+        if name in record["settings"]:
+            continue
         guided = run.guided(range(num_classes), scale)
         images = runs.sample(guided, N, SEED, sampler, num_steps, batch_size=125)
-        rows[name] = measured(images, num_classes if scale else 0)
+        distances = metrics.nearest_distances(images, train.images)
+        copies = metrics.memorization(distances, held_out)
+        measured = judge.measure(images, num_classes if scale else 0)
+        measured |= {name: benchmarks.rounded(interval) for name, interval in copies.items()}
         if name == GUIDED:
             viz.grid(images[:100], columns=num_classes).save(GRID)
             pairs = torch.stack([images[:10], train.images[nearest(images[:10], train.images)]])
             viz.grid(pairs.flatten(0, 1), columns=10).save(NEAREST)
-    return common.provenance(run) | {
-        "n": N,
-        "seed": SEED,
-        "reference": len(test.images),
-        "precision": hardware.precision(config.device()),
-        "features sha256": [features.released(name)[1] for name in time_to_objects.JUDGES.values()],
-        "floor": floor,
-        "settings": rows,
-    }
+        record["settings"][name] = measured
+        files.write_json(path, record)
 
 
 def nearest(images: Tensor, training: Tensor) -> Tensor:
