@@ -333,6 +333,27 @@ def resume(path: Path, present: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def add_row(path: Path, part: str, row: Mapping[str, Any]) -> None:
+    """Add a row to a list of a record, to which other processes add theirs.
+
+    A file beside the runs is locked meanwhile, because the record is replaced as a whole.
+
+    Args:
+        path: file of the record, which need not be there.
+        part: name of the list.
+        row: what is added.
+    """
+    guard = config.runs_root() / f".{path.name}.lock"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    guard.touch()
+    while True:
+        with files.lock(guard) as is_free:
+            if is_free:
+                record = json.loads(path.read_text()) if path.exists() else {}
+                return files.write_json(path, record | {part: [*record.get(part, []), row]})
+        time.sleep(0.05)
+
+
 def fit(experiment: Experiment, seconds: float, images: Images) -> Experiment:
     """Give an experiment as many steps as fit into the time, judged by 50 of them.
 

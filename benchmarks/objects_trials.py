@@ -11,7 +11,6 @@ be chosen on these seeds.
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 from benchmarks import common, time_to_objects
 from benchmarks.speedrun import Recipe
 from diffusion_lib import config, data, viz
-from diffusion_lib.system import files
 
 OUT = common.FOLDER / "objects_trials.json"
 MUON: dict[str, Any] = {"optimizer": "muon", "train": {"learning_rate": 3e-3}}
@@ -64,24 +62,13 @@ def main() -> None:
         row["features sha256"] = judge.digests()
         row["samples"] = judge.measure(*samples)
         viz.grid(samples.images[:60], columns=10, scale=1).save(pictures / f"{name}.png")
-        add(row)
+        common.add_row(OUT, "trials", row)
         print(json.dumps(row), flush=True)
 
 
 def trials() -> list[dict[str, Any]]:
     """Read the rows of the record, where there is one."""
     return json.loads(OUT.read_text())["trials"] if OUT.exists() else []
-
-
-def add(row: Mapping[str, Any]) -> None:
-    """Add a row to the record, when no other process does."""
-    lock = config.runs_root() / f".{OUT.stem}.lock"
-    lock.touch()
-    while True:
-        with files.lock(lock) as is_free:
-            if is_free:
-                return files.write_json(OUT, {"trials": [*trials(), row]})
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.common import add_row
 from diffusion_lib import config, data, oracles, rng, samplers, schedules
 from diffusion_lib.late_start import LateStart
 from diffusion_lib.metrics.features import Classifier, ClassifierOutput
@@ -278,10 +279,10 @@ def test_rows_of_several_processes_are_all_in_the_record(monkeypatch, tmp_path):
     """A second one waits while the first holds the lock."""
     monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path / "runs"))
     path = tmp_path / "law.json"
-    law.add(path, "rows", {"seed": 1})
+    add_row(path, "rows", {"seed": 1})
     with ThreadPoolExecutor() as pool:
         with files.lock(tmp_path / "runs" / ".law.json.lock"):
-            waiting = pool.submit(law.add, path, "rows", {"seed": 2})
+            waiting = pool.submit(add_row, path, "rows", {"seed": 2})
             sleep(0.2)
             assert law.read(path, "rows") == [{"seed": 1}]
         waiting.result()

@@ -177,11 +177,12 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
 
 
 def test_no_row_of_several_writers_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(objects_trials, "OUT", tmp_path / "objects_trials.json")
+    path = tmp_path / "record.json"
     monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path))
     with ThreadPoolExecutor(8) as pool:
-        [*pool.map(objects_trials.add, [{"trial": k} for k in range(16)])]
-    assert sorted(row["trial"] for row in objects_trials.trials()) == [*range(16)]
+        [*pool.map(lambda k: common.add_row(path, "trials", {"trial": k}), range(16))]
+    rows = json.loads(path.read_text())["trials"]
+    assert sorted(row["trial"] for row in rows) == [*range(16)]
 
 
 @pytest.mark.parametrize("name", objects_trials.TRIALS)

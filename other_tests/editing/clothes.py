@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.common import add_row
 from diffusion_lib import config, data, editing, metrics, rng, runs, survival, viz
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
@@ -133,7 +134,7 @@ def main() -> None:
                 edits = [data.to_uint8(start(way, data.to_float(images.images)))]
                 edits += [edit(run.denoiser, way, images, int(t.value)) for t in far.values()]
                 row["ways"][way] = [measure(x, images, judge, reference) for x in edits]
-            law.add(OUT, "rows", law.about(run, "fashion_mnist") | row)
+            add_row(OUT, "rows", law.about(run, "fashion_mnist") | row)
             if seed == law.SEEDS[0]:
                 draw(run.denoiser, images, far)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from benchmarks.common import add_row
 from diffusion_lib import metrics, rng, runs, samplers
 from diffusion_lib.late_start import LateStart
 from diffusion_lib.metrics import features
@@ -70,7 +71,7 @@ def add_run(name: str, seed: int, root: str) -> None:
     for way in Bar([way for way in ways if way not in done], run.folder.name):
         distances = measure(run, start, way[-2:], network, reference)
         row = law.about(run, judge) | dict(zip(KEYS, way, strict=True)) | {"n": N}
-        law.add(OUT, "rows", row | {"starts": STARTS, MEASURE: distances})
+        add_row(OUT, "rows", row | {"starts": STARTS, MEASURE: distances})
 
 
 def measure(

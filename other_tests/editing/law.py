@@ -12,7 +12,6 @@ process takes one thread.
 """
 
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.common import add_row
 from diffusion_lib import config, data, losses, predictions, rng, runs, samplers, schedules
 from diffusion_lib import survival as theory
 from diffusion_lib.config import Experiment
@@ -318,23 +318,6 @@ def read(path: Path, part: str) -> list[dict[str, Any]]:
     return common.load(path).get(part, []) if path.exists() else []
 
 
-def add(path: Path, part: str, row: dict[str, Any]) -> None:
-    """Add a row to a record, to which other processes add theirs.
-
-    A file beside the runs is locked meanwhile, because the record is replaced as a whole.
-    """
-    guard = config.runs_root() / f".{path.name}.lock"
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    guard.touch()
-    while True:
-        with files.lock(guard) as is_free:
-            if is_free:
-                record = common.load(path) if path.exists() else {}
-                files.write_json(path, record | {part: [*record.get(part, []), row]})
-                return
-        time.sleep(0.05)
-
-
 def options_of(about: str | None) -> Any:
     """Read the command line: the folder of the data sets, and the part that is this process's."""
     parser = common.parser(about)
@@ -380,14 +363,14 @@ def add_prediction(name: str, schedule: str, root: str) -> None:
     """Predict what a data set keeps, and add it to the record."""
     known, _, images = load(name, root)
     row = predict(known, images, SCHEDULES[schedule](1000))
-    add(OUT, "predictions", {"dataset": name, "schedule": schedule, **row})
+    add_row(OUT, "predictions", {"dataset": name, "schedule": schedule, **row})
 
 
 def add_network(job: Job, root: str) -> None:
     """Train and measure a network, and add it to the record."""
     run, judge = train(job, root), SOURCES[job.dataset].judge
     row = measure_network(run, load(job.dataset, root)[2], features.load(judge))
-    add(OUT, "rows", job._asdict() | about(run, judge) | row)
+    add_row(OUT, "rows", job._asdict() | about(run, judge) | row)
 
 
 def about(run: Run, judge: str) -> dict[str, Any]:
