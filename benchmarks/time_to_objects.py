@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.evaluation import record as records
 from diffusion_lib.metrics import Interval, features
+from diffusion_lib.metrics.features import ClassifierOutput
 from diffusion_lib.system import device as hardware
 from diffusion_lib.system import files
 
@@ -107,12 +109,14 @@ class Judge:
 
     def __init__(self, images: Tensor) -> None:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        self.held_out, others = images[order[:N]], images[order[N:]]
-        self.count = len(others)
+        self.held_out, self.others = images[order[:N]], images[order[N:]]
+        self.count = len(self.others)
         self.networks = {suffix: features.load(name) for suffix, name in JUDGES.items()}
-        self.references = {
-            suffix: network.extract_features(others) for suffix, network in self.networks.items()
-        }
+
+    @cached_property
+    def references(self) -> dict[str, ClassifierOutput]:
+        """What each classifier says of the others: takes minutes, so only once it is needed."""
+        return {suffix: net.extract_features(self.others) for suffix, net in self.networks.items()}
 
     @staticmethod
     def digests() -> list[str]:
@@ -199,6 +203,23 @@ def within(
     return replace(way, experiment=experiment), experiment.train.batch_size
 
 
+def cells(
+    measured: Mapping[str, Sequence[float]], forms: Mapping[str, str] = COLUMNS
+) -> dict[str, str]:
+    """Write what was measured as the cells of a row, "" where something was not.
+
+    Args:
+        measured: [value, low, high] by name.
+        forms: format of each column.
+    """
+    return {
+        name.replace(SURE, "sure"): f"{Interval(*measured[name]):{form}}"
+        if name in measured
+        else ""
+        for name, form in forms.items()
+    }
+
+
 def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
     """Make the figure, the table and its conditions, or nothing before there is a record.
 
@@ -207,14 +228,6 @@ def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
     """
     if not (record := records.get(OUT.stem)):
         return ()
-
-    def cells(measured: Mapping[str, Sequence[float]]) -> dict[str, str]:
-        return {
-            name.replace(SURE, "sure"): f"{Interval(*measured[name]):{form}}"
-            if name in measured
-            else ""
-            for name, form in COLUMNS.items()
-        }
 
     rows = [
         {"": f"{row['way']}, seed {row['seed']}", "minutes": f"{row['seconds'] / 60:.1f}"}

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from benchmarks import common as benchmarks
 from benchmarks import time_to_objects
-from benchmarks.time_to_objects import FIRST, SURE, Judge
+from benchmarks.time_to_objects import FIRST, Judge
 from diffusion_lib import config, data, metrics, runs, samplers, viz
 from diffusion_lib.data import Images
-from diffusion_lib.metrics import Interval
 from diffusion_lib.runs import Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import device as hardware
@@ -101,7 +100,7 @@ def measure(path: Path, run: Run, train: Images, test: Images) -> None:
         distances = metrics.nearest_distances(images, train.images)
         copies = metrics.memorization(distances, held_out)
         measured = judge.measure(images, num_classes if scale else 0)
-        measured |= {name: benchmarks.rounded(interval) for name, interval in copies.items()}
+        measured |= {k: benchmarks.rounded(interval) for k, interval in copies.items()}
         if name == GUIDED:
             viz.grid(images[:100], columns=num_classes).save(GRID)
             pairs = torch.stack([images[:10], train.images[nearest(images[:10], train.images)]])
@@ -126,10 +125,8 @@ def rows(record: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {"samples": name}
         | {
-            column.replace(FIRST, " (first features)").replace(SURE, "sure"): (
-                f"{Interval(*measured[column]):{form}}" if column in measured else ""
-            )
-            for column, form in FORMS.items()
+            column.replace(FIRST, " (first features)"): text
+            for column, text in time_to_objects.cells(measured, FORMS).items()
         }
         for name, measured in every.items()
     ]
