@@ -32,6 +32,7 @@ from diffusion_lib.system import (
     files,
     torchvision,  # noqa: F401  (first: diffusers imports torchvision too)
 )
+from diffusion_lib.training import TrainConfig
 
 FOLDER = Path(__file__).parent
 IMAGE_SHAPE = (3, 32, 32)
@@ -51,8 +52,28 @@ MNIST_ADAMW_V = replace(
 )
 MNIST_ADAMW_LABELS = replace(MNIST_ADAMW_V, network=replace(MNIST_ADAMW_V.network, classes=10))
 
-CIFAR10_JPEG = replace(config.UNET32, dataset=data.cifar10_jpeg)
-CIFAR10_JPEG_LABELS = replace(CIFAR10_JPEG, network=replace(CIFAR10_JPEG.network, classes=10))
+CIFAR10_JPEG = replace(config.CIFAR10_SMALL, dataset=data.cifar10_jpeg)
+CIFAR10_JPEG_LABELS = replace(config.CIFAR10_LABELS, dataset=data.cifar10_jpeg)
+# What the trials of its recipe began with (objects_trials.py).
+CIFAR10_ADAMW = Experiment(
+    dataset=data.cifar10_jpeg,
+    network=UNetConfig(
+        (3, 32, 32), 64, (1, 2, 2), num_blocks=2, attention=(8,), dropout=0.0, patch=2, classes=10
+    ),
+    schedule=schedules.cosine,
+    prediction=predictions.v,
+    weight=losses.min_snr,
+    train=TrainConfig(
+        num_steps=40_000,
+        batch_size=64,
+        learning_rate=1e-3,
+        warmup_steps=500,
+        ema_decay=0.999,
+        mirror=0.5,
+        cooldown=0.4,
+    ),
+    sample_steps=100,
+)
 
 
 class Mode(NamedTuple):

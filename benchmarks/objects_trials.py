@@ -1,12 +1,12 @@
-"""Which recipe draws objects soonest?  The preset with one or two changes, each on as many images.
+"""Which recipe draws objects soonest?  The first one with few changes, each on as many images.
 
     python -m benchmarks.objects_trials NAME ... [--images 110400] [--seed 40] [--data FOLDER]
 
-Each trial is named after what differs from the preset; Muon has a learning rate of its own.  Two
-processes, each with OMP_NUM_THREADS=1 and other names, use two cores best.  Measures as
-`time_to_objects` does, guided by 2, keeps networks where that does, and adds the rows that are
-missing to objects_trials.json beside itself, and pictures to runs/objects_trials; nothing else may
-be chosen on these seeds.
+Each trial is named after what differs from the first recipe, which has AdamW; Muon has a learning
+rate of its own.  Two processes, each with OMP_NUM_THREADS=1 and other names, use two cores best.
+Measures as `time_to_objects` does, guided by 2, keeps networks where that does, and adds the rows
+that are missing to objects_trials.json beside itself, and pictures to runs/objects_trials; nothing
+else may be chosen on these seeds.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
         trial = {"trial": name, "images": options.images, "seed": options.seed}
         if any(trial.items() <= row.items() for row in trials()):
             continue
-        experiment = common.CIFAR10_JPEG_LABELS.changed(TRIALS[name])
+        experiment = common.CIFAR10_ADAMW.changed(TRIALS[name])
         steps, rest = divmod(options.images, experiment.train.batch_size)
         if rest or not 0 < steps <= experiment.train.num_steps:
             raise SystemExit(

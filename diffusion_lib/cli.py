@@ -366,10 +366,11 @@ def _experiment(options: argparse.Namespace) -> Experiment:
         experiment = config.read(path)
     networks = [text for text in options.set if text.startswith("network")]
     experiment = experiment.assigned(networks)  # first, because a budget depends on the network
-    if options.budget:
-        experiment = config.lookup(options.budget, config.BUDGETS, "--budget")(experiment)
-    elif given in config.PRESETS:
-        experiment = config.budget()(experiment)
+    with warnings.catch_warnings(action="ignore" if options.num_steps else None):
+        if options.budget:  # which warns of the hours that its own steps take
+            experiment = config.lookup(options.budget, config.BUDGETS, "--budget")(experiment)
+        elif given in config.PRESETS:
+            experiment = config.budget()(experiment)
     if options.loss:
         outputs = max(config.lookup(options.loss, config.LOSSES, "--loss").outputs)
         experiment = replace(experiment, network=replace(experiment.network, outputs=outputs))

@@ -12,6 +12,7 @@ import torch
 from diffusion_lib import (
     bound,
     checkpoints,
+    cli,
     config,
     data,
     losses,
@@ -282,9 +283,14 @@ def test_the_quick_network_is_the_preset_from_its_second_level_on():
 
 @pytest.mark.slow
 def test_the_quick_budget_of_a_preset_is_a_short_training_of_it():
-    for preset, steps in ((config.MNIST, 1500), (config.MNIST_LABELS, 900)):
+    for preset, steps, batch_size in (
+        (config.MNIST, 1500, 32),
+        (config.MNIST_LABELS, 900, 32),
+        (config.CIFAR10_LABELS, 1300, 64),
+        (config.CIFAR10_SMALL, 1300, 64),
+    ):
         short = config.quick(preset)
-        assert (short.train.num_steps, short.train.batch_size) == (steps, 32)
+        assert (short.train.num_steps, short.train.batch_size) == (steps, batch_size)
         assert short.optimizer == optimizers.muon
         kept = ("dataset", "schedule", "prediction", "weight", "loss", "T")
         assert all(getattr(short, name) == getattr(preset, name) for name in kept)
@@ -360,6 +366,8 @@ def test_a_warm_up_longer_than_the_training_is_warned_of():
 def test_the_quick_budget_says_where_it_takes_hours(recwarn):
     config.quick(config.MNIST)
     config.quick(config.FASHION_MNIST)
+    config.quick(config.CIFAR10_LABELS)
+    assert cli.main(["train", "cifar10", "--show", "--steps", "5000"]) == 0  # the user's own
     assert not recwarn
     with pytest.warns(UserWarning, match=r"minutes for the network of the MNIST presets; .* hours"):
         config.quick(config.CIFAR10)

@@ -54,8 +54,8 @@ def test_the_figure_has_a_line_for_each_way_and_the_floor():
     assert [[*line.get_xdata()] for line in axis.lines] == [[12, 40]] * 3
 
 
-def test_the_recipe_is_the_pilots():
-    experiment = common.CIFAR10_JPEG_LABELS
+def test_the_first_recipe_is_the_pilots():
+    experiment = common.CIFAR10_ADAMW
     assert experiment.network.classes == 10
     assert (experiment.prediction.__name__, experiment.weight.__name__) == ("v", "min_snr")
     assert (experiment.train.cooldown, experiment.train.mirror) == (0.4, 0.5)
@@ -156,7 +156,7 @@ def test_all_ways_are_trained_measured_and_not_again(tmp_path, monkeypatch):
 def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     monkeypatch.setattr(objects_trials, "OUT", tmp_path / "objects_trials.json")
     monkeypatch.setenv("DIFFUSION_RUNS", str(tmp_path))
-    monkeypatch.setattr(common, "CIFAR10_JPEG_LABELS", small(10))
+    monkeypatch.setattr(common, "CIFAR10_ADAMW", small(10))
     monkeypatch.setattr(objects, "N", 20)
     monkeypatch.setattr(objects, "STEPS", 2)
     use_small_judges(monkeypatch)
@@ -187,5 +187,5 @@ def test_no_row_of_several_writers_is_lost(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", objects_trials.TRIALS)
 def test_a_trial_is_the_preset_with_what_differs(name):
-    changed = common.CIFAR10_JPEG_LABELS.changed(objects_trials.TRIALS[name])
-    assert (changed == common.CIFAR10_JPEG_LABELS) == (name == "preset")
+    changed = common.CIFAR10_ADAMW.changed(objects_trials.TRIALS[name])
+    assert (changed == common.CIFAR10_ADAMW) == (name == "preset")

@@ -4,6 +4,8 @@ from diffusion_lib.config.experiment import LOSSES, Experiment, without_runtime_
 from diffusion_lib.config.presets import (
     BUDGETS,
     CIFAR10,
+    CIFAR10_LABELS,
+    CIFAR10_SMALL,
     FASHION_MNIST,
     MNIST,
     MNIST_BEST,

@@ -49,21 +49,13 @@ MNIST_LABELS = Experiment(
     weight=losses.uniform,
     density=lookup("logit_normal(location=0.3, scale=1.5)", densities, "density"),
     optimizer=muon,
-    train=TrainConfig(
-        num_steps=10_000,
-        batch_size=64,
-        learning_rate=3e-3,
-        warmup_steps=100,
-        cooldown=0.6,
-        ema_decay=0.999,
-    ),
+    train=replace(MNIST.train, learning_rate=3e-3, cooldown=0.6, ema_decay=0.999),
 )
 
 # The same without labels.
 MNIST_BEST = replace(MNIST_LABELS, network=replace(MNIST_LABELS.network, classes=0))
 
 CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
-
 
 # With eps and the linear schedule a classifier is sure of 77 to 79 % of the digits after 1,500 of
 # such steps, and of 76 % after 2,200 of uniform times (benchmarks/speedrun/trials.json).
@@ -77,7 +69,7 @@ def smoke(experiment: Experiment) -> Experiment:
 
 
 def quick(experiment: Experiment) -> Experiment:
-    """Minutes on two CPU cores, for MNIST: digits that a person reads.
+    """Minutes on two CPU cores: for MNIST digits that a person reads, for CIFAR-10 first objects.
 
     At most 3,000 steps.  What is as a preset of MNIST has it becomes what suits so few steps: Muon,
     900 or 1,500 steps, half the batch, a learning rate that falls, mostly times in the middle, and
@@ -98,6 +90,8 @@ def quick(experiment: Experiment) -> Experiment:
             density = _MIDDLE
     elif train == replace(MNIST_LABELS.train, seed=train.seed):
         train = _few(train, 900, cooldown=0.9, ema_decay=0.99)
+    elif train == replace(CIFAR10_LABELS.train, seed=train.seed):
+        train = replace(shorten(train, 1300), batch_size=64, cooldown=0.8, ema_decay=0.995)
     train = shorten(train, 3000)
     if not is_preset and device().type == "cpu" and (hours := _hours(network, train)) > 1:
         warnings.warn(
@@ -111,8 +105,8 @@ def quick(experiment: Experiment) -> Experiment:
 
 def _few(train: TrainConfig, num_steps: int, cooldown: float, ema_decay: float) -> TrainConfig:
     """Make settings of a few steps of 32 images with Muon."""
-    settings = {"cooldown": cooldown, "ema_decay": ema_decay}
-    return replace(shorten(train, num_steps), batch_size=32, learning_rate=4e-3, **settings)
+    train = replace(shorten(train, num_steps), batch_size=32, learning_rate=4e-3)
+    return replace(train, cooldown=cooldown, ema_decay=ema_decay)
 
 
 def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
@@ -125,8 +119,7 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
 
 def _hours(network: NetworkConfig, train: TrainConfig) -> float:
     """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
-    images = train.batch_size * train.num_steps
-    return 3 * operations(network) * images / CPU_SPEED / 3600
+    return 3 * operations(network) * train.batch_size * train.num_steps / CPU_SPEED / 3600
 
 
 def full(experiment: Experiment) -> Experiment:
@@ -134,9 +127,8 @@ def full(experiment: Experiment) -> Experiment:
     return experiment
 
 
-# For your own pictures, in a folder "photos" if no other is named: a night of two CPU cores.
-# Measured for 40 steps on an AMD EPYC: 5.5 hours for 32 x 32 pixels, 7 for 64 x 64, where larger
-# squares of pixels are one position.
+# For your own pictures, in a folder "photos" if no other is named: a night of two CPU cores (5.5
+# hours on an AMD EPYC, 7 for 64 x 64 pixels, where larger squares of them are one position).
 UNET32 = Experiment(
     dataset=lookup("folder(path=photos, size=32)", sets, "dataset"),
     network=UNetConfig(
@@ -145,15 +137,8 @@ UNET32 = Experiment(
     schedule=schedules.cosine,
     prediction=predictions.v,
     weight=losses.min_snr,
-    train=TrainConfig(
-        num_steps=40_000,
-        batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=500,
-        ema_decay=0.999,
-        mirror=0.5,
-        cooldown=0.4,
-    ),
+    optimizer=muon,
+    train=replace(MNIST_LABELS.train, num_steps=40_000, warmup_steps=500, cooldown=0.4, mirror=0.5),
     sample_steps=100,
 )
 UNET64 = replace(
@@ -162,6 +147,16 @@ UNET64 = replace(
     network=replace(UNET32.network, image_shape=(3, 64, 64), patch=4),
 )
 
+# Photographs of objects on request, in 2.5 hours of two CPU cores with a process on each: what the
+# trials of benchmarks/objects_trials.py chose.  And the same without labels.
+CIFAR10_LABELS = replace(
+    UNET32,
+    dataset=data.cifar10,
+    network=replace(UNET32.network, classes=10),
+    train=replace(UNET32.train, num_steps=12_500, batch_size=128),
+)
+CIFAR10_SMALL = replace(CIFAR10_LABELS, network=UNET32.network)
+
 PRESETS = {
     "mnist": MNIST,
     "mnist_best": MNIST_BEST,
@@ -169,6 +164,8 @@ PRESETS = {
     "mnist_diffusers": MNIST_DIFFUSERS,
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
+    "cifar10_small": CIFAR10_SMALL,
+    "cifar10_labels": CIFAR10_LABELS,
     "unet32": UNET32,
     "unet64": UNET64,
 }
