@@ -71,7 +71,8 @@ def diffusers_trains(device: torch.device, size: int, paper: bool) -> Callable[[
 
 
 def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
-    return train_step.trainer(paper, size, device, images=1000)
+    steps = common.our_modes("", device)[""]
+    return train_step.trainer(paper, size, device, steps, images=1000)
 
 
 def diffusers_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:

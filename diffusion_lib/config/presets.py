@@ -15,11 +15,11 @@ from diffusion_lib import data, densities, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
 from diffusion_lib.config.registry import lookup
 from diffusion_lib.data import sets
-from diffusion_lib.networks import NetworkConfig, UNetConfig, operations
+from diffusion_lib.networks import UNetConfig
 from diffusion_lib.optimizers import adamw, muon
 from diffusion_lib.system.device import CPU_SPEED
 from diffusion_lib.system.device import default_device as device
-from diffusion_lib.training import TrainConfig
+from diffusion_lib.training import TrainConfig, training_operations
 
 MNIST = Experiment(
     dataset=data.mnist,
@@ -93,7 +93,8 @@ def quick(experiment: Experiment) -> Experiment:
     elif train == replace(CIFAR10_LABELS.train, seed=train.seed):
         train = replace(shorten(train, 1300), batch_size=64, cooldown=0.8, ema_decay=0.995)
     train = shorten(train, 3000)
-    if not is_preset and device().type == "cpu" and (hours := _hours(network, train)) > 1:
+    hours = training_operations(network, train) / CPU_SPEED / 3600
+    if not is_preset and device().type == "cpu" and hours > 1:
         warnings.warn(
             "the quick budget takes minutes for the network of the MNIST presets; for this one it "
             f"takes about {hours:.0f} hours of two CPU cores. Use a GPU, a smaller network, or "
@@ -115,11 +116,6 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
         return train
     warmup_steps = min(train.warmup_steps, num_steps // 10)
     return replace(train, num_steps=num_steps, warmup_steps=warmup_steps)
-
-
-def _hours(network: NetworkConfig, train: TrainConfig) -> float:
-    """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
-    return 3 * operations(network) * train.batch_size * train.num_steps / CPU_SPEED / 3600
 
 
 def full(experiment: Experiment) -> Experiment:
