@@ -7,10 +7,11 @@ turns.  Writes compiling.json beside itself, or compiling-bfloat16.json.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from benchmarks import common
 from diffusion_lib import config
 from diffusion_lib.config import Experiment
 from diffusion_lib.data import Images
+from diffusion_lib.metrics import Interval
 from diffusion_lib.training import TrainStep
 
 PRESETS = {"mnist_labels": config.MNIST_LABELS, "cifar10_labels": config.CIFAR10_LABELS}
@@ -38,6 +40,29 @@ def main() -> None:
             "seconds until the first step": round(seconds, 1),
         }
     common.write("compiling" + common.record_suffix(cpu), cpu, record)
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Make the table and its conditions, or nothing before there is a record.
+
+    Args:
+        records: all records of the benchmarks.
+    """
+    if not (record := records.get("compiling-bfloat16")):
+        return ()
+    rows = []
+    for name, measured in record["presets"].items():
+        plain, compiled = (measured["ways"][way] for way in (PLAIN, COMPILED))
+        rows.append(
+            {"preset": f"`{name}`", "images a second": f"{plain['images a second']:.0f}"}
+            | {"compiled": f"{compiled['images a second']:.0f}"}
+            | {"times": f"{Interval(*plain['ours is faster by']):.2f}"}
+            | {"seconds until the first step": f"{measured['seconds until the first step']:.0f}"}
+        )
+    return rows, (
+        f"Means of {record['rounds']} ratios of turns and their 95 % interval. {record['device']}, "
+        f"{record['processor']}, torch {record['torch']} (`python -m benchmarks.compiling`)."
+    )
 
 
 def ways(preset: Experiment) -> dict[str, Callable[[], float]]:

@@ -25,6 +25,9 @@ TRIALS: dict[str, Mapping[str, Any]] = {
     "preset": {},
     "Muon": MUON,
     "Muon, batches of 32": MUON | {"train": MUON["train"] | {"batch_size": 32}},
+    "Muon, batches of 128": MUON | {"train": MUON["train"] | {"batch_size": 128}},
+    "Muon, falling over 80 %": MUON | {"train": MUON["train"] | {"cooldown": 0.8}},
+    "Muon, learning rate 0.0015": MUON | {"train": {"learning_rate": 1.5e-3}},
     "Muon, learning rate 0.006": MUON | {"train": {"learning_rate": 6e-3}},
     "Muon, average 0.995": MUON | {"train": MUON["train"] | {"ema_decay": 0.995}},
     "Muon, middle times": MUON | {"density": "logit_normal(location=0.0, scale=1.5)"},
@@ -50,11 +53,9 @@ def main() -> None:
         if any(trial.items() <= row.items() for row in trials()):
             continue
         experiment = common.CIFAR10_ADAMW.changed(TRIALS[name])
-        steps, rest = divmod(options.images, experiment.train.batch_size)
-        if rest or not 0 < steps <= experiment.train.num_steps:
-            raise SystemExit(
-                f"--images {options.images}: give a multiple of the batches' 64 and 32"
-            )
+        steps = round(options.images / experiment.train.batch_size)
+        if not 0 < steps <= experiment.train.num_steps:
+            raise SystemExit(f"--images {options.images}: give a batch of images or more")
         experiment = replace(experiment, train=config.shorten(experiment.train, steps))
         recipe = Recipe(experiment, num_steps=time_to_objects.STEPS, guidance=2.0)
         row, samples = time_to_objects.train(recipe, None, options.seed, images)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks import compiling, time_to_objects
 from benchmarks import tables as benchmarks
-from benchmarks import time_to_objects
 from benchmarks.speedrun import board
 from diffusion_lib import viz
 from other_tests import extensions, findings, release, sentences
@@ -62,6 +62,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "eight gpus": (benchmarks.eight_gpus, benchmarks.records),
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
+    "compiling": (compiling.summary, benchmarks.records),
     "growth": (benchmarks.growth, benchmarks.records),
     "objects": (time_to_objects.summary, benchmarks.records),
     "speedrun": (board.text, board.records),
