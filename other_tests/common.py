@@ -123,6 +123,17 @@ def provenance(run: Run) -> dict[str, Any]:
     }
 
 
+def training(run: Run) -> dict[str, Any]:
+    """Describe how a run was trained, for its record.
+
+    Args:
+        run: run with a log.
+    """
+    versions = [start["torch"] for start in run.log if "torch" in start]
+    described = run.describe() | {"torch": ", then ".join(dict.fromkeys(versions))}
+    return {k: v for k, v in described.items() if k not in ("run", "weights")}  # of this machine
+
+
 def measure_run(
     about: str | None, measure: Callable[[str, str], dict[str, Any]], path: Path
 ) -> None:

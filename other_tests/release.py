@@ -84,12 +84,9 @@ def describe(run: Run, measured: dict[str, Any]) -> dict[str, Any]:
         run: run with a log.
         measured: record of `evaluation.evaluate`.
     """
-    versions = [start["torch"] for start in run.log if "torch" in start]
-    training = run.describe() | {"torch": ", then ".join(dict.fromkeys(versions))}
-    del training["run"], training["weights"]  # of this machine
     short = {name: value for name, value in measured.items() if name not in LONG}
     return {
-        "training": training,
+        "training": common.training(run),
         "measured": short | {"bits per dim": measured["likelihood"]["bits per dim"]},
     }
 

@@ -54,6 +54,10 @@ def test_every_setting_is_measured_and_what_is_guided_is_drawn(tmp_path, monkeyp
     assert [bool(row["as asked"]) for row in rows] == [False, True, False]
     assert [bool(row["copies"]) for row in rows] == [True, True, False]
     assert all(row["Frechet distance (first features)"] for row in rows)
+    table, text = objects.summary(record)
+    assert table == rows
+    assert "40 samples of each" in text
+    assert "2 steps of 4 images" in text
     assert Image.open(tmp_path / "grid.png").width == Image.open(tmp_path / "nearest.png").width
     with pytest.raises(ValueError, match="was trained on other images than the 80 of"):
         objects.measure(path, run, test, train)

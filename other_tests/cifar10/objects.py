@@ -85,6 +85,7 @@ def measure(path: Path, run: Run, train: Images, test: Images) -> None:
     judge, num_classes = Judge(test.images), run.denoiser.config.classes
     present = common.provenance(run) | {"n": N, "seed": SEED, "reference": judge.count}
     present |= {
+        "training": common.training(run),
         "precision": hardware.precision(config.device()),
         "features sha256": judge.digests(),
     }
@@ -130,6 +131,25 @@ def rows(record: dict[str, Any]) -> list[dict[str, str]]:
         }
         for name, measured in every.items()
     ]
+
+
+def summary(record: dict[str, Any]) -> tuple[list[dict[str, str]], str]:
+    """Make the table and its conditions, for a README.
+
+    Args:
+        record: record of `measure`.
+    """
+    trained, networks = record["training"], record["features sha256"]
+    settings = record["experiment"]["train"]
+    return rows(record), (
+        f"{record['n']:,} samples of each by DDPM in 50 steps, or as named, beside "
+        f"{record['reference']:,} held-out images, in the features of the released classifier "
+        f"({networks[0][:8]}) and of the first one ({networks[1][:8]}). One training: "
+        f"{trained['steps']} steps of {settings['batch_size']} images, "
+        f"{trained['minutes of training'] / 60:.1f} hours, {trained['device']}, "
+        f"{trained['precision']}, torch {trained['torch']} (`python -m other_tests.cifar10.objects "
+        "RUN`)."
+    )
 
 
 if __name__ == "__main__":
