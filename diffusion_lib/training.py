@@ -329,8 +329,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def training_operations(network: NetworkConfig | None, train: TrainConfig) -> float:
     """Estimate the floating-point operations of a training: those of three calls for an image.
 
-    0 of a training of a moment, whose network is not worth counting, and of a network that has no
-    config.
+    0 of a training of moments, and of a network without a config.
     """
     images = train.batch_size * train.num_steps
     return 3 * images * operations(network) if network and images > 10_000 else 0

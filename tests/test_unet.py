@@ -1,6 +1,7 @@
 """The U-Net is DDPM's: same parameters and same output as diffusers' with the same weights."""
 
 from dataclasses import replace
+from shutil import which
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from diffusion_lib import interop
-from diffusion_lib.networks.unet import Downsample, UNet, UNetConfig
+from diffusion_lib.networks.unet import Attention, Downsample, UNet, UNetConfig, Upsample
 
 # The architecture of google/ddpm-cifar10-32: DDPM's CIFAR-10 network.
 DDPM_CIFAR10 = {
@@ -194,3 +195,20 @@ def test_patches_are_pixels_of_the_first_level():
 def test_impossible_patches_are_refused(patch, words):
     with pytest.raises(ValueError, match=words):
         UNetConfig((1, 28, 28), 8, (1, 2), attention=(), patch=patch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="compiles with g++")
+def test_compiling_keeps_the_gradient_below_an_upsampling():
+    """In bfloat16 on a CPU torch 2.13 loses it where `F.interpolate` follows attention."""
+    torch.manual_seed(0)
+    below, above, x = Attention(8, None), Upsample(8), torch.randn(2, 8, 4, 4)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return above(below(x)).float().square().sum()
+
+    weights = [*below.parameters(), *above.parameters()]
+    gradients = (torch.autograd.grad(f(), weights) for f in (loss, torch.compile(loss)))
+    for expected, compiled in zip(*gradients, strict=True):
+        assert (compiled - expected).norm() <= 0.05 * expected.norm()

@@ -149,7 +149,7 @@ CIFAR10_LABELS = replace(
     UNET32,
     dataset=data.cifar10,
     network=replace(UNET32.network, classes=10),
-    train=replace(UNET32.train, num_steps=12_500, batch_size=128),
+    train=replace(UNET32.train, num_steps=10_000, batch_size=128),
 )
 CIFAR10_SMALL = replace(CIFAR10_LABELS, network=UNET32.network)
 
