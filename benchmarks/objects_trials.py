@@ -11,7 +11,7 @@ else may be chosen on these seeds.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,10 @@ from benchmarks.speedrun import Recipe
 from diffusion_lib import config, data, viz
 
 OUT = common.FOLDER / "objects_trials.json"
+CELLS = ("Frechet distance", "Frechet distance" + time_to_objects.FIRST, "as asked")
 MUON: dict[str, Any] = {"optimizer": "muon", "train": {"learning_rate": 3e-3}}
 TRIALS: dict[str, Mapping[str, Any]] = {
-    "preset": {},
+    "AdamW": {},
     "Muon": MUON,
     "Muon, batches of 32": MUON | {"train": MUON["train"] | {"batch_size": 32}},
     "Muon, batches of 128": MUON | {"train": MUON["train"] | {"batch_size": 128}},
@@ -70,6 +71,21 @@ def main() -> None:
 def trials() -> list[dict[str, Any]]:
     """Read the rows of the record, where there is one."""
     return json.loads(OUT.read_text())["trials"] if OUT.exists() else []
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Make the rows of a table, best first.
+
+    Args:
+        rows: rows of the record.
+    """
+    ordered = sorted(rows, key=lambda row: row["samples"]["Frechet distance"][0])
+    forms = {name: time_to_objects.COLUMNS[name] for name in CELLS}
+    return [
+        {"trial": row["trial"], "parameters": f"{row['parameters'] / 1e6:.1f} million"}
+        | time_to_objects.cells(row["samples"], forms)
+        for row in ordered
+    ]
 
 
 if __name__ == "__main__":

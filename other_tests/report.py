@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks import compiling, time_to_objects
+from benchmarks import compiling, objects_trials, time_to_objects
 from benchmarks import tables as benchmarks
 from benchmarks.speedrun import board
 from diffusion_lib import viz
@@ -65,6 +65,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "compiling": (compiling.summary, benchmarks.records),
     "growth": (benchmarks.growth, benchmarks.records),
     "objects": (time_to_objects.summary, benchmarks.records),
+    "objects trials": (objects_trials.table, objects_trials.trials),
     "speedrun": (board.text, board.records),
     "releases": (release.rows, release.records),
 }

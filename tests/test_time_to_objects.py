@@ -161,7 +161,7 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "STEPS", 2)
     use_small_judges(monkeypatch)
     monkeypatch.setattr(objects_trials.data, "load_splits", lambda *of: (IMAGES, IMAGES))
-    names = ["Muon", "preset"]
+    names = ["Muon", "AdamW"]
     monkeypatch.setattr("sys.argv", ["", *names, "--images", "6"])
     objects_trials.main()
     objects_trials.main()  # nothing is missing
@@ -173,6 +173,9 @@ def test_trials_are_added_to_their_record(tmp_path, monkeypatch):
     assert [(row["images"], row["steps"]) for row in rows] == [(6, 3)] * 2
     assert (rows[0]["changed"]["optimizer"], rows[1]["changed"]) == ("muon", {})
     assert "as asked" in rows[1]["samples"]
+    table = objects_trials.table(rows)
+    assert {row["trial"] for row in table} == {*names}
+    assert table[0].keys() == {"trial", "parameters", *objects_trials.CELLS}
     assert {path.stem for path in (tmp_path / "objects_trials").iterdir()} == {*names}
 
 
@@ -186,6 +189,6 @@ def test_no_row_of_several_writers_is_lost(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", objects_trials.TRIALS)
-def test_a_trial_is_the_preset_with_what_differs(name):
+def test_a_trial_is_the_first_recipe_with_what_differs(name):
     changed = common.CIFAR10_ADAMW.changed(objects_trials.TRIALS[name])
-    assert (changed == common.CIFAR10_ADAMW) == (name == "preset")
+    assert (changed == common.CIFAR10_ADAMW) == (name == "AdamW")
