@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -37,7 +36,7 @@ from diffusion_lib.training import TrainConfig
 
 FOLDER = Path(__file__).parent
 IMAGE_SHAPE = (3, 32, 32)
-LONG, SHORT = 1_000_000, 300  # steps of work that is worth compiling, and of work that is not
+LONG, SHORT = 1_000_000, 4_999  # steps of work that is worth compiling, and of work that is not
 HAS_DIFFUSERS = find_spec("diffusers") is not None
 
 # What MNIST was trained with before there was Muon: records and studies keep these experiments.
@@ -126,16 +125,14 @@ def our_modes(name: str, device: torch.device) -> dict[str, int]:
     """Return the modes in which we are measured: steps of work that the library runs in each.
 
     Args:
-        name: name of our side; "not compiled" is added on a GPU that the library compiles for.
+        name: name of our side; "not compiled" is added where the library compiles long work.
         device: device to measure.
     """
-    if can_compile(device):
-        return {name: LONG, f"{name}, not compiled": SHORT}
-    return {name: SHORT}
+    return {name: LONG} | ({f"{name}, not compiled": SHORT} if can_compile(device) else {})
 
 
 def can_compile(device: torch.device) -> bool:
-    """Tell whether the library compiles long work on a GPU; `compiling` measures that on a CPU."""
+    """Tell whether the library compiles long work on a device."""
     return hardware.should_compile(device, LONG)
 
 
@@ -379,7 +376,7 @@ def add_row(path: Path, part: str, row: Mapping[str, Any]) -> None:
 
 
 def fit(experiment: Experiment, seconds: float, images: Images) -> Experiment:
-    """Give an experiment as many steps as fit into the time, judged by 60 of them.
+    """Give an experiment as many steps as fit into the time, judged by 50 of them.
 
     Args:
         experiment: what is to be trained; at most a tenth of its steps will be warm-up.
@@ -392,16 +389,11 @@ def fit(experiment: Experiment, seconds: float, images: Images) -> Experiment:
         train = replace(experiment.train, num_steps=num_steps, warmup_steps=warmup_steps)
         return replace(experiment, train=train)
 
-    num_steps = 60
-    for _ in range(2):  # once more at that length, because a long training is compiled
-        clocks = [time.perf_counter()]
-        for _ in islice(of(num_steps).trainer().run(images), 60):
-            clocks.append(time.perf_counter())
-        first = len(clocks) // 6  # steps of warm-up, in which it is compiled
-        seconds_a_step = (clocks[-1] - clocks[first]) / (len(clocks) - 1 - first)
-        rest = seconds - (clocks[first] - clocks[0])
-        num_steps = max(1, first + round(rest / seconds_a_step))
-    return of(num_steps)
+    clock = time.perf_counter()
+    for step in of(60).trainer().run(images):
+        if step.step == 10:
+            clock = time.perf_counter()
+    return of(max(1, round(seconds / (time.perf_counter() - clock) * 50)))
 
 
 def record_suffix(device: torch.device) -> str:

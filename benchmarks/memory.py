@@ -71,8 +71,7 @@ def diffusers_trains(device: torch.device, size: int, paper: bool) -> Callable[[
 
 
 def ours_trains(device: torch.device, size: int, paper: bool) -> Callable[[], object]:
-    steps = common.our_modes("", device)[""]
-    return train_step.trainer(paper, size, device, steps, images=1000)
+    return train_step.trainer(paper, size, device, images=1000)
 
 
 def diffusers_samples(device: torch.device, size: int, paper: bool) -> Callable[[], object]:

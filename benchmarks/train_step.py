@@ -72,7 +72,7 @@ def diffusers_ways(paper: bool, size: int, device: torch.device) -> dict[str, Ca
 
 def our_ways(paper: bool, size: int, device: torch.device) -> dict[str, Callable[[], float]]:
     modes = common.our_modes(OURS, device)
-    ways = {name: trainer(paper, size, device, steps) for name, steps in modes.items()}
+    ways = {name: trainer(paper, size, device, steps=steps) for name, steps in modes.items()}
     return ways | {BARE: bare(paper, size, device)}
 
 
@@ -112,7 +112,7 @@ def loop(network: nn.Module, mode: Mode, size: int, device: torch.device) -> Cal
 
 
 def trainer(
-    paper: bool, size: int, device: torch.device, steps: int, images: int = 50_000
+    paper: bool, size: int, device: torch.device, images: int = 50_000, steps: int = common.LONG
 ) -> Callable[[], float]:
     """Make a step of the library's own loop, with the draws of the other sides.
 
@@ -120,8 +120,8 @@ def trainer(
         paper: whether the network has the paper's width.
         size: number of images in a batch.
         device: device to train on.
-        steps: steps of the training of which the turns are the first ones.
         images: number of images in the data set, by default that of CIFAR-10.
+        steps: steps of the training of which the turns are the first ones.
     """
     numbers = count()
 

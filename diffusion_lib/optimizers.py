@@ -41,7 +41,7 @@ def muon(
 ) -> torch.optim.Optimizer:
     """Make Muon for matrices and kernels, and AdamW for all else [Jordan 2024].
 
-    For trainings of minutes: after as many steps digits are better by far (other_tests/LOG.md).
+    For trainings of minutes or hours: after as many steps digits are better by far (LOG.md).
 
     Args:
         parameters: weights.

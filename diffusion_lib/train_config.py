@@ -21,8 +21,8 @@ class TrainConfig:
         ema_decay: decay of the moving average; min(ema_decay, (1 + n) / (10 + n)) at step n.
         mirror: probability of flipping a training image left to right.
         seed: random seed of the initial weights and of all draws.
-        compile: whether to train through torch.compile in any case: costs minutes on a CPU. Long
-            work is compiled automatically (`system.device.should_compile`).
+        compile: whether to train through torch.compile on a CPU too: costs a minute or more, needs
+            a C++ compiler. On a GPU runs of 5,000 steps or more are compiled automatically.
         cooldown: fraction of the steps, at the end, in which the learning rate falls to 0
             [Hagele 2024].
         label_dropout: fraction of the images whose label is dropped, so that the network also

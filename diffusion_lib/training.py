@@ -25,7 +25,7 @@ from diffusion_lib.checkpoints import check_weights
 from diffusion_lib.data import Images
 from diffusion_lib.denoiser import Denoiser, with_network
 from diffusion_lib.guidance import with_labels
-from diffusion_lib.networks import NetworkConfig, config_of, operations
+from diffusion_lib.networks import config_of
 from diffusion_lib.optimizers import MakeOptimizer, adamw
 from diffusion_lib.rng import TrainingStream
 from diffusion_lib.system import files, parallel
@@ -104,8 +104,7 @@ class Trainer:
         # Updates skipped since the first loss or gradient that was not finite.
         self._num_skipped = torch.zeros((), device=self.device)
         self._in_update = False
-        work = training_operations(self._network_config, config) / parallel.size()
-        if config.compile or should_compile(self.device, config.num_steps, work):
+        if config.compile or should_compile(self.device, config.num_steps):
             denoiser.network.compile()  # in place: the names of the weights stay
         parts = parallel.size() * config.accumulate
         if config.batch_size % parts:
@@ -324,12 +323,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     up = (step + 1) / max(1, config.warmup_steps)
     down = (config.num_steps - step) / (config.cooldown * config.num_steps + 1)
     return config.learning_rate * min(1.0, up, down)
-
-
-def training_operations(network: NetworkConfig | None, train: TrainConfig) -> float:
-    """Estimate the floating-point operations of a training: those of three calls for an image.
-
-    0 of a training of moments, and of a network without a config.
-    """
-    images = train.batch_size * train.num_steps
-    return 3 * images * operations(network) if network and images > 10_000 else 0

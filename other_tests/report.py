@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks import compiling, objects_trials, time_to_objects
+from benchmarks import objects_trials, time_to_objects
 from benchmarks import tables as benchmarks
 from benchmarks.speedrun import board
 from diffusion_lib import viz
@@ -62,7 +62,6 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "eight gpus": (benchmarks.eight_gpus, benchmarks.records),
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
-    "compiling": (compiling.summary, benchmarks.records),
     "growth": (benchmarks.growth, benchmarks.records),
     "objects": (time_to_objects.summary, benchmarks.records),
     "objects trials": (objects_trials.table, objects_trials.trials),

@@ -15,11 +15,11 @@ from diffusion_lib import data, densities, losses, predictions, schedules
 from diffusion_lib.config.experiment import Experiment
 from diffusion_lib.config.registry import lookup
 from diffusion_lib.data import sets
-from diffusion_lib.networks import UNetConfig
+from diffusion_lib.networks import NetworkConfig, UNetConfig, operations
 from diffusion_lib.optimizers import adamw, muon
 from diffusion_lib.system.device import CPU_SPEED
 from diffusion_lib.system.device import default_device as device
-from diffusion_lib.training import TrainConfig, training_operations
+from diffusion_lib.training import TrainConfig
 
 MNIST = Experiment(
     dataset=data.mnist,
@@ -35,10 +35,10 @@ MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
 
-# Clear digits on request, in about an hour of two CPU cores: what gave the most that a classifier
-# is sure of, at any length (other_tests/LOG.md).  x_0, because nothing noisy has to be drawn; Muon,
-# because it needs a third of AdamW's steps; mostly noisy times, because they decide which digit it
-# is; no first level, whose time a wider network uses better.
+# Clear digits on request, and the same without labels, in an hour of two CPU cores: the most that a
+# classifier is sure of, at any length (other_tests/LOG.md).  x_0, because nothing noisy is drawn;
+# Muon, because it needs a third of AdamW's steps; mostly noisy times, which decide the digit; no
+# first level, whose time a wider network uses better.
 MNIST_LABELS = Experiment(
     dataset=data.mnist,
     network=UNetConfig(
@@ -51,12 +51,9 @@ MNIST_LABELS = Experiment(
     optimizer=muon,
     train=replace(MNIST.train, learning_rate=3e-3, cooldown=0.6, ema_decay=0.999),
 )
-
-# The same without labels.
 MNIST_BEST = replace(MNIST_LABELS, network=replace(MNIST_LABELS.network, classes=0))
 
 CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
-
 # With eps and the linear schedule a classifier is sure of 77 to 79 % of the digits after 1,500 of
 # such steps, and of 76 % after 2,200 of uniform times (benchmarks/speedrun/trials.json).
 _MIDDLE = lookup("logit_normal(location=-0.4, scale=1.2)", densities, "density")
@@ -74,7 +71,7 @@ def quick(experiment: Experiment) -> Experiment:
     At most 3,000 steps.  What is as a preset of MNIST has it becomes what suits so few steps: Muon,
     900 or 1,500 steps, half the batch, a learning rate that falls, mostly times in the middle, and
     a smaller network: one block a level, attention in the middle alone, no first level, which takes
-    more than half of the time.
+    most of the time.  The presets of CIFAR-10 for two cores get 1,300 steps of half the batch.
     """
     network, train = experiment.network, experiment.train
     optimizer, density = experiment.optimizer, experiment.density
@@ -93,8 +90,7 @@ def quick(experiment: Experiment) -> Experiment:
     elif train == replace(CIFAR10_LABELS.train, seed=train.seed):
         train = replace(shorten(train, 1300), batch_size=64, cooldown=0.8, ema_decay=0.995)
     train = shorten(train, 3000)
-    hours = training_operations(network, train) / CPU_SPEED / 3600
-    if not is_preset and device().type == "cpu" and hours > 1:
+    if not is_preset and device().type == "cpu" and (hours := _hours(network, train)) > 1:
         warnings.warn(
             "the quick budget takes minutes for the network of the MNIST presets; for this one it "
             f"takes about {hours:.0f} hours of two CPU cores. Use a GPU, a smaller network, or "
@@ -118,13 +114,19 @@ def shorten(train: TrainConfig, num_steps: int) -> TrainConfig:
     return replace(train, num_steps=num_steps, warmup_steps=warmup_steps)
 
 
+def _hours(network: NetworkConfig, train: TrainConfig) -> float:
+    """Estimate a training on two CPU cores: a step takes three times the operations of a call."""
+    return 3 * operations(network) * train.batch_size * train.num_steps / CPU_SPEED / 3600
+
+
 def full(experiment: Experiment) -> Experiment:
-    """Keep the preset as it is: a GPU, or for MNIST about an hour of CPU."""
+    """Keep the preset as it is: a GPU, or hours of a CPU, as the presets say."""
     return experiment
 
 
-# For your own pictures, in a folder "photos" if no other is named: a night of two CPU cores (5.5
-# hours on an AMD EPYC, 7 for 64 x 64 pixels, where larger squares of them are one position).
+# For your own pictures, in a folder "photos" if no other is named: a night of two CPU cores.
+# Measured for 40 steps of AdamW on an AMD EPYC: 5.5 hours for 32 x 32 pixels, 7 for 64 x 64, where
+# larger squares of pixels are one position.
 UNET32 = Experiment(
     dataset=lookup("folder(path=photos, size=32)", sets, "dataset"),
     network=UNetConfig(
@@ -143,8 +145,8 @@ UNET64 = replace(
     network=replace(UNET32.network, image_shape=(3, 64, 64), patch=4),
 )
 
-# Photographs of objects on request, in 2.5 hours of two CPU cores with a process on each: what the
-# trials of benchmarks/objects_trials.py chose.  And the same without labels.
+# Photographs of objects on request, in hours of two CPU cores with a process on each, and the same
+# without labels.  The best recipe of benchmarks/objects_trials.py, in batches for two processes.
 CIFAR10_LABELS = replace(
     UNET32,
     dataset=data.cifar10,

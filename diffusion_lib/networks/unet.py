@@ -247,8 +247,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # torch.compile loses the gradient below an F.interpolate, on a CPU in bfloat16.
-        return self.conv(x.repeat_interleave(2, -2).repeat_interleave(2, -1))
+        if torch.compiler.is_compiling():  # where torch 2.13 loses gradients below `interpolate`
+            return self.conv(x.repeat_interleave(2, -2).repeat_interleave(2, -1))
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def group_norm(channels: int, groups: int | None) -> nn.GroupNorm:

@@ -17,7 +17,7 @@ from diffusion_lib.networks import config_of, operations
 from diffusion_lib.runs.run import GuidedRun, Run
 from diffusion_lib.samplers import SampleStep
 from diffusion_lib.system import interrupts, parallel
-from diffusion_lib.system.device import autocast, should_compile
+from diffusion_lib.system.device import autocast, should_compile_calls
 from diffusion_lib.system.progress import Bar
 
 
@@ -48,7 +48,7 @@ def sample_batches(
     on the batch it is sampled in, but for rounding.  Several processes sample a batch each at a
     time, and all of them yield all batches.  The network computes in the precision of the device,
     as it does in training; it is compiled for long work
-    (`system.device.should_compile`).
+    (`system.device.should_compile_calls`).
 
     Args:
         source: denoiser (put into evaluation mode), run, or run with labels (`Run.guided`).
@@ -71,7 +71,7 @@ def sample_batches(
     steps, network = len(timesteps) - 1, config_of(denoiser.network)
     # Counting takes a tenth of a second.
     work = n * steps * operations(network) if network and n * steps > 10_000 else 0
-    if should_compile(schedule.signal.device, len(range(0, n, batch_size)) * steps, work):
+    if should_compile_calls(schedule.signal.device, len(range(0, n, batch_size)) * steps, work):
         denoiser.network.compile()
 
     def batches() -> Iterator[Tensor]:  # each of several processes samples one of them at a time

@@ -36,7 +36,7 @@ _CPU_PRECISION = (
 )
 
 CPU_SPEED = 2e11  # FLOP/s that a training step reaches on two cores of a server processor
-_SECONDS_THAT_PAY = 1200  # of work on a CPU, for minutes of compiling
+_SECONDS_THAT_PAY = 600  # of calls on a CPU, for a minute of compiling
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -139,25 +139,32 @@ def optimize_memory_layout(module: Module) -> Module:
     return module
 
 
-def should_compile(device: torch.device, steps: int, operations: float = 0) -> bool:
-    """Tell whether torch.compile works here and saves time.
+def should_compile(device: torch.device, steps: int) -> bool:
+    """Tell whether torch.compile works here and saves time: on a new GPU, from 5,000 steps on.
 
-    On a new GPU from 5,000 steps on; it compiles with triton, which needs a C compiler.  On a CPU
-    that has a C++ compiler for work of twenty minutes or more, because compiling takes minutes
-    (benchmarks/compiling.py).  Both need Python's own headers.
-
-    Args:
-        device: device of the network.
-        steps: number of calls, or of training steps.
-        operations: floating-point operations of all of them.
+    It compiles with triton, which needs a C compiler and Python's own headers.
     """
-    if device.type == "cpu":
-        speed = CPU_SPEED / 2 * torch.get_num_threads()
-        compiler = sys.platform == "linux" and which(os.environ.get("CXX") or "g++")
-        return operations / speed > _SECONDS_THAT_PAY and bool(compiler) and _has_headers()
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     able = able and find_spec("triton") is not None and steps >= 5000
     return able and _has_headers() and any(map(which, ("cc", "gcc", "clang")))
+
+
+def should_compile_calls(device: torch.device, steps: int, operations: float) -> bool:
+    """Tell whether torch.compile saves time in calls without gradients, also on a CPU.
+
+    There a call takes about 0.9 of the time after up to a minute of compiling; a step of training
+    gains as much, but compiles for minutes.
+
+    Args:
+        device: device of the network.
+        steps: number of calls.
+        operations: floating-point operations of all of them.
+    """
+    if device.type != "cpu":
+        return should_compile(device, steps)
+    speed = CPU_SPEED / 2 * torch.get_num_threads()
+    able = sys.platform == "linux" and _has_headers() and which(os.environ.get("CXX") or "g++")
+    return operations / speed > _SECONDS_THAT_PAY and bool(able)
 
 
 def _has_headers() -> bool:
