@@ -266,9 +266,9 @@ def test_compiling_changes_neither_names_nor_results(monkeypatch, tmp_path):
     list(compiled.run(IMAGES))
     list(plain.run(IMAGES))
     assert compiled.denoiser.network._compiled_call_impl is not None
-    found = weights(compiled)  # gradients of upsamplings may be rounded elsewhere in bfloat16
+    found = weights(compiled)
     for name, value in weights(plain).items():
-        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
     compiled.save(tmp_path / "a.safetensors")
     plain.load(tmp_path / "a.safetensors")
 

@@ -145,8 +145,7 @@ UNET64 = replace(
     network=replace(UNET32.network, image_shape=(3, 64, 64), patch=4),
 )
 
-# Photographs of objects on request, in hours of two CPU cores with a process on each, and the same
-# without labels.  The best recipe of benchmarks/objects_trials.py, in batches for two processes.
+# Photographs on request in hours of two CPU cores, and without labels (other_tests/cifar10).
 CIFAR10_LABELS = replace(
     UNET32,
     dataset=data.cifar10,

@@ -248,7 +248,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # where torch 2.13 loses gradients below `interpolate`
-            return self.conv(x.repeat_interleave(2, -2).repeat_interleave(2, -1))
+            twice = x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+            return self.conv(twice.flatten(4).flatten(2, 3))
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
