@@ -54,9 +54,12 @@ def main() -> None:
         if any(trial.items() <= row.items() for row in trials()):
             continue
         experiment = common.CIFAR10_ADAMW.changed(TRIALS[name])
-        steps = round(options.images / experiment.train.batch_size)
-        if not 0 < steps <= experiment.train.num_steps:
-            raise SystemExit(f"--images {options.images}: give a batch of images or more")
+        size, most = experiment.train.batch_size, experiment.train.num_steps
+        steps = round(options.images / size)
+        if not 0 < steps <= most:
+            raise SystemExit(
+                f"--images {options.images}: give a batch of {size} to {most * size:,} images"
+            )
         experiment = replace(experiment, train=config.shorten(experiment.train, steps))
         recipe = Recipe(experiment, num_steps=time_to_objects.STEPS, guidance=2.0)
         row, samples = time_to_objects.train(recipe, None, options.seed, images)
