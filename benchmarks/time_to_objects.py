@@ -99,8 +99,8 @@ def measure(
 class Judge:
     """The released classifiers of the family, and what they say of real images.
 
-    These were not trained on: a classifier is surer of its training images than of others, so that
-    they are no floor.
+    Give it test images: a classifier is surer of those that it was trained on than of others, so
+    that they are no floor.
 
     Args:
         images: real images, uint8 [M, C, H, W]; N of them are held out for the floor, and samples

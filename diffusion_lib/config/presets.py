@@ -34,6 +34,7 @@ MNIST = Experiment(
 MNIST_DIFFUSERS = replace(MNIST, network=replace(MNIST.network, groups=4))
 
 FASHION_MNIST = replace(MNIST, dataset=data.fashion_mnist)
+CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
 
 # Clear digits on request, and the same without labels, in an hour of two CPU cores: the most that a
 # classifier is sure of, at any length (other_tests/LOG.md).  x_0, because nothing noisy is drawn;
@@ -53,7 +54,6 @@ MNIST_LABELS = Experiment(
 )
 MNIST_BEST = replace(MNIST_LABELS, network=replace(MNIST_LABELS.network, classes=0))
 
-CIFAR10 = Experiment(dataset=data.cifar10, network=UNetConfig(), train=TrainConfig(mirror=0.5))
 # With eps and the linear schedule a classifier is sure of 77 to 79 % of the digits after 1,500 of
 # such steps, and of 76 % after 2,200 of uniform times (benchmarks/speedrun/trials.json).
 _MIDDLE = lookup("logit_normal(location=-0.4, scale=1.2)", densities, "density")
