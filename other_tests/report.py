@@ -17,6 +17,7 @@ from benchmarks import tables as benchmarks
 from benchmarks.speedrun import board
 from diffusion_lib import viz
 from other_tests import extensions, findings, release, sentences
+from other_tests.cifar10 import objects
 from other_tests.common import ROOT, load
 from other_tests.editing import curves
 from other_tests.mnist import few_steps, flow, full_budget, guidance
@@ -63,6 +64,7 @@ TABLES: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "time": (benchmarks.evaluation_time, benchmarks.records),
     "faults": (benchmarks.faults, benchmarks.records),
     "growth": (benchmarks.growth, benchmarks.records),
+    "objects of cifar10": (objects.summary, partial(load, objects.RECORD)),
     "objects": (time_to_objects.summary, benchmarks.records),
     "objects trials": (objects_trials.table, objects_trials.trials),
     "speedrun": (board.text, board.records),
