@@ -44,10 +44,10 @@ class Setting(NamedTuple):
 GUIDED = "guidance 2"
 SETTINGS = {  # what matters most stands first
     GUIDED: Setting(2.0, samplers.ddpm, 50),
+    "guidance 3": Setting(3.0, samplers.ddpm, 50),
     "no labels": Setting(0.0, samplers.ddpm, 50),
     "labels": Setting(1.0, samplers.ddpm, 50),
     "guidance 1.5": Setting(1.5, samplers.ddpm, 50),
-    "guidance 3": Setting(3.0, samplers.ddpm, 50),
     "guidance 2, DPM-Solver in 20 steps": Setting(2.0, samplers.dpm_solver, 20),
     "guidance 2, DPM-Solver in 10 steps": Setting(2.0, samplers.dpm_solver, 10),
 }
