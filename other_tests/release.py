@@ -116,8 +116,8 @@ def rows(records: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, str]]
     conditions = next(iter(records.values()))["measured"]["conditions"]
     return table, (
         f"{conditions['n']:,} samples of `{conditions['sampler']}` in {conditions['steps']} steps; "
-        "labels, where there are any, without guidance. One training each, beside other work on "
-        f"two CPU cores: {trainings}."
+        "labels, where there are any, without guidance. One training each, on two CPU "
+        f"cores: {trainings}."
     )
 
 
