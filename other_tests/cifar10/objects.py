@@ -50,6 +50,8 @@ SETTINGS = {
     "guidance 3": Setting(3.0, samplers.ddpm, 50),
     "guidance 2, DPM-Solver in 20 steps": Setting(2.0, samplers.dpm_solver, 20),
     "guidance 2, DPM-Solver in 10 steps": Setting(2.0, samplers.dpm_solver, 10),
+    "guidance 2.5, DPM-Solver in 20 steps": Setting(2.5, samplers.dpm_solver, 20),
+    "guidance 3, DPM-Solver in 20 steps": Setting(3.0, samplers.dpm_solver, 20),
 }
 FORMS = time_to_objects.COLUMNS | {"nearest training image": ".1f", "copies": ".1%"}
 
